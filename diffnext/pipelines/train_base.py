@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training asks of a family of networks: read a batch, condition the network, say the loss.
+
+A training pipeline knows what a record means to its family. It owns no optimizer, no wrapper and no
+loop; the network that `loss` evaluates is handed in, so that the same code serves a bare network, a
+wrapped one, an average of weights or a teacher.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diffnext.data.schema import Batch
+from diffnext.utils.seeding import Draws
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch made ready for the network, on its device."""
+
+    latents: Tensor  # (B, C, T, H, W), scaled as the network expects; T = 1 for pictures
+    cond: Mapping[str, object]  # what the family conditions on: embeddings, labels, motion
+    batch: Batch  # what it was made from
+    draws: Draws  # the random numbers of these samples
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a network minimises on one micro-batch."""
+
+    loss: Tensor  # scalar, weights applied: what backward gets
+    metrics: Mapping[str, Tensor]  # detached scalars for the log
+
+
+class TrainPipeline(ABC):
+    """One family of networks at training time: what it reads, what it freezes, its own objective."""
+
+    trained: ClassVar[str] = "transformer"  # the component that learns; its folder in a checkpoint
+    reads: ClassVar[tuple[str, ...]] = ("moments",)  # record fields; checked before the first step
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The network that learns."""
+
+    @abstractmethod
+    def configure(self, *, checkpointing: int = 0) -> nn.Module:
+        """Freeze what the task freezes, set activation checkpointing; return the network, in train mode.
+
+        Args:
+            checkpointing: 0 (none) to 3 (most): how much of the forward is computed again in backward.
+        """
+
+    @abstractmethod
+    def prepare(self, batch: Batch, *, draws: Draws) -> Inputs:
+        """Sample the posterior, scale it, embed the conditions, drop some of them. No gradient.
+
+        Args:
+            batch: moments and conditions on the CPU.
+            draws: the random numbers of these samples, on the device of the network.
+        """
+
+    @abstractmethod
+    def loss(self, net: nn.Module, inputs: Inputs) -> StepOutput:
+        """The family's own objective, evaluated with `net`. Draws from `inputs.draws` alone."""
+
+    def to(self, device: torch.device | str) -> TrainPipeline:
+        """Move what `prepare` computes with (a text encoder) to a device; the network is not moved."""
+        return self
