@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all autoencoders share: the posterior of given moments, the scale of latents, tiles in time.
+
+B batch, C latent channel, T frame, H W latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+
+class GaussianPosterior(DiagonalGaussianDistribution):
+    """The normal distribution whose mean and log variance are `parameters` (B, 2C, [T,] H, W).
+
+    The base class reduces over three dimensions and so knows pictures alone; here the divergence
+    is summed over every dimension but the first.
+    """
+
+    def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
+        """Divergence from `other`, or from the standard normal, in nats. Returns (B,)."""
+        if other is None:
+            terms = self.mean.square() + self.var - 1.0 - self.logvar
+        else:
+            terms = (self.mean - other.mean).square() / other.var + self.var / other.var
+            terms = terms - 1.0 - self.logvar + other.logvar
+        return 0.5 * terms.flatten(1).sum(1)
+
+
+def sample_moments(moments: Tensor, noise: Tensor) -> Tensor:
+    """Draw from the posterior of stored moments with given noise.
+
+    Args:
+        moments: (B, 2C, [T,] H, W), mean and log variance, of any floating point type.
+        noise: (B, C, [T,] H, W), standard normal; its type is the type of the computation.
+
+    Returns:
+        (B, C, [T,] H, W), not yet scaled.
+    """
+    posterior = GaussianPosterior(moments.to(noise.device, noise.dtype))
+    return posterior.mean + posterior.std * noise
+
+
+class LatentScale:
+    """Gives an autoencoder `scale_` and `unscale_`, driven by its configuration.
+
+    `shift_factor` and `scaling_factor` are numbers, or one number a channel. Where the
+    configuration has no shift but `latents_mean` and `latents_std`, latents are standardised with
+    these first.
+    """
+
+    def scale_(self, latents: Tensor) -> Tensor:
+        """Return (latents - shift) * scale, a new tensor (B, C, [T,] H, W) for a network."""
+        shift, scale = self._shift_and_scale(latents)
+        return (latents - shift) * scale
+
+    def unscale_(self, latents: Tensor) -> Tensor:
+        """Return latents / scale + shift, a new tensor (B, C, [T,] H, W) for `decode`."""
+        shift, scale = self._shift_and_scale(latents)
+        return latents / scale + shift
+
+    def _shift_and_scale(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        shift = self.config.get("shift_factor")
+        scale = per_channel(self.config.get("scaling_factor", 1.0), latents)
+        mean, std = self._channel_statistics()
+        if shift is None and mean is not None:
+            return per_channel(mean, latents), scale / per_channel(std, latents)
+        return per_channel(0.0 if shift is None else shift, latents), scale
+
+    def _channel_statistics(
+        self,
+    ) -> tuple[Sequence[float] | Tensor | None, Sequence[float] | Tensor | None]:
+        """Mean and standard deviation of each latent channel, or None twice."""
+        mean, std = self.config.get("latents_mean"), self.config.get("latents_std")
+        if mean is None or std is None:
+            return None, None
+        return mean, std
+
+
+def per_channel(value: float | Sequence[float] | Tensor, latents: Tensor) -> Tensor:
+    """Make `value`, one number or C of them, broadcast against (B, C, ...) in its type."""
+    tensor = torch.as_tensor(value, dtype=latents.dtype, device=latents.device)
+    if tensor.dim() == 0:
+        return tensor
+    return tensor.view(1, -1, *[1] * (latents.dim() - 2))
+
+
+def map_time_tiles(fn: Callable[[Tensor], Tensor], x: Tensor, *, size: int) -> Tensor:
+    """Apply `fn` to tiles of `size` frames that overlap by one, and join the results in time.
+
+    The frame that a tile shares with its predecessor gives the tile its causal start; what becomes
+    of it is dropped, since the predecessor holds it already.
+
+    Args:
+        fn: maps (B, C, t, H, W) to (B, C', t', H', W'), the first frame to one frame.
+        x: (B, C, T, H, W), any T >= 1.
+    """
+    if x.shape[2] <= size:
+        return fn(x)
+    tiles = [fn(x[:, :, :size])]
+    for start in range(size - 1, x.shape[2] - 1, size - 1):
+        tiles.append(fn(x[:, :, start : start + size])[:, :, 1:])
+    return torch.cat(tiles, dim=2)
