@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two tools of the shapes world, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffnext.shapes import files
+from diffnext.shapes.captions import parse_prompt
+from diffnext.shapes.draw import draw, draw_video
+from diffnext.shapes.world import is_heldout, random_scene
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(tool: str, *args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, args)]
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+
+
+def make(out: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    flags = {"images": 6, "videos": 3, "prompts": 10, "seed": 5} | options
+    return run(
+        "make_shapes.py", "--out", out, *(f"--{key}={value}" for key, value in flags.items())
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shapes") / "world"
+    done = make(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_pictures_and_sidecars_agree(world: Path) -> None:
+    pictures = sorted((world / "images").glob("*.png"))
+    assert len(pictures) == 6
+    for index, path in enumerate(pictures):
+        scene = random_scene(np.random.default_rng([5, 0, index]))
+        np.testing.assert_array_equal(files.read_pixels(path), draw(scene, 64))
+        beside = json.loads(path.with_suffix(".json").read_text())
+        assert beside["scene"] == scene.names() == parse_prompt(beside["caption"])
+        assert beside["text"].endswith(f"{scene.colour} {scene.shape}")
+
+
+def test_videos_keep_frames_and_colours(world: Path) -> None:
+    videos = sorted((world / "videos").glob("*.mp4"))
+    assert len(videos) == 3
+    for index, path in enumerate(videos):
+        scene = random_scene(np.random.default_rng([5, 1, index]), video=True)
+        drawn, read = draw_video(scene, 64, 17), files.read_pixels(path)
+        assert read.shape == drawn.shape
+        error = np.abs(read.astype(float) - drawn).mean((1, 2, 3))
+        assert error.max() < 4  # of 255; chroma of half resolution costs most of it, at the edges
+        beside = json.loads(path.with_suffix(".json").read_text())
+        assert beside["flow"] == pytest.approx(scene.travel * 64 / 16, abs=1e-4)
+        assert beside["scene"] == scene.names() == parse_prompt(beside["caption"])
+
+
+def test_prompts_of_the_two_splits_differ(world: Path) -> None:
+    for kind in ("images", "videos"):
+        prompts = {}
+        for split in ("train", "heldout"):
+            entries = files.read_prompts(world / "prompts" / f"{split}_{kind}.jsonl")
+            prompts[split] = {entry["prompt"] for entry in entries}
+            assert len(prompts[split]) == 10
+            for entry in entries:
+                assert parse_prompt(entry["prompt"]) == entry["scene"]
+                assert is_heldout(entry["scene"]) == (split == "heldout")
+        assert not prompts["train"] & prompts["heldout"]
+
+
+def test_the_seed_decides_every_byte(world: Path, tmp_path: Path) -> None:
+    assert make(tmp_path / "again", images=3, videos=1).returncode == 0
+    names = ["images/000002.png", "images/000002.json", "videos/000000.json"]
+    for name in [*names, "prompts/heldout_images.jsonl"]:
+        assert (tmp_path / "again" / name).read_bytes() == (world / name).read_bytes()
+    assert make(tmp_path / "other", images=3, videos=0, seed=6).returncode == 0
+    name = "images/000002.png"
+    assert (tmp_path / "other" / name).read_bytes() != (world / name).read_bytes()
+
+
+def test_a_finished_folder_is_left_alone(world: Path) -> None:
+    before = (world / "images" / "000000.png").stat().st_mtime_ns
+    again = make(world)
+    assert again.returncode == 0 and "already" in again.stdout
+    assert (world / "images" / "000000.png").stat().st_mtime_ns == before
+    other = make(world, seed=6)
+    assert other.returncode == 1 and "choose another --out" in other.stderr

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw captioned pictures and videos of the shapes world, and prompts to train and to test with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import trange
+
+from diffnext.shapes import files
+from diffnext.shapes.captions import caption
+from diffnext.shapes.draw import draw, draw_video
+from diffnext.shapes.world import SPLITS, Scene, random_scene
+
+IMAGE, VIDEO, PROMPT = range(3)  # streams of random numbers: one never disturbs another
+DONE = "shapes.json"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="new folder to write")
+    parser.add_argument("--images", type=int, default=2000, help="number of pictures")
+    parser.add_argument("--videos", type=int, default=0, help="number of videos")
+    parser.add_argument("--size", type=int, default=64, help="side in pixels, even")
+    parser.add_argument("--frames", type=int, default=17, help="frames of a video")
+    parser.add_argument("--prompts", type=int, default=200, help="prompts of each split and kind")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.size < 32 or args.size % 2:
+        parser.error(f"--size is {args.size}, wanted an even number from 32 up")
+    if args.frames < 2:
+        parser.error(f"--frames is {args.frames}, wanted 2 or more")
+    return args
+
+
+def write_images(folder: Path, *, count: int, size: int, seed: int) -> None:
+    """Draw `count` training pictures; picture i depends on the seed, the size and i only."""
+    folder.mkdir(parents=True)
+    for index in trange(count, desc="images", unit="image", disable=None):
+        scene = random_scene(np.random.default_rng([seed, IMAGE, index]))
+        path = folder / f"{index:06d}.png"
+        files.write_picture(path, draw(scene, size))
+        files.write_json(path.with_suffix(".json"), files.sidecar(scene))
+
+
+def write_videos(folder: Path, *, count: int, size: int, frames: int, seed: int) -> None:
+    """Draw `count` training videos. Their "flow" is the way of the shape in pixels a frame."""
+    folder.mkdir(parents=True)
+    for index in trange(count, desc="videos", unit="video", disable=None):
+        scene = random_scene(np.random.default_rng([seed, VIDEO, index]), video=True)
+        path = folder / f"{index:06d}.mp4"
+        files.write_video(path, draw_video(scene, size, frames))
+        beside = files.sidecar(scene) | {"flow": round(scene.flow(size, frames), 4)}
+        files.write_json(path.with_suffix(".json"), beside)
+
+
+def prompt_scenes(split: str, *, video: bool, count: int, seed: int) -> list[Scene]:
+    """Scenes of `count` different captions."""
+    rng = np.random.default_rng([seed, PROMPT, SPLITS.index(split), int(video)])
+    scenes: dict[str, Scene] = {}
+    while len(scenes) < count:
+        scene = random_scene(rng, split, video=video)
+        scenes[caption(scene)] = scene
+    return list(scenes.values())
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    done = args.out / DONE
+    if done.is_file() and json.loads(done.read_text(encoding="utf-8")) == settings:
+        print(f"{args.out} already holds these pictures")
+        return 0
+    if args.out.exists() and any(args.out.iterdir()):
+        print(
+            f"{args.out} holds something else; delete it or choose another --out", file=sys.stderr
+        )
+        return 1
+    size, seed = args.size, args.seed
+    write_images(args.out / "images", count=args.images, size=size, seed=seed)
+    write_videos(args.out / "videos", count=args.videos, size=size, frames=args.frames, seed=seed)
+    (args.out / "prompts").mkdir()
+    for split in SPLITS:
+        for kind, video in (("images", False), ("videos", True)):
+            scenes = prompt_scenes(split, video=video, count=args.prompts, seed=seed)
+            files.write_prompts(args.out / "prompts" / f"{split}_{kind}.jsonl", scenes)
+    files.write_json(done, settings)
+    print(
+        f"{args.out}: {args.images} images, {args.videos} videos, {args.prompts} prompts of each kind"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
