@@ -35,7 +35,7 @@ BACKGROUNDS: dict[str, RGB] = {
     "brown": (108, 70, 40),
 }
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "cross", "star", "ring")
-SIZES: dict[str, float] = {"small": 0.115, "medium": 0.165, "large": 0.235}  # radius
+SIZES: dict[str, float] = {"small": 0.135, "medium": 0.185, "large": 0.24}  # radius
 ROWS: dict[str, float] = {"top": 0.28, "": 0.5, "bottom": 0.72}  # y of the shape's centre of mass
 COLUMNS: dict[str, float] = {"left": 0.28, "": 0.5, "right": 0.72}  # x of it
 PLACES: dict[str, tuple[float, float]] = {
