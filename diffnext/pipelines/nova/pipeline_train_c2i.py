@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train NOVA to make pictures of classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffnext.data.schema import Batch
+from diffnext.pipelines.builder import PIPELINES
+from diffnext.pipelines.nova.train_nova import NOVATrainPipeline
+
+
+@PIPELINES.register("nova_train_c2i")
+class NOVATrainC2IPipeline(NOVATrainPipeline):
+    """Class to image."""
+
+    reads = ("moments", "label")
+    frozen = (
+        "label_embed.norm",
+        "video_pos_embed",
+        "video_encoder.patch_embed",
+        "video_encoder.mixer",
+    )
+
+    def conditions(self, batch: Batch, dropped: Tensor) -> dict[str, Tensor]:
+        if batch.labels is None:
+            raise ValueError(
+                f"records {batch.index.tolist()} have no label; {type(self).__name__} needs an "
+                "integer field 'label' in each record"
+            )
+        absent = self.transformer.label_embed.num_classes
+        return {"labels": torch.where(dropped, absent, batch.labels.to(dropped.device))}

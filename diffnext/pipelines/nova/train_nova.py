@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What NOVA's training pipelines share: conditions, random draws, the masked denoising loss.
+
+Letters: B batch, C channel, T frame, H W latent size, L text length, D text width, N tokens of a
+frame, V of these visible, K masked, P values of a patch, R repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diffnext.data.schema import Batch
+from diffnext.models.autoencoders.modeling_utils import LatentScale, sample_moments
+from diffnext.models.transformers.transformer_3d import select
+from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
+from diffnext.pipelines.nova.prompts import encode_prompts
+from diffnext.pipelines.train_base import Inputs, StepOutput, TrainPipeline
+from diffnext.schedulers import densities
+from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
+from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
+from diffnext.utils.seeding import Draws
+
+DEFAULT_FLOW = 5.0  # motion score of a video that has none
+DEFAULT_FPS = 12.0
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """Everything that is random in one training forward."""
+
+    visible_ids: Tensor  # (B * T, V) int64
+    masked_ids: Tensor  # (B * T, K) int64
+    timesteps: Tensor  # (R, B * T, K) int64, as the scheduler draws them
+    noise: Tensor  # (R, B * T, K, P)
+
+
+class LatentConfig(LatentScale):
+    """Scale and shift of an autoencoder, from its configuration alone."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self.config = config
+
+
+class NOVATrainPipeline(TrainPipeline):
+    """NOVA at training time.
+
+    Args:
+        transformer: the network that learns.
+        scheduler: how noise is added while training.
+        vae_config: configuration of the autoencoder that made the moments; its scale and shift are
+            read, its weights are not needed.
+        tokenizer, text_encoder: encode prompts that the cache holds as text; not needed where it
+            holds embeddings, or classes.
+        dropout: probability that a sample is trained without its prompt or class.
+        loss_repeat: how many times and noises each masked token is denoised with.
+    """
+
+    frozen: ClassVar[tuple[str, ...]] = ()  # modules that do not learn, if the network has them
+
+    def __init__(
+        self,
+        transformer: NOVATransformer3DModel,
+        scheduler: DDPMScheduler | FlowMatchEulerDiscreteScheduler,
+        *,
+        vae_config: Mapping[str, object],
+        tokenizer: object | None = None,
+        text_encoder: nn.Module | None = None,
+        dropout: float = 0.1,
+        loss_repeat: int = 4,
+    ) -> None:
+        self.transformer = transformer
+        self.scheduler = scheduler
+        self.latent_config = LatentConfig(vae_config)
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.dropout = dropout
+        self.loss_repeat = loss_repeat
+
+    @property
+    def model(self) -> NOVATransformer3DModel:
+        return self.transformer
+
+    def to(self, device: torch.device | str) -> NOVATrainPipeline:
+        if self.text_encoder is not None:
+            self.text_encoder.to(device)
+        return self
+
+    def configure(self, *, checkpointing: int = 0) -> nn.Module:
+        self.transformer.requires_grad_(True)
+        modules = dict(self.transformer.named_modules())
+        for name in self.frozen:
+            if name in modules:
+                modules[name].requires_grad_(False)
+        self.transformer.set_checkpointing(checkpointing)
+        return self.transformer.train()
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch, *, draws: Draws) -> Inputs:
+        channels = batch.moments.size(1) // 2
+        noise = draws.stream("posterior").randn(channels, *batch.moments.shape[2:])
+        latents = sample_moments(batch.moments.to(draws.device), noise)
+        dropped = draws.stream("dropout").rand() < self.dropout  # (B,)
+        cond = self.conditions(batch, dropped)
+        return Inputs(self.latent_config.scale_(latents), cond, batch, draws)
+
+    def conditions(self, batch: Batch, dropped: Tensor) -> dict[str, Tensor]:
+        """Keyword arguments of the network's `embed`; `dropped` (B,) samples have no prompt."""
+        prompts = self._states(batch)
+        text, length = self.transformer.text_embed.pad(prompts)
+        device = dropped.device
+        length = torch.where(dropped, 0, length.to(device))
+        cond = {"text": text.to(device), "text_length": length}
+        if self.transformer.has_motion:
+            flow = torch.full((len(batch),), DEFAULT_FLOW) if batch.flow is None else batch.flow
+            cond["flow"] = flow.to(device)
+            cond["fps"] = torch.full((len(batch),), DEFAULT_FPS, device=device)
+        return cond
+
+    def _states(self, batch: Batch) -> Sequence[Tensor]:
+        if batch.prompts is None:
+            raise ValueError(
+                f"records {batch.index.tolist()} have no prompt; {type(self).__name__} needs a "
+                "caption or a prompt embedding in each record"
+            )
+        length = self.transformer.text_embed.num_tokens
+        return encode_prompts(self.tokenizer, self.text_encoder, batch.prompts, length)
+
+    def draw(self, inputs: Inputs) -> StepDraws:
+        """Draw what one forward needs. The share of masked tokens is common to the global batch."""
+        draws = inputs.draws
+        num_frames = inputs.latents.size(2)
+        num_tokens, values = self.transformer.patchify(inputs.latents[:1, :, 0]).shape[-2:]
+        num_visible = round((1 - mask_ratio(draws.stream("ratio").shared())) * num_tokens)
+        order = draws.stream("order").rand(num_frames, num_tokens).argsort(-1).flatten(0, 1)
+        shape = (self.loss_repeat, num_frames, num_tokens - num_visible)
+        timesteps = self.scheduler.draw_timesteps(draws.stream("timestep"), *shape)
+        noise = draws.stream("noise").randn(*shape, values)  # (B, R, T, K, P)
+        return StepDraws(
+            visible_ids=order[:, :num_visible],
+            masked_ids=order[:, num_visible:],
+            timesteps=timesteps.transpose(0, 1).flatten(1, 2),
+            noise=noise.transpose(0, 1).flatten(1, 2),
+        )
+
+    def loss(self, net: nn.Module, inputs: Inputs, *, draws: StepDraws | None = None) -> StepOutput:
+        """Denoising error of the masked tokens; `draws` fixes what is otherwise drawn."""
+        if draws is None:
+            draws = self.draw(inputs)
+        frames = inputs.latents.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
+        x0 = select(self.transformer.patchify(frames), draws.masked_ids)  # (B * T, K, P)
+        x0 = x0.expand(len(draws.noise), -1, -1, -1)
+        prediction = net(
+            inputs.latents,
+            inputs.cond,
+            visible_ids=draws.visible_ids,
+            masked_ids=draws.masked_ids,
+            noisy=self.scheduler.add_noise(x0, draws.noise, draws.timesteps),
+            timestep=self.scheduler.model_timesteps(draws.timesteps),
+        )
+        target = self.scheduler.target(x0, draws.noise, draws.timesteps)
+        error = (prediction.float() - target).square().mean(-1)  # (R, B * T, K)
+        return _reduce(error, num_frames=inputs.latents.size(2))
+
+
+def _reduce(error: Tensor, *, num_frames: int) -> StepOutput:
+    """Mean over masked tokens; for videos the first frame and the others each on their own."""
+    count = error.numel() + 1e-5
+    if num_frames == 1:
+        loss = error.sum() / count
+        return StepOutput(loss, {"loss": loss.detach()})
+    by_frame = error.unflatten(1, (-1, num_frames)).sum((0, 1, 3)) / count  # (T,)
+    first = num_frames * by_frame[0]
+    later = num_frames / (num_frames - 1) * by_frame[1:].sum()
+    return StepOutput(first + later, {"loss_t2i": first.detach(), "loss_i2i": later.detach()})
+
+
+def mask_ratio(generator: torch.Generator) -> float:
+    """Share of masked tokens: a normal distribution around 1, cut to [0.7, 1]."""
+    u = torch.rand(1, generator=generator, dtype=torch.float64).item()
+    return densities.truncated_normal(u, mean=1.0, std=0.25, low=0.7, high=1.0)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flow matching on the straight path (arXiv:2210.02747): diffusers' scheduler, a timestep a token."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler as BaseScheduler
+from torch import Tensor
+
+from diffnext.schedulers import densities
+from diffnext.utils.seeding import Draws
+
+
+class FlowMatchEulerDiscreteScheduler(BaseScheduler):
+    """Sampling is diffusers' own; training times are numbers of places in the descending schedule."""
+
+    def draw_timesteps(self, draws: Draws, *shape: int) -> Tensor:
+        """Places in the schedule by the logit-normal density, (B, *shape) int64."""
+        return densities.logit_normal(draws.randn(*shape), self.config.num_train_timesteps)
+
+    def model_timesteps(self, timesteps: Tensor) -> Tensor:
+        """What the network is told about places in the schedule: sigma times 1000, float32."""
+        return self._sigmas(timesteps) * self.config.num_train_timesteps
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """(1 - sigma) x0 + sigma noise.
+
+        Args:
+            original_samples, noise: x0 and noise of one shape.
+            timesteps: int64 places in the schedule, of the shape of x0 without some of its last axes.
+        """
+        sigmas = self._sigmas(timesteps).to(original_samples.dtype)
+        extra = original_samples.dim() - timesteps.dim()
+        sigmas = sigmas.reshape(*timesteps.shape, *[1] * extra)
+        return (1 - sigmas) * original_samples + sigmas * noise
+
+    def target(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network learns to predict: the velocity noise - x0."""
+        return noise - x0
+
+    def _sigmas(self, timesteps: Tensor) -> Tensor:
+        """Noise level of places in the training schedule, whatever the sampling schedule is now."""
+        count, shift = self.config.num_train_timesteps, self.config.shift
+        sigmas = (count - timesteps).to(torch.float32) / count
+        return shift * sigmas / (1 + (shift - 1) * sigmas)
