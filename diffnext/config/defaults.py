@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of a run with its default. The comment above each is its text in docs/config.md."""
+
+from diffnext.config.node import CfgNode
+
+_C = CfgNode()
+
+# Number of processes that train together: one a GPU, or gloo processes where there is no GPU. On
+# several nodes this is the number of processes on each.
+_C.NUM_GPUS = 1
+# Seed of everything random: order of the data, captions, noise, timesteps, masks.
+_C.RNG_SEED = 3
+# Index of the GPU that a single process uses.
+_C.GPU_ID = 0
+
+# What is trained: the family of networks and its task.
+_C.PIPELINE = CfgNode()
+# Training pipeline: nova_train_t2i (text to image), nova_train_t2v (text to video), nova_train_c2i
+# (class to image), or module:Class.
+_C.PIPELINE.TYPE = ""
+# Components to take from elsewhere than MODEL.WEIGHTS, by name: a folder, or "" to go without, such
+# as {vae: /data/other_vae, text_encoder: ""}.
+_C.PIPELINE.MODULES = CfgNode(new_allowed=True)
+
+# The network that learns.
+_C.MODEL = CfgNode()
+# Component of the pipeline that learns; also the name of its folder in a snapshot.
+_C.MODEL.TYPE = "transformer"
+# Settings of a network with new random weights, such as {arch: [...], image_size: 64}; what is not
+# named here comes from the network's config in MODEL.WEIGHTS. Empty: the weights are loaded.
+_C.MODEL.CONFIG = CfgNode(new_allowed=True)
+# Folder of a pipeline in the layout of diffusers, with model_index.json.
+_C.MODEL.WEIGHTS = ""
+# Number format of the forward and backward pass: bfloat16, float16 (with loss scaling) or float32.
+# The weights that the optimizer moves are float32 always.
+_C.MODEL.PRECISION = "bfloat16"
+
+# What is minimised.
+_C.METHOD = CfgNode()
+# Training method: finetune (the family's own loss), or module:Class.
+_C.METHOD.TYPE = "finetune"
+# Options of the method's class, by name.
+_C.METHOD.CONFIG = CfgNode(new_allowed=True)
+
+# How the network is spread over the processes.
+_C.PARALLEL = CfgNode()
+# single, ddp, fsdp or deepspeed; auto is single for one process, deepspeed with --deepspeed, else ddp.
+_C.PARALLEL.BACKEND = "auto"
+
+# The optimizer, its schedule, and what happens every so many steps.
+_C.SOLVER = CfgNode()
+# Learning rate after the warm-up.
+_C.SOLVER.BASE_LR = 1e-4
+# Learning rate at the end of cosine_decay.
+_C.SOLVER.MIN_LR = 0.0
+# Number of optimizer steps of the run.
+_C.SOLVER.MAX_STEPS = 2**31 - 1
+# Steps between two lines of the log.
+_C.SOLVER.DISPLAY = 20
+# Steps between two updates of the averaged weights; TRAIN.MODEL_EMA decays once an update.
+_C.SOLVER.EMA_EVERY = 100
+# Steps between two snapshots; one more is written at the end.
+_C.SOLVER.SNAPSHOT_EVERY = 5000
+# Beginning of a snapshot's name: checkpoints/PREFIX_iter_STEP. Empty: the value of MODEL.TYPE.
+_C.SOLVER.SNAPSHOT_PREFIX = ""
+# Course of the learning rate after the warm-up: constant, steps_with_decay or cosine_decay.
+_C.SOLVER.LR_POLICY = "constant"
+# Steps at which steps_with_decay multiplies the rate by DECAY_GAMMA, ascending.
+_C.SOLVER.DECAY_STEPS = []
+# Factor of steps_with_decay.
+_C.SOLVER.DECAY_GAMMA = 0.5
+# Steps in which the rate rises linearly from BASE_LR * WARM_UP_FACTOR to BASE_LR.
+_C.SOLVER.WARM_UP_STEPS = 250
+# Share of BASE_LR that the warm-up begins with.
+_C.SOLVER.WARM_UP_FACTOR = 1e-3
+# Class of torch.optim, or module:Class.
+_C.SOLVER.OPTIMIZER = "AdamW"
+# Decay rate of the second moment of Adam's kind; that of the first is 0.9.
+_C.SOLVER.ADAM_BETA2 = 0.95
+# Decay of weights, in units of the learning rate; normalisation layers do not decay.
+_C.SOLVER.WEIGHT_DECAY = 0.02
+# Micro-batches whose gradients are averaged before each step.
+_C.SOLVER.ACCUM_STEPS = 1
+# Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit.
+_C.SOLVER.CLIP_GRAD = 0.0
+
+# The data, and how a step is computed.
+_C.TRAIN = CfgNode()
+# Folder of the latent cache, a record folder.
+_C.TRAIN.DATASET = ""
+# A second record folder of the same length: its fields replace or join those of DATASET.
+_C.TRAIN.DATASET2 = ""
+# How the cache is read: vae_train.
+_C.TRAIN.LOADER = "vae_train"
+# Options of the loader's class, by name.
+_C.TRAIN.LOADER_CONFIG = CfgNode(new_allowed=True)
+# Threads that read samples ahead, in each process. 0: read when needed.
+_C.TRAIN.NUM_THREADS = 4
+# Samples of one micro-batch in each process; the global batch is this times ACCUM_STEPS times the
+# number of processes.
+_C.TRAIN.BATCH_SIZE = 1
+# Decay of the averaged weights at each update: average = decay * average + (1 - decay) * weights.
+# 0: no average is kept.
+_C.TRAIN.MODEL_EMA = 0.99
+# Where the averaged weights are kept: cpu, or cuda (also called gpu) for the network's own device.
+_C.TRAIN.DEVICE_EMA = "gpu"
+# Independent draws of noise and timestep for each sample in a step.
+_C.TRAIN.LOSS_REPEAT = 4
+# How much of the forward pass is computed again in the backward pass to save memory: 0 nothing,
+# 1 the video encoder, 2 and the image encoder, 3 and the image decoder.
+_C.TRAIN.CHECKPOINTING = 2
+# Probability that a sample's prompt or label is left out, so that guidance can be used later.
+_C.TRAIN.TEXT_DROPOUT = 0.1
+# Where to begin: auto (the newest complete checkpoint of the experiment folder, if any), none
+# (step 0), or the path of a checkpoint.
+_C.TRAIN.RESUME = "auto"
+# Compile the network with torch.compile.
+_C.TRAIN.COMPILE = False
+
+_C.seal()
+
+
+def get_cfg() -> CfgNode:
+    """Return a fresh copy of the defaults, not frozen."""
+    return _C.clone()
