@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples between the disk and the model: records, their order, batches."""

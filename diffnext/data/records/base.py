@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a store of records offers, whatever its bytes on disk look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from diffnext.utils.registry import Registry
+
+Record = dict[str, Any]
+"""One example as stored, by field: "moments" (a buffer of float16), "shape" (list of int, no batch
+axis), "caption" and "text" (str, or {"data", "shape"} of an embedding), "label" (int) and "flow".
+"""
+
+STORAGES = Registry("storage", package="diffnext.data.records")
+
+
+class RecordError(ValueError):
+    """A store of records is damaged or incomplete; the message names the file and the record."""
+
+
+class RecordReader(Protocol):
+    """Random access to records: cheap to open, safe after a fork and between threads, picklable."""
+
+    path: str
+    fields: Mapping[
+        str, Any
+    ]  # name -> "BYTES" | "STRING" | "FLOAT32" | "INT64" | [type] | {name: type}
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def read_into(self, index: int, field: str, out: memoryview) -> Record:
+        """Read one BYTES field straight into `out`; return the other fields."""
+        ...
+
+    def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
+        """The different values of `shape`, sorted, and each record's place among them (None: 0)."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """File and number of a record, for messages."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RecordWriter(Protocol):
+    """Adds records to a folder; each is safe from a killed process once `write` returned."""
+
+    def write(self, record: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A format: how to recognise a folder of it, read it and write it."""
+
+    detect: Callable[[str], bool]
+    reader: type[RecordReader]
+    writer: type[RecordWriter]

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of the record stores: whole writes, positioned reads, a bounded set of open files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+Buffer = bytes | bytearray | memoryview
+
+
+def write_atomic(path: str, *pieces: Buffer) -> None:
+    """Write a file under another name and move it into place when all of it is on the disk."""
+    draft = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        with open(draft, "wb") as stream:
+            stream.writelines(pieces)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def write_all(stream: io.FileIO, pieces: Iterable[Buffer]) -> None:
+    """Write every byte to an unbuffered file, which may take fewer at once."""
+    for piece in pieces:
+        rest = memoryview(piece)
+        while len(rest):
+            rest = rest[stream.write(rest) :]
+
+
+class Files:
+    """Files that are opened when they are first read; at most `limit` are kept open.
+
+    Reads carry their own position, so threads and forked processes share a file. A file that
+    is pushed out is closed when the last read on it has returned.
+    """
+
+    def __init__(self, paths: Sequence[str], limit: int = 256) -> None:
+        self.paths = paths
+        self.limit = limit
+        self._open: OrderedDict[int, io.FileIO] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read_into(self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]) -> int:
+        """Fill `buffers` one after another from `offset` on; return how many bytes there were."""
+        stream = self._stream(number)
+        if hasattr(os, "preadv"):
+            return os.preadv(stream.fileno(), buffers, offset)
+        with self._lock:
+            stream.seek(offset)
+            return sum(stream.readinto(buffer) or 0 for buffer in buffers)
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset` on."""
+        stream = self._stream(number)
+        if hasattr(os, "pread"):
+            return os.pread(stream.fileno(), size, offset)
+        with self._lock:
+            stream.seek(offset)
+            return stream.read(size) or b""
+
+    def close(self) -> None:
+        with self._lock:
+            self._open.clear()
+
+    def _stream(self, number: int) -> io.FileIO:
+        with self._lock:
+            stream = self._open.get(number)
+            if stream is None:
+                stream = self._open[number] = io.FileIO(self.paths[number], "r")
+                if len(self._open) > self.limit:
+                    self._open.popitem(last=False)
+            elif len(self.paths) > self.limit:
+                self._open.move_to_end(number)
+            return stream

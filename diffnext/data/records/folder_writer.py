@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes record folders; a process killed at any moment loses only the record in hand.
+
+A record's bytes go to the shard first, then its line to the text index: a line that is there speaks
+of a record that is there. METADATA appears, whole, when the writer closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diffnext.data.records import index as indexing
+from diffnext.data.records import wire
+from diffnext.data.records.files import write_all, write_atomic
+from diffnext.data.records.folder_reader import JOURNAL, METADATA, FolderReader, index_names
+
+DIGITS = 5  # of a shard's number; names must sort as the numbers do
+EARLY = ("shape", "moments")  # stored first, where readers find them without the rest
+
+
+class FolderWriter:
+    """Adds records to a folder.
+
+    Args:
+        path: the folder; made if it is not there.
+        fields: name -> type: bytes, string, int64, float32, a list [type] or a dict of types.
+        shard_bytes: a new shard is begun before one grows beyond this size.
+        max_examples: a new shard is begun after so many records.
+        append: go on with a folder of the same fields, in a new shard; what an unfinished writer
+            left torn is cut off first. Without it the folder must hold no records.
+
+    Raises:
+        ValueError: unknown types, a folder with records, or with other fields.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fields: Mapping[str, Any],
+        *,
+        shard_bytes: int = 1 << 30,
+        max_examples: int | None = None,
+        append: bool = False,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.fields = wire.feature_types(fields)
+        order = [name for name in EARLY if name in self.fields]
+        self._types = {name: self.fields[name] for name in [*order, *self.fields]}
+        self.shard_bytes = shard_bytes
+        self.max_examples = max_examples
+        self._closed = False
+        self._data: io.FileIO | None = None
+        self._lines: io.FileIO | None = None
+        os.makedirs(self.path, exist_ok=True)
+        self._shards: list[
+            np.ndarray
+        ] = []  # (n, 2) offsets and sizes of the shards that are closed
+        self._rows = array("q")  # the same, flat, of the open one
+        self._shapes: dict[tuple[int, ...], int] | None = {} if "shape" in self.fields else None
+        self._shape_ids = array("H")
+        self._number = self._next_number()
+        if self._number or os.path.exists(os.path.join(self.path, METADATA)):
+            self._take_over(append)
+        self._write_json(JOURNAL, {"features": self.fields})
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, METADATA))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Store one record; it survives a killed process when this returns.
+
+        Raises:
+            ValueError: fields are missing or unknown, or a value does not fit its type.
+            RuntimeError: the writer is closed.
+            OSError: the disk is full or failed; the shard is cut back to the record before.
+        """
+        if self._closed:
+            raise RuntimeError(f"the writer of {self.path} is closed")
+        pieces = wire.encode(record, self._types)
+        size = sum(len(piece) for piece in pieces)
+        if self._data is None or self._shard_is_full(size):
+            self._new_shard()
+        offset, line_offset = self._data.tell(), self._lines.tell()
+        try:
+            write_all(self._data, pieces)
+            write_all(self._lines, [f"{offset} {size}\n".encode()])
+        except BaseException:
+            self._data.truncate(self._data.seek(offset))
+            self._lines.truncate(self._lines.seek(line_offset))
+            raise
+        self._rows.extend((offset, size))
+        if self._shapes is not None:
+            shape = tuple(map(int, record["shape"]))
+            self._shape_ids.append(self._shapes.setdefault(shape, len(self._shapes)))
+
+    def close(self) -> None:
+        """Finish the folder: bring it to the disk and write METADATA. Again: nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._close_shard()
+        self._write_json(METADATA, {"entries": len(self), "features": self.fields, "version": 1})
+        index = indexing.from_shards(self._shards)
+        if self._shapes:
+            index = index.with_shapes(list(self._shapes), np.asarray(self._shape_ids))
+        indexing.save(self.path, index, indexing.text_state(self.path, index_names(self.path)))
+        os.unlink(os.path.join(self.path, JOURNAL))
+
+    def abandon(self) -> None:
+        """Leave the folder unfinished, as a killed process would: readable, to be gone on with."""
+        self._closed = True
+        self._close_shard()
+
+    def __len__(self) -> int:
+        """Records in the folder, those from before included."""
+        return sum(map(len, self._shards)) + len(self._rows) // 2
+
+    def __enter__(self) -> FolderWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close() if kind is None else self.abandon()
+
+    # -------------------------------------------------------------------------------- shards
+
+    def _shard_is_full(self, size: int) -> bool:
+        used = self._data.tell()
+        count = len(self._rows) // 2
+        return (used > 0 and used + size > self.shard_bytes) or count == self.max_examples
+
+    def _new_shard(self) -> None:
+        self._close_shard()
+        stem = os.path.join(self.path, str(self._number).zfill(DIGITS))
+        if self._number >= 10**DIGITS:
+            raise ValueError(f"{self.path} is full at {self._number} shards; raise shard_bytes")
+        self._data = io.FileIO(stem + ".data", "x")  # fails if another writer is at work here
+        self._lines = io.FileIO(stem + ".index", "x")
+        self._number += 1
+
+    def _close_shard(self) -> None:
+        if self._data is None:
+            return
+        for stream in (self._data, self._lines):
+            os.fsync(stream.fileno())
+            stream.close()
+        self._shards.append(np.array(self._rows, np.int64).reshape(-1, 2))
+        self._rows = array("q")
+        self._data = self._lines = None
+
+    def _next_number(self) -> int:
+        """One more than the last shard's; 0 in a folder without records."""
+        stems = [name.partition(".") for name in os.listdir(self.path)]
+        stems = [stem for stem, _, ending in stems if ending in ("data", "index")]
+        odd = [stem for stem in stems if not stem.isdigit()]
+        if odd:
+            raise ValueError(
+                f"{self.path} has shards without a number, as {odd[0]}; use another folder"
+            )
+        return max(map(int, stems), default=-1) + 1
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        write_atomic(os.path.join(self.path, name), json.dumps(content, indent=2).encode())
+
+    # ----------------------------------------------------------------------- going on with a folder
+
+    def _take_over(self, append: bool) -> None:
+        if not append:
+            raise ValueError(f"{self.path} holds records already; pass append=True to add to them")
+        if not index_names(self.path) and not os.path.exists(os.path.join(self.path, METADATA)):
+            return  # killed before its first record
+        reader = FolderReader(self.path)
+        if dict(reader.fields) != self.fields:
+            raise ValueError(f"{self.path} has the fields {dict(reader.fields)}, not {self.fields}")
+        index = reader.index
+        reader.close()
+        rows = np.stack([index.offset, index.size.astype(np.int64)], axis=1)
+        self._shards = [rows[a:b] for a, b in zip(index.first[:-1], index.first[1:], strict=True)]
+        for name, kept in zip(index_names(self.path), self._shards, strict=True):
+            _cut_torn(os.path.join(self.path, name), kept)
+        self._take_over_shapes(index)
+
+    def _take_over_shapes(self, index: indexing.Index) -> None:
+        if index.shapes is None and len(index):
+            self._shapes = None  # of a foreign folder; its next reader finds them
+        elif index.shapes is not None:
+            self._shapes = {shape: i for i, shape in enumerate(index.shapes)}
+            ids = np.zeros(len(index), np.uint16) if index.shape_id is None else index.shape_id
+            self._shape_ids = array("H", np.asarray(ids).tobytes())
+
+
+def _cut_torn(index_file: str, kept: np.ndarray) -> None:
+    """Shorten a text index to its complete records, the only ones that METADATA will count."""
+    with open(index_file, "rb") as stream:
+        lines = stream.readlines()
+    if len(lines) > len(kept):
+        os.truncate(index_file, sum(map(len, lines[: len(kept)])))

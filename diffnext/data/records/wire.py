@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes of one record: a protobuf map of named, typed values, without the protobuf package.
+
+    Feature     { oneof kind { bytes s = 1; float f = 2; int64 i = 3;
+                               FeatureList feature_list = 4; FeatureMap feature_map = 5; } }
+    FeatureList { repeated Feature container = 1; }
+    FeatureMap  { map<string, Feature> container = 1; }        a record is one FeatureMap
+
+A type is "BYTES", "STRING", "FLOAT32" or "INT64", a list of one type, or a dict of types.
+"""
+
+from __future__ import annotations
+
+import operator
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FeatureType = str | list | dict
+Buffer = bytes | bytearray | memoryview
+
+# Wire tags are (field number << 3) | wire type; 0 varint, 2 length and payload, 5 four bytes.
+ENTRY, KEY, VALUE = 0x0A, 0x0A, 0x12
+BYTES, FLOAT, INT, LIST, MAP = 0x0A, 0x15, 0x18, 0x22, 0x2A
+TAG_OF = {"BYTES": BYTES, "STRING": BYTES, "FLOAT32": FLOAT, "INT64": INT}
+DEFAULTS = {"BYTES": b"", "STRING": "", "FLOAT32": 0.0, "INT64": 0}
+NAMES = {BYTES: "bytes", FLOAT: "a float", INT: "an integer", LIST: "a list", MAP: "a map"}
+ALIASES = {"FLOAT": "FLOAT32", "FLOAT64": "FLOAT32", "INT": "INT64", "INT32": "INT64"}
+SMALL = 4096  # bytes; pieces below this size are joined before they are written
+
+
+def feature_types(fields: Mapping[str, Any]) -> dict[str, FeatureType]:
+    """Return the stored types of fields: "float64" is kept as FLOAT32, "int32" as INT64.
+
+    Raises:
+        ValueError: a type that the format does not have.
+    """
+    return {name: _feature_type(kind, name) for name, kind in fields.items()}
+
+
+def _feature_type(kind: Any, name: str) -> FeatureType:
+    if isinstance(kind, Mapping):
+        return {key: _feature_type(value, f"{name}.{key}") for key, value in kind.items()}
+    if isinstance(kind, list | tuple) and len(kind) == 1:
+        return [_feature_type(kind[0], f"{name}[]")]
+    stored = ALIASES.get(str(kind).upper(), str(kind).upper())
+    if not isinstance(kind, str) or stored not in TAG_OF:
+        raise ValueError(
+            f"field {name!r} has type {kind!r}; there are bytes, string, float32 (float, float64), "
+            "int64 (int, int32), a list [type] and a dict of types"
+        )
+    return stored
+
+
+# ---------------------------------------------------------------------------------------- reading
+
+
+def decode(data: Buffer, types: Mapping[str, FeatureType]) -> dict[str, Any]:
+    """Decode the fields in `types`; others are skipped over, absent ones get the type's zero.
+
+    BYTES come as memoryviews of `data`, without a copy.
+
+    Raises:
+        ValueError: the bytes are not such a map, or a value has another type.
+    """
+    data = memoryview(data)
+    record = {}
+    for name, start, end in entries(data):
+        if name in types:
+            record[name] = _decode_feature(data, start, end, types[name], name)
+    for name, kind in types.items():
+        if name not in record:
+            record[name] = _default(kind)
+    return {name: record[name] for name in types}
+
+
+def entries(
+    data: memoryview, start: int = 0, end: int | None = None
+) -> Iterator[tuple[str, int, int]]:
+    """Name and extent of the Feature of each entry of a FeatureMap, in stored order."""
+    pos, end = start, len(data) if end is None else end
+    while pos < end:
+        if data[pos] != ENTRY:
+            raise ValueError(
+                f"byte {pos} is {data[pos]:#04x}, where an entry of a map starts with 0x0a"
+            )
+        size, pos = varint(data, pos + 1, end)
+        stop = _advance(pos, size, end)
+        yield _entry(data, pos, stop)
+        pos = stop
+
+
+def _entry(data: memoryview, pos: int, end: int) -> tuple[str, int, int]:
+    name, start, stop = "", end, end
+    for tag, first, last in _fields(data, pos, end):
+        if tag == KEY:
+            name = str(data[first:last], "utf-8")
+        elif tag == VALUE:
+            start, stop = first, last
+    return name, start, stop
+
+
+def _fields(data: memoryview, pos: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Tag and payload extent of each field of a message."""
+    while pos < end:
+        tag, pos = varint(data, pos, end)
+        kind = tag & 7
+        if kind == 2:
+            size, pos = varint(data, pos, end)
+        elif kind == 0:
+            size = varint(data, pos, end)[1] - pos
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"byte {pos - 1} holds wire type {kind}, which proto3 does not have")
+        stop = _advance(pos, size, end)
+        yield tag, pos, stop
+        pos = stop
+
+
+def _decode_feature(data: memoryview, start: int, end: int, kind: FeatureType, name: str) -> Any:
+    value = _default(kind)
+    for tag, first, last in _fields(data, start, end):
+        wanted = LIST if isinstance(kind, list) else MAP if isinstance(kind, dict) else TAG_OF[kind]
+        if tag != wanted:
+            raise ValueError(f"field {name!r} holds {NAMES.get(tag, hex(tag))}, its type is {kind}")
+        value = _decode_value(data, first, last, kind, name)
+    return value
+
+
+def _decode_value(data: memoryview, start: int, end: int, kind: FeatureType, name: str) -> Any:
+    if kind == "BYTES":
+        return data[start:end]
+    if kind == "STRING":
+        return str(data[start:end], "utf-8")
+    if kind == "FLOAT32":
+        return struct.unpack_from("<f", data, start)[0]
+    if kind == "INT64":
+        value = varint(data, start, end)[0]
+        return value - (1 << 64) if value >> 63 else value
+    if isinstance(kind, dict):
+        return decode(data[start:end], kind)
+    items = (item for item in _fields(data, start, end) if item[0] == ENTRY)
+    return [_decode_feature(data, first, last, kind[0], f"{name}[]") for _, first, last in items]
+
+
+def _default(kind: FeatureType) -> Any:
+    if isinstance(kind, dict):
+        return {name: _default(inner) for name, inner in kind.items()}
+    return [] if isinstance(kind, list) else DEFAULTS[kind]
+
+
+def varint(data: Buffer, pos: int, end: int) -> tuple[int, int]:
+    """Read a base-128 integer; return it and the position after it."""
+    value = shift = 0
+    while pos < end:
+        byte = data[pos]
+        pos += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, pos
+        shift += 7
+        if shift > 63:
+            raise ValueError(f"the integer that ends at byte {pos} has more than 64 bits")
+    raise ValueError(f"the record breaks off at byte {end}, inside an integer")
+
+
+def _advance(pos: int, size: int, end: int) -> int:
+    if pos + size > end:
+        raise ValueError(f"{size} bytes are announced at byte {pos}, {end - pos} are left")
+    return pos + size
+
+
+def payload_before(head: Buffer, field: str, size: int) -> int | None:
+    """Where the entry of `field` starts, if `head` ends just before that field's `size` bytes.
+
+    None when it does not: the record is laid out in another way.
+    """
+    opening = _payload_opening(field, size)
+    start = len(head) - len(opening)
+    return start if start >= 0 and head[start:] == opening else None
+
+
+def _payload_opening(field: str, size: int) -> bytes:
+    """All bytes of a map entry that come before its BYTES payload."""
+    value = bytes([BYTES]) + encode_varint(size)
+    name = field.encode()
+    entry = bytes([KEY]) + encode_varint(len(name)) + name
+    entry += bytes([VALUE]) + encode_varint(len(value) + size) + value
+    return bytes([ENTRY]) + encode_varint(len(entry) + size) + entry
+
+
+def infer_types(data: Buffer) -> dict[str, FeatureType]:
+    """Guess the types of a record whose METADATA is lost.
+
+    Text and bytes look alike on the wire: `moments`, `codes` and `data` are bytes, anything else is
+    text if it is valid utf-8.
+    """
+    data = memoryview(data)
+    return {name: _infer(data, start, end, name) for name, start, end in entries(data)}
+
+
+def _infer(data: memoryview, start: int, end: int, name: str) -> FeatureType:
+    for tag, first, last in _fields(data, start, end):
+        if tag == LIST:
+            inner = [_infer(data, a, b, name) for _, a, b in _fields(data, first, last)]
+            return inner[:1] or ["INT64"]
+        if tag == MAP:
+            return infer_types(data[first:last])
+        if tag in (FLOAT, INT):
+            return "FLOAT32" if tag == FLOAT else "INT64"
+        return _text_or_bytes(bytes(data[first:last]), name)
+    return "STRING"
+
+
+def _text_or_bytes(value: bytes, name: str) -> str:
+    if name in ("moments", "codes", "data"):
+        return "BYTES"
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return "BYTES"
+    return "STRING"
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def encode(record: Mapping[str, Any], types: Mapping[str, FeatureType]) -> list[Buffer]:
+    """Encode a record as buffers to be written one after another; large payloads are not copied.
+
+    Raises:
+        ValueError: a field is missing or unknown, or a value does not fit its type.
+    """
+    missing, unknown = sorted(set(types) - set(record)), sorted(set(record) - set(types))
+    if missing or unknown:
+        raise ValueError(
+            f"a record takes the fields {list(types)}; missing {missing}, unknown {unknown}"
+        )
+    pieces: list[Buffer] = []
+    for name, kind in types.items():
+        pieces += _encode_entry(name, record[name], kind)
+    return _join_small(pieces)
+
+
+def _encode_entry(name: str, value: Any, kind: FeatureType) -> list[Buffer]:
+    try:
+        feature = _encode_feature(value, kind)
+    except (TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
+        text = repr(value)
+        shown = text if len(text) <= 80 else text[:77] + "..."
+        raise ValueError(f"field {name!r} takes {kind}, got {shown}: {error}") from error
+    key = name.encode()
+    header = bytes([KEY]) + encode_varint(len(key)) + key
+    header += bytes([VALUE]) + encode_varint(_length(feature))
+    return [bytes([ENTRY]) + encode_varint(len(header) + _length(feature)) + header, *feature]
+
+
+def _encode_feature(value: Any, kind: FeatureType) -> list[Buffer]:
+    if isinstance(kind, list):
+        items = [_sized(ENTRY, _encode_feature(item, kind[0])) for item in value]
+        return _sized(LIST, [piece for item in items for piece in item])
+    if isinstance(kind, dict):
+        return _sized(MAP, encode(value, kind))
+    if kind == "BYTES":
+        view = memoryview(value)
+        return _sized(BYTES, [view.cast("B") if view.nbytes else b""])
+    if kind == "STRING":
+        return _sized(BYTES, [value.encode()])
+    if kind == "FLOAT32":
+        return [bytes([FLOAT]) + struct.pack("<f", value)]
+    number = operator.index(value)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise OverflowError("the number needs more than 64 bits")
+    return [bytes([INT]) + encode_varint(number & 0xFFFFFFFFFFFFFFFF)]
+
+
+def _sized(tag: int, payload: list[Buffer]) -> list[Buffer]:
+    return [bytes([tag]) + encode_varint(_length(payload)), *payload]
+
+
+def _length(pieces: list[Buffer]) -> int:
+    return sum(len(piece) for piece in pieces)
+
+
+def _join_small(pieces: list[Buffer]) -> list[Buffer]:
+    joined: list[Buffer] = []
+    small: list[Buffer] = []
+    for piece in pieces:
+        if len(piece) < SMALL:
+            small.append(piece)
+            continue
+        joined += [b"".join(small), piece]
+        small = []
+    return [piece for piece in [*joined, b"".join(small)] if len(piece)]
+
+
+def encode_varint(value: int) -> bytes:
+    """Write a number in [0, 2**64) in base 128, lowest digits first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
