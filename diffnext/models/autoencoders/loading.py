@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the autoencoder of a model folder, load it, and say which one it is."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGE = "diffnext.models.autoencoders"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = tuple(  # in the order that from_pretrained prefers; one file or several numbered ones
+    STEM + part for part in (".safetensors", "-*-of-*.safetensors", ".bin", "-*-of-*.bin")
+)
+
+
+def find_vae(path: str) -> Path:
+    """Return the folder of the autoencoder: `path` itself or its sub-folder vae/.
+
+    Raises:
+        ValueError: neither holds a config.json that names an autoencoder.
+    """
+    for folder in (Path(path) / "vae", Path(path)):
+        config = folder / "config.json"
+        if config.is_file() and "Autoencoder" in _read_json(config).get("_class_name", ""):
+            return folder
+    raise ValueError(
+        f"{path} is neither the folder of an autoencoder nor of a model with vae/: "
+        "no config.json with _class_name Autoencoder... in it"
+    )
+
+
+def vae_class(folder: Path) -> type:
+    """Find the class that config.json, or else model_index.json one folder up, names.
+
+    Raises:
+        ValueError: diffnext has no autoencoder of that name.
+    """
+    name = _read_json(folder / "config.json").get("_class_name", "")
+    index = folder.parent / "model_index.json"
+    listed = _read_json(index).get(folder.name) if index.is_file() else None
+    if listed:
+        name = listed[1]
+    classes = _classes()
+    if name not in classes:
+        raise ValueError(f"{folder} is of class {name!r}; diffnext has {sorted(classes)}")
+    return classes[name]
+
+
+def load_vae(path: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """Load the autoencoder of a folder or of a model folder, for inference."""
+    folder = find_vae(path)
+    vae = vae_class(folder).from_pretrained(folder, torch_dtype=dtype)
+    return vae.to(device).eval().requires_grad_(False)
+
+
+def describe_vae(path: str) -> dict[str, Any]:
+    """Say which autoencoder a folder holds: class, configuration, sha256 of its weights.
+
+    Reads the files alone, so that two folders can be compared before anything is loaded.
+    """
+    folder = find_vae(path)
+    config = _read_json(folder / "config.json")
+    return {
+        "class": vae_class(folder).__name__,
+        "config": {key: config[key] for key in sorted(config) if not key.startswith("_")},
+        "weights_sha256": _hash_weights(folder),
+    }
+
+
+def _classes() -> dict[str, type]:
+    """The autoencoders of this package by class name."""
+    package = importlib.import_module(PACKAGE)
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name.startswith("autoencoder_"):
+            module = importlib.import_module(f"{PACKAGE}.{info.name}")
+            for name, value in vars(module).items():
+                if isinstance(value, type) and value.__module__ == module.__name__:
+                    found[name] = value
+    return {name: value for name, value in found.items() if name.startswith("Autoencoder")}
+
+
+def _hash_weights(folder: Path) -> str:
+    """sha256 over the weight files in the order of their names."""
+    for pattern in WEIGHTS:
+        files = sorted(folder.glob(pattern))
+        if files:
+            break
+    else:
+        raise ValueError(f"{folder} has no weights, wanted {' or '.join(WEIGHTS)}")
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as stream:
+        return json.load(stream)
