@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: Apache-2.0
+"""Encode pictures or videos once, so that training reads their latents: a folder of records.
+
+    python tools/build_cache.py --input photos --output cache --vae /path/to/model --resolution 1024
+    python tools/build_cache.py --input clips.csv --output cache --vae /path/to/model \\
+        --resolution 480x768 --num-frames 33 --frame-stride 2
+
+The input is a folder (name.jpg with its caption in name.txt, or fields in name.json) or a manifest
+(.csv, .jsonl, .parquet with the columns path, caption, text, label, flow). The same command run again
+encodes what is new. Exit codes: 0 built, 1 too many failures, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="folder, manifest or a single file")
+    add("--output", required=True, help="folder of the cache")
+    add("--vae", required=True, help="folder of an autoencoder, or of a model that holds vae/")
+    add("--resolution", required=True, type=resolution, help="N or HxW, pixels: 1024, 480x768")
+    add("--num-frames", type=int, default=1, help="frames of a video; 1 is for pictures")
+    add("--frame-stride", type=int, default=1, help="take every n-th frame")
+    add("--batch-size", type=int, default=8, help="samples that are encoded together")
+    add("--workers", type=int, default=4, help="threads that decode")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add("--dtype", default="auto", help="auto, fp32, fp16 or bf16; auto: fp16 on cuda, else fp32")
+    add("--dry-run", action="store_true", help="show the plan and stop")
+    add(
+        "--max-failures",
+        type=allowance,
+        default=allowance("10%"),
+        metavar="N",
+        help="exit with 1 above so many failures: a count (20) or a share (0.01, 1%%); default 10%%",
+    )
+    args = parser.parse_args(argv)
+    for name in ("batch_size", "workers"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if args.dtype not in {"auto", *DTYPES, *DTYPES.values()}:
+        parser.error(f"--dtype {args.dtype!r}: auto or one of {sorted(DTYPES)} is wanted")
+    return args
+
+
+def resolution(text: str) -> tuple[int, int]:
+    """Parse N or HxW."""
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r}: N or HxW is wanted, such as 1024 or 480x768")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def allowance(text: str) -> tuple[float, bool]:
+    """Parse a number of failures: a count, or a share written with a point or %. Second: is a share."""
+    match = re.fullmatch(r"(\d+|\d*\.\d+|\d+\.)(%?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r}: a count (20) or a share (0.01, 1%) is wanted")
+    if match[2]:
+        return float(match[1]) / 100, True
+    return float(match[1]), "." in match[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        return run(args)
+    except (OSError, ValueError) as error:
+        print(f"build_cache: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("build_cache: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, show the plan, build, sum up."""
+    from tqdm import tqdm
+
+    from diffnext.data.cache import Encoder, build
+    from diffnext.data.cache_plan import make_plan
+    from diffnext.data.media import Cut
+    from diffnext.data.sources import scan
+    from diffnext.models.autoencoders.loading import describe_vae, load_vae
+
+    device, dtype = pick_device(args.device, args.dtype)
+    cut = Cut(*args.resolution, num_frames=args.num_frames, frame_stride=args.frame_stride)
+    vae = load_vae(args.vae, device=device, dtype=dtype)
+    plan = make_plan(
+        scan(args.input),
+        args.output,
+        cut=cut,
+        latents=latents_of(vae),
+        vae=describe_vae(args.vae),
+        dtype=str(dtype).removeprefix("torch."),
+        workers=args.workers,
+        progress=lambda items, total, name: tqdm(items, name, total, leave=False, unit=""),
+    )
+    print(plan.table(), flush=True)
+    if plan.num_bytes > plan.free_bytes:
+        raise ValueError(f"--output {args.output}: the disk is too small for this plan")
+    if args.dry_run:
+        return 0
+    encode = Encoder(vae, video=plan.latents.time_stride > 1)
+    with tqdm(total=len(plan.items), desc="encode", unit="sample") as bar:
+        report = build(
+            plan, encode, batch_size=args.batch_size, workers=args.workers, advance=bar.update
+        )
+    return summarise(plan, report, args)
+
+
+def summarise(plan, report, args: argparse.Namespace) -> int:
+    """Print what was done; the exit code says whether it is within the failures allowed."""
+    from diffnext.data.journal import LEDGER
+
+    held = len(plan.journal.entries)
+    failed = len(report.failures)
+    print(
+        f"{args.output}: {report.written} written, {held} records in all, "
+        f"{len(plan.dropped)} dropped, {failed} failed"
+    )
+    for failure in report.failures[:5]:
+        print(f"  {failure.stage}: {failure.file}: {failure.reason}", file=sys.stderr)
+    if failed or plan.dropped:
+        print(f"  all of them: {args.output}/{LEDGER}", file=sys.stderr)
+    limit, is_share = args.max_failures
+    allowed = limit * plan.total if is_share else limit
+    if failed > allowed:
+        print(f"build_cache: {failed} of {plan.total} failed, {allowed:g} allowed", file=sys.stderr)
+        return 1
+    if not held:
+        print("build_cache: the cache is empty", file=sys.stderr)
+        return 1
+    return 0
+
+
+def latents_of(vae):
+    """Latent sizes of a loaded autoencoder."""
+    from diffnext.data.cache_identity import Latents
+    from diffnext.models.autoencoders.modeling_utils import strides
+
+    return Latents(vae.config["latent_channels"], *strides(vae))
+
+
+def pick_device(device: str, dtype: str):
+    """Resolve `auto`, and check that the device is there. Returns its name and a torch type."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch {torch.__version__} finds no CUDA device")
+    if dtype == "auto":
+        dtype = "float16" if device.startswith("cuda") else "float32"
+    return device, getattr(torch, DTYPES.get(dtype, dtype))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
