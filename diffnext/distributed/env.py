@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which process this is, on which device; the process group begins and ends here."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+
+@dataclass(frozen=True)
+class Env:
+    """One process among `world`."""
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and the console."""
+        return self.rank == 0
+
+
+def is_worker() -> bool:
+    """Whether a launcher (ours, torchrun, deepspeed) has started this process."""
+    return all(name in os.environ for name in _VARIABLES)
+
+
+def check_count(num_gpus: int) -> None:
+    """Compare the number of processes that was asked for with what the launcher has started.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    variable = "LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in os.environ else "LOCAL_SIZE"
+    started = int(os.environ.get(variable, max(num_gpus, 1)))
+    if is_worker() and started != max(num_gpus, 1):
+        raise ValueError(
+            f"NUM_GPUS is {num_gpus}, but the launcher has started {started} processes on this node "
+            f"({variable}); set NUM_GPUS to {started}, or start the script without a launcher"
+        )
+
+
+def init(*, gpu_id: int = 0, timeout_s: float = 1800.0) -> Env:
+    """Take a device; join the process group if there are several processes.
+
+    Args:
+        gpu_id: the device of a run with one process; with several each takes its local rank's.
+        timeout_s: how long a collective waits for a late process.
+    """
+    rank, world, local_rank = (int(os.environ.get(n, d)) for n, d in zip(_VARIABLES, (0, 1, 0)))
+    device = _device(local_rank if world > 1 else gpu_id)
+    if world > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    return Env(rank, world, local_rank, device)
+
+
+def init_alone() -> None:
+    """Make a process group of this process only, where a library insists on having one."""
+    if dist.is_initialized():
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def rank() -> int:
+    """The number of this process; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast(value: object) -> object:
+    """Rank 0's value, on every process. `value` must be picklable."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The average of a tensor over the processes; the tensor itself with one process."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def shutdown() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device(index: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise ValueError(
+            f"process needs GPU {index} (GPU_ID or local rank), the machine has {count}"
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a network is spread over processes and stepped: BACKENDS by name."""
+
+from diffnext.utils.registry import Registry
+
+BACKENDS = Registry("backend", package="diffnext.engine.backends")

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop asks of the machinery below a network; this class serves one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from diffnext.distributed.env import Env
+from diffnext.engine.backends import BACKENDS
+from diffnext.engine.optim import OptimizerFactory
+from diffnext.engine.scaler import LossScaler
+from diffnext.utils.logging import logger
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class TensorReader(Protocol):
+    """A saved set of named tensors."""
+
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Name and full shape of everything that is there."""
+
+    def read(self, tensors: Mapping[str, Tensor]) -> None:
+        """Fill tensors in place; a sharded one gets its own part."""
+
+
+@dataclass
+class Learner:
+    """A network of the run. One that learns has an optimizer."""
+
+    net: nn.Module  # with published names
+    wrapped: nn.Module  # what the method calls
+    optimizer: torch.optim.Optimizer | None = None
+    scaler: LossScaler | None = None
+    checked: bool = field(default=False)  # whether missing gradients were looked for
+
+    def named_learning(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.net.named_parameters() if p.requires_grad}
+
+
+@BACKENDS.register("single")
+class Backend:
+    """Owns networks and their optimizers by role. This base class is the backend of one process.
+
+    Master weights are float32; `precision` is what matrix products are computed in.
+
+    Args:
+        env: this process.
+        precision: "float32", "bfloat16" or "float16" (with loss scaling).
+    """
+
+    grad_scaling = True  # whether float16 uses the scaler of this class
+
+    def __init__(self, env: Env, *, precision: str = "bfloat16") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"MODEL.PRECISION is {precision!r}; there are {sorted(PRECISIONS)}")
+        self.env = env
+        self.precision = precision
+        self.learners: dict[str, Learner] = {}
+
+    def add(self, role: str, net: nn.Module, optimizer: OptimizerFactory | None) -> nn.Module:
+        """Take a network in; return the callable that methods use.
+
+        Args:
+            net: with float32 weights, equal on all processes.
+            optimizer: makes the optimizer of a role that learns; None for the others.
+        """
+        low = {p.dtype for p in net.parameters() if p.requires_grad} - {torch.float32}
+        if optimizer is not None and low:
+            raise ValueError(f"role {role!r} learns with {low} weights; masters are float32")
+        learner = self._wrap(net, optimizer)
+        if optimizer is not None and self.precision == "float16" and self.grad_scaling:
+            learner.scaler = LossScaler(self.env.device)
+        self.learners[role] = learner
+        return learner.wrapped
+
+    def _wrap(self, net: nn.Module, optimizer: OptimizerFactory | None) -> Learner:
+        net = net.to(self.env.device)
+        return Learner(net, net, optimizer(net) if optimizer else None)
+
+    @contextmanager
+    def micro(self, role: str, *, last: bool) -> Iterator[None]:
+        """Around forward and backward of one micro-batch; gradients are exchanged only on the last."""
+        yield
+
+    def autocast(self) -> torch.autocast:
+        """Around a forward: computes in `precision`."""
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.env.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def backward(self, role: str, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those of the role."""
+        scaler = self.learners[role].scaler
+        if scaler is not None:
+            loss = loss * scaler.scale
+        loss.backward()
+
+    def step(self, role: str, *, lr: float, max_norm: float) -> Tensor:
+        """Clip over all shards, update the weights unless the norm is not finite, drop the gradients.
+
+        Args:
+            lr: learning rate of this step.
+            max_norm: largest global 2-norm of the gradients; 0 does not clip.
+
+        Returns:
+            The global norm before clipping, a scalar on the device.
+        """
+        learner = self.learners[role]
+        grads = self._gradients(role)
+        norm = self._norm(grads)
+        divisor = None
+        if learner.scaler is not None:
+            norm = norm / learner.scaler.scale
+            divisor = learner.scaler.scale
+        if max_norm > 0:
+            excess = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+            divisor = excess if divisor is None else divisor * excess
+        overflow = (~norm.isfinite()).float()
+        set_lr(learner.optimizer, lr)
+        update(learner.optimizer, grads, divisor=divisor, overflow=overflow)
+        learner.optimizer.zero_grad(set_to_none=True)
+        if learner.scaler is not None:
+            learner.scaler.update(overflow)
+        return norm
+
+    def _gradients(self, role: str) -> list[Tensor]:
+        learner = self.learners[role]
+        learning = learner.named_learning()
+        if not learner.checked:
+            warn_without_gradient(
+                role, [n for n, p in learning.items() if p.grad is None], learning
+            )
+            learner.checked = True
+        return [p.grad for p in learning.values() if p.grad is not None]
+
+    def _norm(self, grads: list[Tensor]) -> Tensor:
+        return torch.nn.utils.get_total_norm(grads)
+
+    def weights(self, role: str, *, learning: bool = False) -> dict[str, Tensor]:
+        """This process's share of the master weights and saved buffers, by published name.
+
+        The shares of all processes together are the network; a sharded tensor is a DTensor. The
+        tensors are live: copy what has to outlast the next step. Collective.
+
+        Args:
+            learning: leave out what does not learn.
+        """
+        tensors = self._tensors(role)
+        if learning:
+            return {name: tensors[name] for name in self.learners[role].named_learning()}
+        return tensors
+
+    def optimizer_state(self, role: str) -> dict[str, Tensor]:
+        """This process's share of the optimizer's state, by "<weight>.<field>". Collective."""
+        optimizer = self.learners[role].optimizer
+        state: dict[str, Tensor] = {}
+        for name, param in self.learners[role].named_learning().items():
+            for key, value in optimizer.state.get(param, {}).items():
+                if not isinstance(value, Tensor):
+                    raise ValueError(
+                        f"{type(optimizer).__name__} keeps {key!r}, which is no tensor"
+                    )
+                state[f"{name}.{key}"] = value
+        return state
+
+    def load(self, role: str, weights: TensorReader, optimizer: TensorReader) -> None:
+        """Take weights and optimizer state back; see `weights` and `optimizer_state`. Collective."""
+        tensors = self._tensors(role)
+        check_names(role, tensors, weights.shapes())
+        weights.read(tensors)
+        self._load_optimizer(role, optimizer)
+
+    def _load_optimizer(self, role: str, reader: TensorReader) -> None:
+        learner = self.learners[role]
+        params = learner.named_learning()
+        filled: dict[str, Tensor] = {}
+        for key, shape in reader.shapes().items():
+            name, _, entry = key.rpartition(".")
+            param = params[name]
+            like = torch.zeros_like(param, requires_grad=False)
+            on = param.device if learner.optimizer.defaults.get("fused") else torch.device("cpu")
+            filled[key] = like if shape == param.shape else torch.zeros(shape, device=on)
+            learner.optimizer.state[param][entry] = filled[key]
+        reader.read(filled)
+
+    def _tensors(self, role: str) -> dict[str, Tensor]:
+        """Everything that the network saves, live, by published name."""
+        state = self.learners[role].net.state_dict()
+        return {name: value.detach() for name, value in state.items()}
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def update(
+    optimizer: torch.optim.Optimizer,
+    grads: list[Tensor],
+    *,
+    divisor: Tensor | None,
+    overflow: Tensor,
+) -> None:
+    """Step with gradients divided by `divisor`, or not at all if `overflow` is 1.
+
+    A fused optimizer decides on the device; for others the host waits for the answer.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale = divisor
+        optimizer.found_inf = overflow
+        optimizer.step()
+        del optimizer.grad_scale
+        del optimizer.found_inf
+        return
+    if overflow.item():
+        return
+    if divisor is not None:
+        torch._foreach_div_(grads, divisor)
+    optimizer.step()
+
+
+def check_names(role: str, wanted: Mapping[str, Tensor], found: Mapping[str, object]) -> None:
+    """Compare the names of a network with those of a checkpoint.
+
+    Raises:
+        ValueError: the two differ.
+    """
+    missing = sorted(set(wanted) - set(found))
+    extra = sorted(set(found) - set(wanted))
+    if missing or extra:
+        raise ValueError(
+            f"the checkpoint does not fit role {role!r}: it lacks {missing[:5]} ({len(missing)} in all), "
+            f"and the network lacks {extra[:5]} ({len(extra)} in all)"
+        )
+
+
+def warn_without_gradient(role: str, names: list[str], learning: Mapping[str, object]) -> None:
+    """Name the parameters that the first step left without a gradient.
+
+    Raises:
+        ValueError: none has one.
+    """
+    if len(names) == len(learning):
+        raise ValueError(
+            f"no parameter of role {role!r} got a gradient: its loss does not depend on it"
+        )
+    if names:
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        logger.warning(f"{len(names)} parameters of {role!r} got no gradient and stay: {shown}")

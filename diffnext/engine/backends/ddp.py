@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every process holds the whole network; gradients are averaged (DistributedDataParallel)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from diffnext.distributed import env as processes
+from diffnext.distributed.env import Env
+from diffnext.engine.backends import BACKENDS
+from diffnext.engine.backends.base import Backend, Learner
+from diffnext.engine.optim import OptimizerFactory
+
+
+@BACKENDS.register("ddp")
+class DDPBackend(Backend):
+    """Replicas with averaged gradients; each process saves and averages its own part of the weights.
+
+    Args:
+        env, precision: as in Backend.
+        bucket_mb: size of one message of gradients, in MiB.
+        find_unused: search each step for parameters without gradient; needed only where these change.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        *,
+        precision: str = "bfloat16",
+        bucket_mb: int = 25,
+        find_unused: bool = False,
+    ) -> None:
+        super().__init__(env, precision=precision)
+        self.bucket_mb = bucket_mb
+        self.find_unused = find_unused
+
+    def _wrap(self, net: nn.Module, optimizer: OptimizerFactory | None) -> Learner:
+        learner = super()._wrap(net, optimizer)
+        if optimizer is None:
+            return learner
+        processes.init_alone()
+        learner.wrapped = DistributedDataParallel(
+            net,
+            device_ids=[self.env.device] if self.env.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=self.bucket_mb,
+            find_unused_parameters=self.find_unused,
+        )
+        return learner
+
+    @contextmanager
+    def micro(self, role: str, *, last: bool) -> Iterator[None]:
+        wrapped = self.learners[role].wrapped
+        exchange = last or not isinstance(wrapped, DistributedDataParallel)
+        with nullcontext() if exchange else wrapped.no_sync():
+            yield
+
+    def weights(self, role: str, *, learning: bool = False) -> dict[str, Tensor]:
+        return self._share(super().weights(role, learning=learning))
+
+    def optimizer_state(self, role: str) -> dict[str, Tensor]:
+        return self._share(super().optimizer_state(role))
+
+    def _share(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every `world`-th tensor: all replicas hold the same, one of them writes it."""
+        names = sorted(tensors)[self.env.rank :: self.env.world]
+        return {name: tensors[name] for name in names}

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights, gradients and optimizer state are split over the processes, block by block (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from diffnext.distributed import env as processes
+from diffnext.distributed.env import Env
+from diffnext.distributed.mesh import make_mesh
+from diffnext.engine.backends import BACKENDS
+from diffnext.engine.backends.base import PRECISIONS, Backend, Learner
+from diffnext.engine.blocks import repeated_blocks
+from diffnext.engine.optim import OptimizerFactory
+
+
+@BACKENDS.register("fsdp")
+class FSDPBackend(Backend):
+    """Shards each repeated block of a network, then the rest of it.
+
+    Args:
+        env, precision: as in Backend.
+        replicate: number of copies of the network, each split over its share of the processes.
+        gather_dtype: what weights are gathered in for computing; "bfloat16" halves the traffic, and
+            rounds also what autocast would keep in float32.
+        reshard: free the gathered weights of a block after its forward and gather them again in
+            backward; False is faster and needs the memory of the whole network.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        *,
+        precision: str = "bfloat16",
+        replicate: int = 1,
+        gather_dtype: str = "float32",
+        reshard: bool = True,
+    ) -> None:
+        super().__init__(env, precision=precision)
+        processes.init_alone()
+        self.mesh = make_mesh(env.device.type, replicate=replicate)
+        self.policy = MixedPrecisionPolicy(
+            param_dtype=PRECISIONS[gather_dtype],
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
+        self.reshard = reshard
+
+    def _wrap(self, net: nn.Module, optimizer: OptimizerFactory | None) -> Learner:
+        net = net.to(self.env.device)
+        options = {
+            "mesh": self.mesh,
+            "mp_policy": self.policy,
+            "reshard_after_forward": self.reshard,
+        }
+        for block in repeated_blocks(net):
+            fully_shard(block, **options)
+        fully_shard(net, **options)
+        return Learner(net, net, optimizer(net) if optimizer else None)
+
+    @contextmanager
+    def micro(self, role: str, *, last: bool) -> Iterator[None]:
+        net = self.learners[role].wrapped
+        net.set_requires_gradient_sync(last)
+        net.set_is_last_backward(last)
+        yield
+
+    def _norm(self, grads: list[Tensor]) -> Tensor:
+        local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+        squares = torch.nn.utils.get_total_norm(local).square()
+        dist.all_reduce(squares, group=self.mesh.get_group("shard"))
+        return squares.sqrt()

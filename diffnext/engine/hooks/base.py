@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Something that happens around the steps of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from diffnext.utils.metrics import Metrics
+
+if TYPE_CHECKING:
+    from diffnext.engine.trainer import Trainer
+
+
+class Hook:
+    """Called by the loop in the order of its list; `trainer.step` counts finished steps."""
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Before the first step of this process."""
+
+    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """After each step, already counted."""
+
+    def after_train(self, trainer: Trainer) -> None:
+        """After the last step; not called if the run breaks off."""
+
+    def close(self) -> None:
+        """At the very end, also after an error."""

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of numbers, one a step, read from the device only every now and then."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffnext.distributed import env as processes
+from diffnext.engine.hooks.base import Hook
+from diffnext.utils.logging import logger
+from diffnext.utils.metrics import Metrics, Row, Writer, finite, mean, memory_bytes
+
+if TYPE_CHECKING:
+    from diffnext.engine.trainer import Trainer
+
+_RATES = ("step", "lr", "grad_norm", "step_time", "samples_per_s", "data_wait", "memory", "skipped")
+
+
+class LogHook(Hook):
+    """Averages losses over the processes, writes a row a step and prints a line every `display` steps.
+
+    Args:
+        writers: where rows go; empty on all processes but the first.
+        display: steps between two lines on the console.
+        samples_per_step: samples of a step, over all processes.
+    """
+
+    def __init__(self, writers: Sequence[Writer], *, display: int, samples_per_step: int) -> None:
+        self.writers = list(writers)
+        self.display = max(display, 1)
+        self.samples_per_step = samples_per_step
+        self.skipped = 0
+        self._steps: list[tuple[int, dict[str, Tensor | float], float]] = []
+        self._bar = None
+        self._trainer: Trainer | None = None
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        if trainer.backend.env.is_main and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=trainer.max_steps, initial=trainer.step, unit="step")
+
+    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        self._steps.append((trainer.step, metrics.values, trainer.data_wait_s))
+        if self._bar is not None:
+            self._bar.update(1)
+        if trainer.step % self.display == 0 or trainer.step == trainer.max_steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read what the device holds, write the rows, print a line. All processes call it together."""
+        if not self._steps:
+            return
+        rows = self._rows(self._trainer.timer.take())
+        skipped = sum(row["skipped"] for row in rows)
+        if skipped:
+            self.skipped += int(skipped)
+            which = [row["step"] for row in rows if row["skipped"]]
+            logger.warning(
+                f"not finite, weights left alone in steps {which} ({self.skipped} so far)"
+            )
+        for writer in self.writers:
+            writer.write(rows)
+        self._print(rows)
+
+    def close(self) -> None:
+        if processes.world_size() == 1 and self._trainer is not None:
+            self.flush()
+        for writer in self.writers:
+            writer.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _rows(self, times: list[float]) -> list[Row]:
+        """One row a step; tensors of all processes are averaged in one message."""
+        steps, self._steps = self._steps, []
+        device = self._trainer.backend.env.device
+        flat = [v for _, values, _ in steps for v in values.values() if isinstance(v, Tensor)]
+        averages = iter(processes.mean_over_ranks(torch.stack(flat)).tolist())
+        memory = memory_bytes(device)
+        rows = []
+        for (step, values, wait), seconds in zip(steps, times, strict=True):
+            row: Row = {"step": step}
+            for name, value in values.items():
+                row[name] = finite(next(averages) if isinstance(value, Tensor) else value)
+            row["step_time"] = seconds
+            row["samples_per_s"] = self.samples_per_step / max(seconds, 1e-9)
+            row["data_wait"] = wait
+            row["memory"] = memory
+            rows.append(row)
+        return rows
+
+    def _print(self, rows: list[Row]) -> None:
+        last, seconds = rows[-1]["step"], mean(rows, "step_time")
+        left = datetime.timedelta(seconds=round(seconds * (self._trainer.max_steps - last)))
+        losses = [name for name in rows[-1] if name not in _RATES]
+        parts = [f"{name} {mean(rows, name):.4f}" for name in losses]
+        parts.append(f"lr {rows[-1]['lr']:.2e}")
+        parts.append(f"grad_norm {mean(rows, 'grad_norm'):.3f}")
+        parts.append(f"{seconds:.3f} s/step")
+        parts.append(f"{self.samples_per_step / max(seconds, 1e-9):.1f} samples/s")
+        parts.append(f"data {100 * mean(rows, 'data_wait') / max(seconds, 1e-9):.1f} %")
+        parts.append(f"mem {rows[-1]['memory'] / 2**30:.2f} GiB")
+        parts.append(f"eta {left}")
+        logger.info(f"step {last}/{self._trainer.max_steps}  " + "  ".join(parts))

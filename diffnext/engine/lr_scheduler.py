@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning rates as closed-form functions of the step, so that nothing has to be saved to resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[int], float]  # number of finished steps -> learning rate of the next one
+
+
+def steps_with_decay(step: int, *, decay_steps: Sequence[int], gamma: float) -> float:
+    """Multiplier gamma ** (number of `decay_steps` that are reached)."""
+    return gamma ** sum(step >= boundary for boundary in decay_steps)
+
+
+def cosine_decay(step: int, *, max_steps: int) -> float:
+    """Multiplier that falls from 1 at step 0 to 0 at `max_steps`, half a cosine wave."""
+    progress = min(step / max(max_steps, 1), 1.0)
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def warm_up(step: int, *, steps: int, factor: float) -> float:
+    """Multiplier that rises linearly to 1: alpha + (1 - alpha) * factor with alpha = (step + 1) / steps."""
+    if step >= steps:
+        return 1.0
+    alpha = (step + 1) / steps
+    return alpha + (1.0 - alpha) * factor
+
+
+def make_schedule(
+    policy: str,
+    *,
+    base_lr: float,
+    max_steps: int,
+    min_lr: float = 0.0,
+    decay_steps: Sequence[int] = (),
+    decay_gamma: float = 0.5,
+    warm_up_steps: int = 0,
+    warm_up_factor: float = 0.0,
+) -> Schedule:
+    """Join a policy and its warm-up to a function of the step.
+
+    Args:
+        policy: "constant" (or ""), "steps_with_decay" or "cosine_decay".
+        min_lr: where "cosine_decay" ends; its decay begins after the warm-up.
+        decay_steps: steps from which on "steps_with_decay" multiplies once more by `decay_gamma`.
+        warm_up_factor: multiplier that the warm-up starts from.
+
+    Raises:
+        ValueError: an unknown policy, or boundaries that do not ascend.
+    """
+    if list(decay_steps) != sorted(decay_steps):
+        raise ValueError(f"SOLVER.DECAY_STEPS must ascend, found {list(decay_steps)}")
+
+    def constant(step: int) -> float:
+        return base_lr
+
+    def steps(step: int) -> float:
+        return base_lr * steps_with_decay(step, decay_steps=decay_steps, gamma=decay_gamma)
+
+    def cosine(step: int) -> float:
+        share = cosine_decay(step - warm_up_steps, max_steps=max_steps - warm_up_steps)
+        return min_lr + (base_lr - min_lr) * share
+
+    policies = {
+        "": constant,
+        "constant": constant,
+        "steps_with_decay": steps,
+        "cosine_decay": cosine,
+    }
+    if policy not in policies:
+        raise ValueError(
+            f"SOLVER.LR_POLICY is {policy!r}; there are {sorted(set(policies) - {''})}"
+        )
+    decay = policies[policy]
+
+    def schedule(step: int) -> float:
+        if step < warm_up_steps:
+            return base_lr * warm_up(step, steps=warm_up_steps, factor=warm_up_factor)
+        return decay(step)
+
+    return schedule

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: batches to losses to steps, whatever the network, the method and the backend are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffnext.data.schema import Batch
+from diffnext.engine.backends.base import Backend
+from diffnext.engine.lr_scheduler import Schedule
+from diffnext.methods.base import TrainingMethod
+from diffnext.pipelines.train_base import Inputs, TrainPipeline
+from diffnext.utils.metrics import Metrics, StepTimer
+from diffnext.utils.seeding import Draws
+
+if TYPE_CHECKING:
+    from diffnext.engine.hooks.base import Hook
+
+
+class Trainer:
+    """Runs `max_steps` steps of a method. Saving, logging and averaging are hooks.
+
+    Args:
+        pipe: makes batches ready for the network.
+        method: what is minimised, and who moves.
+        backend: holds the networks of the method's roles and their optimizers.
+        batches: the micro-batches of this process, without end.
+        schedules: the learning rate of each role that learns.
+        max_steps: number of finished steps at which the run ends.
+        seed: of all random numbers.
+        accum_steps: micro-batches of a step.
+        max_norm: largest global norm of the gradients; 0 does not clip.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipe: TrainPipeline,
+        method: TrainingMethod,
+        backend: Backend,
+        batches: Iterator[Batch],
+        schedules: Mapping[str, Schedule],
+        max_steps: int,
+        seed: int,
+        accum_steps: int = 1,
+        max_norm: float = 0.0,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.pipe = pipe
+        self.method = method
+        self.backend = backend
+        self.batches = batches
+        self.schedules = schedules
+        self.max_steps = max_steps
+        self.seed = seed
+        self.accum_steps = accum_steps
+        self.max_norm = max_norm
+        self.hooks = list(hooks)
+        self.step = 0  # finished steps
+        self.timer = StepTimer(backend.env.device)
+        self.data_wait_s = 0.0  # of the last step
+
+    def train(self) -> None:
+        """Go on from `step` to `max_steps`."""
+        try:
+            for hook in self.hooks:
+                hook.before_train(self)
+            while self.step < self.max_steps:
+                self.timer.start()
+                metrics = self.train_step()
+                self.timer.stop()
+                self.step += 1
+                for hook in self.hooks:
+                    hook.after_step(self, metrics)
+            for hook in self.hooks:
+                hook.after_train(self)
+        finally:
+            for hook in self.hooks:
+                hook.close()
+
+    def train_step(self) -> Metrics:
+        """Every round the method asks for, once. Its numbers stay on the device until a hook reads them."""
+        self.data_wait_s = 0.0
+        inputs = [self._next_inputs() for _ in range(self.accum_steps)]
+        metrics = Metrics()
+        for rnd in self.method.rounds(inputs, self.step):
+            count = len(rnd.inputs)
+            for i, micro in enumerate(rnd.inputs):
+                for role in rnd.roles:
+                    with self.backend.micro(role, last=i == count - 1):
+                        with self.backend.autocast():
+                            out = self.method.loss(role, micro, self.step)
+                        self.backend.backward(role, poison(out.loss) / count)
+                    losses = {self.label("loss", role): out.loss} | dict(out.metrics)
+                    metrics.add(losses, weight=1 / count)
+            for role in rnd.roles:
+                lr = self.schedules[role](self.step)
+                norm = self.backend.step(role, lr=lr, max_norm=self.max_norm)
+                metrics.add({self.label("lr", role): lr, self.label("grad_norm", role): norm})
+                metrics.add({"skipped": ~norm.isfinite()})
+        metrics.add(self.method.after_step(self.step))
+        return metrics
+
+    def label(self, name: str, role: str) -> str:
+        """The name of a role's number: that of the first role is plain, others say whose they are."""
+        return name if role == self.method.roles[0].name else f"{name}/{role}"
+
+    def _next_inputs(self) -> Inputs:
+        begin = time.perf_counter()
+        batch = next(self.batches)
+        self.data_wait_s += time.perf_counter() - begin
+        draws = Draws(self.seed, self.step, batch.keys(), device=self.backend.env.device)
+        return self.pipe.prepare(batch, draws=draws)
+
+
+def poison(loss: Tensor) -> Tensor:
+    """The loss, made so that a non-finite one has non-finite gradients: all processes then skip the step."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of a run: kept on the device while a step computes, written as rows afterwards."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Row = dict[str, float | int | None]  # one step, by name; None where a number was not finite
+
+
+class Metrics:
+    """Weighted sums of scalars by name. Tensors stay where they are: adding asks nothing of the host."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor | float] = {}
+
+    def add(self, values: Mapping[str, Tensor | float], *, weight: float = 1.0) -> None:
+        """Add `weight` times each value to the sum of its name."""
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                value = value.detach().float()
+            term = value * weight
+            self.values[name] = self.values[name] + term if name in self.values else term
+
+
+class StepTimer:
+    """Durations of steps. On a GPU they are read from its own clock, after the fact.
+
+    Args:
+        device: what computes the steps.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._marks: list[tuple] = []
+
+    def start(self) -> None:
+        self._begin = self._mark()
+
+    def stop(self) -> None:
+        self._marks.append((self._begin, self._mark()))
+
+    def take(self) -> list[float]:
+        """Seconds of each step since the last call; waits for the device."""
+        marks, self._marks = self._marks, []
+        if self.device.type != "cuda":
+            return [end - begin for begin, end in marks]
+        torch.cuda.synchronize(self.device)
+        return [begin.elapsed_time(end) / 1000 for begin, end in marks]
+
+    def _mark(self) -> torch.cuda.Event | float:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Peak memory of this process: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource  # POSIX only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Writer(Protocol):
+    """Where rows go."""
+
+    def write(self, rows: Sequence[Row]) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonlWriter:
+    """One JSON object a step, in one file.
+
+    Args:
+        path: continued if it exists; rows after `step` belong to work that a resumed run does again,
+            and a line that was cut off by a crash is no row: both are dropped.
+        step: number of finished steps.
+    """
+
+    def __init__(self, path: str | Path, *, step: int = 0) -> None:
+        kept = [json.dumps(row) for row in read_rows(path) if row["step"] <= step]
+        aside = Path(f"{path}.tmp")
+        aside.write_text("".join(line + "\n" for line in kept))
+        os.replace(aside, path)
+        self._file = open(path, "a")  # noqa: SIM115 - closed by close()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a metrics file, in order; an unfinished last line is left out."""
+    if not os.path.exists(path):
+        return []
+    rows = []
+    with open(path) as file:
+        for line in file:
+            if line.endswith("\n"):
+                rows.append(json.loads(line))
+    return rows
+
+
+class TensorBoardWriter:
+    """The same numbers as curves.
+
+    Args:
+        folder: where the event file is written.
+        step: number of finished steps; later points of an earlier run are hidden.
+    """
+
+    def __init__(self, folder: str | Path, *, step: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("--tensorboard needs tensorboard: pip install tensorboard") from error
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
+def mean(rows: Sequence[Row], name: str) -> float:
+    """Average of one column over the rows where it is finite; nan if there is none."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return sum(values) / len(values) if values else math.nan

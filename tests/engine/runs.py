@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole toy run, put together by hand: what the tests of the engine start from."""
+
+from __future__ import annotations
+
+import torch
+
+from diffnext.distributed.env import Env
+from diffnext.engine.backends import BACKENDS
+from diffnext.engine.checkpoint import CheckpointManager, find
+from diffnext.engine.ema import EMA
+from diffnext.engine.hooks.average import EMAHook
+from diffnext.engine.hooks.log import LogHook
+from diffnext.engine.hooks.snapshot import SnapshotHook
+from diffnext.engine.lr_scheduler import make_schedule
+from diffnext.engine.optim import optimizer_factory
+from diffnext.engine.trainer import Trainer
+from diffnext.methods.finetune import Finetune
+from diffnext.utils.metrics import JsonlWriter
+from tests.engine.toy import ToyLoader, ToyPipeline, toy_net
+
+ALONE = Env(0, 1, 0, torch.device("cpu"))
+
+
+def toy_run(
+    folder,
+    *,
+    max_steps: int = 8,
+    snapshot_every: int = 4,
+    env: Env = ALONE,
+    backend: str = "single",
+    batch_size: int = 4,
+    accum: int = 1,
+    precision: str = "float32",
+    max_norm: float = 1.0,
+    optimizer: str = "adamw",
+    decay: float = 0.9,
+    keep: int = 0,
+    bad=(),
+    resume: str = "auto",
+    options=None,
+) -> Trainer:
+    """A trainer with logging, averaging and saving in `folder`, resumed if there is something."""
+    pipe = ToyPipeline(toy_net())
+    spread = BACKENDS.get(backend)(env, precision=precision, **(options or {}))
+    make = optimizer_factory(optimizer, lr=1e-2, weight_decay=0.02, beta2=0.95)
+    method = Finetune(pipe, {"student": spread.add("student", pipe.configure(), make)})
+    loader = ToyLoader(batch_size, rank=env.rank, world=env.world, accum=accum, bad=bad)
+    schedule = make_schedule("cosine_decay", base_lr=1e-2, max_steps=max_steps, warm_up_steps=2)
+    ema = EMA(spread.weights("student", learning=True), decay=decay, device="cpu")
+    manager = CheckpointManager(
+        folder, prefix="toy", module="transformer", loader=loader, ema=ema, about={}, keep=keep
+    )
+    trainer = Trainer(
+        pipe=pipe,
+        method=method,
+        backend=spread,
+        batches=loader,
+        schedules={"student": schedule},
+        max_steps=max_steps,
+        seed=3,
+        accum_steps=accum,
+        max_norm=max_norm,
+    )
+    found = find(resume, folder)
+    if found is not None:
+        manager.load(found, trainer)
+    writers = [JsonlWriter(folder / "metrics.jsonl", step=trainer.step)] if env.is_main else []
+    log = LogHook(writers, display=3, samples_per_step=batch_size * accum * env.world)
+
+    def save(trainer: Trainer) -> None:
+        log.flush()
+        manager.save(trainer)
+
+    trainer.hooks = [
+        log,
+        EMAHook(ema, role="student", every=3),
+        SnapshotHook(save, every=snapshot_every),
+    ]
+    return trainer

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was interrupted goes on as if it had not been; what is torn is not used."""
+
+import shutil
+
+import pytest
+import torch
+
+from diffnext.engine.checkpoint import find, newest
+from diffnext.engine.tensors import SavedTensors
+from diffnext.utils.metrics import read_rows
+from tests.engine.runs import toy_run
+from tests.engine.toy import ToyNet
+
+
+def finish(folder, **options):
+    folder.mkdir(exist_ok=True)
+    trainer = toy_run(folder, **options)
+    trainer.train()
+    return trainer
+
+
+def rows(folder):
+    names = ("step", "loss", "lr", "grad_norm", "skipped")
+    return [{n: row[n] for n in names} for row in read_rows(folder / "metrics.jsonl")]
+
+
+class Killed(Exception):
+    pass
+
+
+def interrupt(folder, *, at: int, **options):
+    """Run until `at` steps are done, then break off without any goodbye."""
+    folder.mkdir(exist_ok=True)
+    trainer = toy_run(folder, **options)
+    step = trainer.train_step
+
+    def train_step():
+        if trainer.step == at:
+            raise Killed
+        return step()
+
+    trainer.train_step = train_step
+    with pytest.raises(Killed):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accum": 2, "optimizer": "RAdam"},
+        {"precision": "float16", "bad": [9, 17]},
+        {"optimizer": "SGD", "max_norm": 0.0},
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, options):
+    whole = finish(tmp_path / "whole", **options)
+    interrupt(tmp_path / "cut", at=6, **options)
+    resumed = toy_run(tmp_path / "cut", **options)
+    assert resumed.step == 4
+    resumed.train()
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    for name, value in whole.backend.weights("student").items():
+        assert torch.equal(value, resumed.backend.weights("student")[name]), name
+    for name, value in whole.hooks[1].ema.tensors().items():
+        assert torch.equal(value, resumed.hooks[1].ema.tensors()[name]), name
+
+
+def test_others_load_the_weights_and_their_average(tmp_path):
+    trainer = finish(tmp_path)
+    live = ToyNet.from_pretrained(tmp_path / "checkpoints/toy_iter_8/transformer")
+    weights = trainer.backend.weights("student")
+    assert all(torch.equal(value, weights[name]) for name, value in live.state_dict().items())
+    average = ToyNet.from_pretrained(tmp_path / "ema_checkpoints/toy_iter_8/transformer")
+    ema = trainer.hooks[1].ema.tensors()
+    assert set(weights) - set(ema) == {"offset", "scale"}
+    for name, value in average.state_dict().items():
+        assert torch.equal(value, ema.get(name, weights[name]))
+    assert not torch.equal(live.head.weight, average.head.weight)
+
+
+def test_names_in_the_state(tmp_path):
+    finish(tmp_path, precision="float16")
+    saved = SavedTensors(tmp_path / "checkpoints/toy_iter_8/state").shapes()
+    for name in (
+        "roles.student.transformer.blocks.0.0.weight",
+        "roles.student.transformer.offset",
+        "optimizers.student.blocks.0.0.weight.exp_avg_sq",
+        "optimizers.student.blocks.0.0.weight.step",
+        "scalers.student.scale",
+        "ema.student.transformer.head.bias",
+    ):
+        assert name in saved
+    assert "optimizers.student.scale.exp_avg" not in saved  # frozen
+
+
+@pytest.mark.parametrize("damage", ["marker", "missing", "short"])
+def test_a_torn_checkpoint_is_passed_over_and_named(tmp_path, damage, caplog):
+    finish(tmp_path)
+    torn = tmp_path / "checkpoints/toy_iter_8"
+    weights = torn / "transformer/diffusion_pytorch_model.safetensors"
+    if damage == "marker":
+        (torn / "complete.json").unlink()
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:-1])
+    with caplog.at_level("WARNING", logger="diffnext"):
+        assert newest(tmp_path).step == 4
+    assert "passing over" in caplog.text and "toy_iter_8" in caplog.text
+
+
+def test_what_a_killed_save_leaves_is_not_used(tmp_path):
+    finish(tmp_path, max_steps=4)
+    left = tmp_path / "checkpoints/.toy_iter_8.tmp/state"
+    left.mkdir(parents=True)
+    (left / "garbage").write_text("x")
+    shutil.copytree(
+        tmp_path / "ema_checkpoints/toy_iter_4", tmp_path / "ema_checkpoints/toy_iter_8"
+    )
+    assert newest(tmp_path).step == 4
+    finish(tmp_path, max_steps=8)
+    assert newest(tmp_path).step == 8
+    assert not left.exists()
+
+
+def test_where_a_run_starts(tmp_path):
+    assert find("auto", tmp_path) is None
+    assert find("none", tmp_path) is None
+    first = tmp_path / "first"
+    finish(first)
+    assert find("auto", first).step == 8
+    assert find(str(first), tmp_path).step == 8
+    assert find(str(first / "checkpoints/toy_iter_4"), tmp_path).step == 4
+    with pytest.raises(ValueError, match="TRAIN.RESUME is 'none', but .* up to step 8"):
+        find("none", first)
+    with pytest.raises(ValueError, match="TRAIN.RESUME is .*nowhere.*no complete checkpoint"):
+        find(str(tmp_path / "nowhere"), tmp_path)
+
+
+def test_only_the_last_ones_are_kept(tmp_path):
+    finish(tmp_path, snapshot_every=2, keep=2)
+    for folder in ("checkpoints", "ema_checkpoints"):
+        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == ["toy_iter_6", "toy_iter_8"]
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
+    finish(tmp_path)
+    monkeypatch.setattr("tests.engine.runs.toy_net", lambda: ToyNet(depth=3))
+    with pytest.raises(ValueError, match=r"does not fit role 'student'.*blocks\.2"):
+        toy_run(tmp_path, max_steps=9)
