@@ -4,7 +4,7 @@
 codewithgpu 0.2.8 brings message classes that were generated for protobuf 3; under later versions
 they do not load, and each use of a writer or reader raises ImportError. `install` makes the same
 classes from a description of the messages, which all versions take: at once where codewithgpu is
-imported already, else when it is imported. Neither codewithgpu nor protobuf is imported before that.
+imported already, else when it is imported; codewithgpu and protobuf are not imported before that.
 """
 
 from __future__ import annotations

@@ -44,8 +44,12 @@ class Batch:
         return list(zip(self.epoch.tolist(), self.index.tolist(), strict=True))
 
 
-def collate(samples: list[Sample]) -> Batch:
+def collate(samples: list[Sample], moments: Tensor | None = None) -> Batch:
     """Stack examples of one shape.
+
+    Args:
+        samples: the examples.
+        moments: (B, 2C, T, H, W), where the samples' moments lie already, one after another.
 
     Raises:
         ValueError: a field that some examples have and others lack, or shapes that differ.
@@ -54,13 +58,17 @@ def collate(samples: list[Sample]) -> Batch:
     if len(shapes) != 1:
         raise ValueError(f"a batch takes moments of one shape, found {sorted(shapes)}")
     return Batch(
-        moments=torch.from_numpy(np.stack([sample.moments for sample in samples])),
+        moments=_stack(samples) if moments is None else moments,
         index=torch.tensor([sample.index for sample in samples]),
         epoch=torch.tensor([sample.epoch for sample in samples]),
         prompts=_prompts(samples),
         labels=_column(samples, "label", torch.int64),
         flow=_column(samples, "flow", torch.float32),
     )
+
+
+def _stack(samples: list[Sample]) -> Tensor:
+    return torch.from_numpy(np.stack([sample.moments for sample in samples]))
 
 
 def _prompts(samples: list[Sample]) -> list[str | Tensor] | None:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups the records of datasets by the shape of their moments: a batch takes from one group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffnext.data.parse import moments_shape
+from diffnext.data.records.base import RecordReader
+
+
+@dataclass(frozen=True)
+class Part:
+    """The records of one dataset that have the bucket's shape."""
+
+    start: int  # number of the dataset's first record when all datasets are counted through
+    count: int  # records
+    take: int  # how many of them pass in an epoch: `count` times the dataset's weight
+    members: np.ndarray | None = None  # (count,) their numbers in the dataset; None: all, in order
+
+    def records(self, rank: np.ndarray) -> np.ndarray:
+        """Numbers, through all datasets, of the part's records `rank`."""
+        return self.start + (rank if self.members is None else self.members[rank].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Bucket:
+    shape: tuple[int, ...]  # (2C, T, H, W)
+    parts: tuple[Part, ...]
+
+    @property
+    def take(self) -> int:
+        """Samples that pass in an epoch."""
+        return sum(part.take for part in self.parts)
+
+
+def group(readers: Sequence[RecordReader], weights: Sequence[float] | None = None) -> list[Bucket]:
+    """Sort the records into buckets, smallest shape first.
+
+    Args:
+        readers: the datasets; their records are counted through in this order.
+        weights: of each dataset; 2 lets it pass twice in an epoch, 0.5 half of it. Without: 1 each.
+
+    Raises:
+        ValueError: an empty dataset, or a weight that is not above 0.
+    """
+    weights = [1.0] * len(readers) if weights is None else weights
+    parts: dict[tuple[int, ...], list[Part]] = {}
+    start = 0
+    for reader, weight in zip(readers, weights, strict=True):
+        if not len(reader) or not weight > 0:
+            raise ValueError(f"{reader.path} has {len(reader)} records and weight {weight}")
+        for shape, members, count in _by_shape(reader):
+            part = Part(start, count, max(1, round(count * weight)), members)
+            parts.setdefault(shape, []).append(part)
+        start += len(reader)
+    return [Bucket(shape, tuple(parts[shape])) for shape in sorted(parts)]
+
+
+def _by_shape(reader: RecordReader) -> list[tuple[tuple[int, ...], np.ndarray | None, int]]:
+    shapes, ids = reader.shapes()
+    if ids is None:
+        return [(moments_shape(shapes[0]), None, len(reader))]
+    order = np.argsort(ids, kind="stable").astype(np.uint32)  # 4 bytes a record
+    ends = np.cumsum(np.bincount(ids, minlength=len(shapes)))
+    groups = np.split(order, ends[:-1])
+    return [(moments_shape(shape), g, len(g)) for shape, g in zip(shapes, groups, strict=True)]

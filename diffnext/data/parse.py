@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns a stored record into a sample: bytes to arrays, and the choice of a caption.
+
+Letters: C latent channel, T latent frame, H W latent size, L text length, D text width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffnext.data.schema import Sample
+from diffnext.utils.seeding import mix
+
+FLOAT16 = np.dtype("<f2")
+SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|[。！？]|$)", re.DOTALL)  # noqa: RUF001
+
+
+def parse(record: Mapping[str, Any], *, seed: int, index: int, epoch: int) -> Sample:
+    """Make a sample of a record.
+
+    The caption is drawn from (seed, epoch, index) alone: `text`, the short one, half of the time,
+    else `caption`. Where there is no `text`, the first sentence of `caption` stands for it.
+
+    Args:
+        record: decoded fields; `moments` is any buffer, which the sample's moments are a view of.
+        seed: of the run.
+        index: number of the record in its dataset.
+        epoch: how many times the dataset was gone through before.
+
+    Raises:
+        ValueError: the moments are not float16 of the record's shape, or there are none.
+    """
+    return Sample(
+        moments=moments(record),
+        index=index,
+        epoch=epoch,
+        prompt=choose_prompt(record, short=mix(seed, "caption", epoch, index) & 1 == 1),
+        label=int(record["label"]) if "label" in record else None,
+        flow=float(record["flow"]) if "flow" in record else None,
+    )
+
+
+def moments(record: Mapping[str, Any]) -> np.ndarray:
+    """The moments as (2C, T, H, W) float16, a view; T = 1 for a picture.
+
+    Raises:
+        ValueError: there are none, or their bytes are not float16 of the record's shape.
+    """
+    if "moments" not in record:
+        held = (
+            "codes (int32), which need a model of discrete tokens" if "codes" in record else "none"
+        )
+        raise ValueError(
+            f"training reads 'moments', the record has {held}; its fields: {list(record)}"
+        )
+    shape = moments_shape(record["shape"])
+    return _array(record["moments"], shape, "moments")
+
+
+def moments_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """(2C, T, H, W) of a stored shape, which for a picture has no T.
+
+    Raises:
+        ValueError: neither three nor four axes, or an empty one.
+    """
+    shape = tuple(int(n) for n in shape)
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise ValueError(f"shape {list(shape)} is neither (2C, H, W) nor (2C, T, H, W)")
+    return shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
+
+
+def choose_prompt(record: Mapping[str, Any], *, short: bool) -> str | np.ndarray | None:
+    """The long or the short caption, or its embedding (L, D) float16; None if there is neither."""
+    present = [_prompt(record[name], name) for name in ("caption", "text") if name in record]
+    filled = [prompt for prompt in present if len(prompt)]
+    if not filled:
+        return present[0] if present else None
+    if len(filled) == 2:
+        return filled[1] if short else filled[0]
+    only = filled[0]
+    is_caption = "caption" in record and only is present[0]
+    return first_sentence(only) if short and is_caption and isinstance(only, str) else only
+
+
+def first_sentence(caption: str) -> str:
+    """The text up to and with the first full stop, `!` or `?` that ends a sentence."""
+    return SENTENCE.match(caption.strip())[0]
+
+
+def _prompt(value: Any, name: str) -> str | np.ndarray:
+    if isinstance(value, str):
+        return value
+    shape = tuple(int(n) for n in value["shape"])
+    if not len(value["data"]):
+        return np.empty((0, shape[-1] if shape else 0), FLOAT16)
+    if len(shape) != 2:
+        raise ValueError(f"the embedding {name!r} has shape {list(shape)}, wanted (tokens, width)")
+    return _array(value["data"], shape, name).copy()  # not to keep the whole record
+
+
+def _array(data: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    size, wanted = memoryview(data).nbytes, math.prod(shape) * FLOAT16.itemsize
+    if size != wanted:
+        hint = ": they look like float32, store them as float16" if size == 2 * wanted else ""
+        raise ValueError(
+            f"{name!r} has {size} bytes, float16 of shape {list(shape)} takes {wanted}{hint}"
+        )
+    return np.frombuffer(data, FLOAT16).reshape(shape)
