@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from diffnext.shapes.draw import draw, draw_video
 from diffnext.shapes.world import SPLITS, Scene, random_scene
 
 IMAGE, VIDEO, PROMPT = range(3)  # streams of random numbers: one never disturbs another
-DONE = "shapes.json"
+FOLDERS = ("images", "videos", "prompts")
+MARK = "shapes.json"  # tells the folder's settings, and whether it is finished
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="new folder to write")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--images", type=int, default=2000, help="number of pictures")
     parser.add_argument("--videos", type=int, default=0, help="number of videos")
     parser.add_argument("--size", type=int, default=64, help="side in pixels, even")
@@ -68,29 +70,53 @@ def prompt_scenes(split: str, *, video: bool, count: int, seed: int) -> list[Sce
     return list(scenes.values())
 
 
+def write_prompts(folder: Path, *, count: int, seed: int) -> None:
+    """Write `count` prompts of each split, for pictures and for videos."""
+    folder.mkdir(parents=True)
+    for split in SPLITS:
+        for kind, video in (("images", False), ("videos", True)):
+            scenes = prompt_scenes(split, video=video, count=count, seed=seed)
+            files.write_prompts(folder / f"{split}_{kind}.jsonl", scenes)
+
+
+def make_way(out: Path, settings: dict[str, int]) -> bool:
+    """Prepare the folder; False if it already holds just these pictures.
+
+    Raises:
+        FileExistsError: the folder holds something that this tool did not write.
+    """
+    mark = out / MARK
+    if mark.is_file():
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        if found == {"settings": settings, "finished": True}:
+            return False
+        for name in FOLDERS:
+            shutil.rmtree(out / name, ignore_errors=True)
+    elif out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} holds other files; delete it or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(mark, {"settings": settings, "finished": False})
+    return True
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     settings = {key: value for key, value in vars(args).items() if key != "out"}
-    done = args.out / DONE
-    if done.is_file() and json.loads(done.read_text(encoding="utf-8")) == settings:
-        print(f"{args.out} already holds these pictures")
-        return 0
-    if args.out.exists() and any(args.out.iterdir()):
-        print(
-            f"{args.out} holds something else; delete it or choose another --out", file=sys.stderr
-        )
+    try:
+        if not make_way(args.out, settings):
+            print(f"{args.out} already holds these pictures")
+            return 0
+    except FileExistsError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
+    images, videos, prompts = (args.out / name for name in FOLDERS)
     size, seed = args.size, args.seed
-    write_images(args.out / "images", count=args.images, size=size, seed=seed)
-    write_videos(args.out / "videos", count=args.videos, size=size, frames=args.frames, seed=seed)
-    (args.out / "prompts").mkdir()
-    for split in SPLITS:
-        for kind, video in (("images", False), ("videos", True)):
-            scenes = prompt_scenes(split, video=video, count=args.prompts, seed=seed)
-            files.write_prompts(args.out / "prompts" / f"{split}_{kind}.jsonl", scenes)
-    files.write_json(done, settings)
+    write_images(images, count=args.images, size=size, seed=seed)
+    write_videos(videos, count=args.videos, size=size, frames=args.frames, seed=seed)
+    write_prompts(prompts, count=args.prompts, seed=seed)
+    files.write_json(args.out / MARK, {"settings": settings, "finished": True})
     print(
-        f"{args.out}: {args.images} images, {args.videos} videos, {args.prompts} prompts of each kind"
+        f"{args.out}: {args.images} images, {args.videos} videos, {args.prompts} prompts of a kind"
     )
     return 0
 

@@ -12,7 +12,7 @@ SPELLINGS = {"grey": "gray", "centre": "center", "upwards": "up", "downwards": "
 
 
 def caption(scene: Scene) -> str:
-    """All that is seen, at most 15 words: "A large red circle at the top left on a white background."."""
+    """All that is seen: "A large red circle at the top left on a white background."."""
     words = f"A {scene.size} {scene.colour} {scene.shape} at the {scene.place}"
     words += f" on a {scene.background} background"
     if scene.direction is not None:
@@ -29,8 +29,8 @@ def short_caption(scene: Scene) -> str:
 def parse_prompt(text: str) -> dict[str, str]:
     """What a text asserts: attribute to value, only for the attributes that it names.
 
-    Understands the captions above, parts of them in another order, and British spelling. Other words
-    are passed over, so that {} means that the text says nothing about this world.
+    Understands the captions above, parts of them in another order, and British spelling. Other
+    words are passed over, so that {} means that the text says nothing about this world.
 
     Raises:
         ValueError: the text names two values of one attribute.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shapes world: what can be in a picture, under which names, and how scenes are drawn by lot.
 
-A picture holds one shape on a plain background. Seven attributes with few values each say what is seen:
-five of a picture, two more of a video. Each value leaves room for a small random deviation, so
-that two pictures of one caption differ, and the deviations of two values never meet.
+A picture holds one shape on a plain background. Seven attributes with few values each say what is
+seen: five of a picture, two more of a video. Each value leaves room for a small random deviation,
+so that two pictures of one caption differ, and the deviations of two values never meet.
 
 Lengths are fractions of the picture's side, x to the right and y down from the top left corner.
 """
@@ -115,15 +115,15 @@ class Scene:
         return self.x + dx * self.travel * moment, self.y + dy * self.travel * moment
 
     def flow(self, size: int, frames: int) -> float:
-        """How far the shape moves, in pixels a frame, in a video of `frames` frames of `size` pixels."""
+        """Pixels a frame that the shape moves in a video of `frames` frames, `size` pixels wide."""
         return self.travel * size / max(frames - 1, 1)
 
 
 def is_heldout(names: Mapping[str, str]) -> bool:
     """Whether this combination of colour, shape and background is kept out of training.
 
-    One combination in seven is. Each pair of two of the three still occurs in training, as every pair
-    leaves out at most one background and at most one shape: what is asked of a model is to compose.
+    One combination in seven is. Each pair of two of the three still occurs in training, most of
+    them with all but one of the third's values: what is asked of a model is to compose.
     """
     colour = VALUES["colour"].index(names["colour"])
     shape = VALUES["shape"].index(names["shape"])
@@ -134,7 +134,7 @@ def is_heldout(names: Mapping[str, str]) -> bool:
 def random_names(
     rng: np.random.Generator, split: str = "train", *, video: bool = False
 ) -> dict[str, str]:
-    """Draw what is to be seen: a value for each attribute, uniform over what the split and motion allow."""
+    """Draw what is to be seen, uniform over what the split and the room for motion allow."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, wanted one of {', '.join(SPLITS)}")
     keys = ATTRIBUTES if video else PICTURE
@@ -161,7 +161,7 @@ def realise(names: Mapping[str, str], rng: np.random.Generator) -> Scene:
     """A scene that shows `names`, with its own small deviations.
 
     Raises:
-        ValueError: an attribute is missing, unknown, or has an unknown value; a motion without room.
+        ValueError: an attribute or value is missing or unknown, or a motion has no room.
     """
     check_names(names)
     missing = [key for key in PICTURE if key not in names]

@@ -14,7 +14,7 @@ import pytest
 from diffnext.shapes import files
 from diffnext.shapes.captions import parse_prompt
 from diffnext.shapes.draw import draw, draw_video
-from diffnext.shapes.world import is_heldout, random_scene
+from diffnext.shapes.world import is_heldout, random_scene, realise
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,5 +93,64 @@ def test_a_finished_folder_is_left_alone(world: Path) -> None:
     again = make(world)
     assert again.returncode == 0 and "already" in again.stdout
     assert (world / "images" / "000000.png").stat().st_mtime_ns == before
-    other = make(world, seed=6)
-    assert other.returncode == 1 and "choose another --out" in other.stderr
+
+
+def test_another_or_unfinished_world_is_drawn_anew(tmp_path: Path) -> None:
+    assert make(tmp_path / "new", images=3, videos=0).returncode == 0
+    assert make(tmp_path / "new", images=2, videos=0).returncode == 0
+    assert len(list((tmp_path / "new" / "images").iterdir())) == 4
+    (tmp_path / "new" / "images" / "000000.png").unlink()
+    mark = tmp_path / "new" / "shapes.json"
+    mark.write_text(mark.read_text().replace("true", "false"))
+    assert make(tmp_path / "new", images=2, videos=0).returncode == 0
+    assert len(list((tmp_path / "new" / "images").iterdir())) == 4
+
+
+def test_somebody_elses_folder_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    refused = make(tmp_path)
+    assert refused.returncode == 1 and "choose another --out" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize("kind", ["images", "videos"])
+def test_a_drawn_world_is_right(world: Path, tmp_path: Path, kind: str) -> None:
+    done = run("score_shapes.py", "--pictures", world / kind, "--json", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["summary"]["all"] == found["summary"]["colour and shape"] == 1.0
+    assert found["summary"]["count"] == len(found["pictures"]) == (6 if kind == "images" else 3)
+    assert "colour and shape" in done.stdout and "100.0%" in done.stdout
+
+
+def test_pictures_are_matched_to_prompts_by_number(world: Path, tmp_path: Path) -> None:
+    prompts = world / "prompts" / "heldout_images.jsonl"
+    rng = np.random.default_rng(0)
+    for line, entry in enumerate(files.read_prompts(prompts)[:4]):
+        shown = dict(entry["scene"])
+        if line == 3:
+            shown["shape"] = "star" if shown["shape"] != "star" else "ring"
+        for copy in range(2):
+            path = tmp_path / "made" / f"{line:03d}_{copy}.png"
+            path.parent.mkdir(exist_ok=True)
+            files.write_picture(path, draw(realise(shown, rng), 64))
+    command = ("--pictures", tmp_path / "made", "--prompts", prompts)
+    done = run("score_shapes.py", *command, "--json", tmp_path / "deep" / "found.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "deep" / "found.json").read_text())
+    assert found["summary"]["shape"] == found["summary"]["all"] == 0.75
+    assert found["summary"]["colour"] == found["summary"]["single"] == 1.0
+    assert len(found["missing"]) == 6 and found["diversity"]["prompts"] == 4
+
+
+def test_a_picture_without_a_prompt_stops_the_tool(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "some.png").write_bytes((world / "images" / "000000.png").read_bytes())
+    done = run("score_shapes.py", "--pictures", tmp_path)
+    assert done.returncode == 1 and "some.png has no prompt" in done.stderr
+    beside = {"prompt": "a red circle"}
+    (tmp_path / "some.json").write_text(json.dumps(beside))
+    prompts = world / "prompts" / "train_images.jsonl"
+    done = run("score_shapes.py", "--pictures", tmp_path, "--prompts", prompts)
+    assert done.returncode == 1 and "which --prompts lacks" in done.stderr
+    done = run("score_shapes.py", "--pictures", tmp_path)
+    assert done.returncode == 0 and "1 scored" in done.stdout
