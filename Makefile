@@ -1,0 +1,37 @@
+# `make demo` and `make test` need Python 3.10 to 3.13 and nothing else; what is installed stays.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FACTS := pyproject.toml setup.py constraints.txt
+
+.PHONY: demo test lint install clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python tools/demo.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(VENV)/.installed
+
+# Some systems split venv's own pip off; then the pip of $(PYTHON) puts one in.
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV) || { \
+		$(PYTHON) -m venv --without-pip $(VENV) && \
+		$(PYTHON) -m pip --python $(BIN)/python install pip; }
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(FACTS)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[demo]"
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.made $(FACTS)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[demo,test]"
+	touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
