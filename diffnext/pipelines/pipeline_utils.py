@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sampling pipelines share: loading, progress, decoding, outputs."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from huggingface_hub import snapshot_download
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from diffnext.image_processor import VaeImageProcessor
+from diffnext.models.autoencoders.modeling_utils import strides
+from diffnext.pipelines import components
+
+DOWNLOADS = ("*.json", "*.txt", "*.model", "*.safetensors")
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+
+
+@dataclass
+class ImagePipelineOutput(BaseOutput):
+    """Pictures: a list of B, uint8 (B, H, W, 3), or a tensor (B, 3, H, W); latents (B, C, 1, H, W)."""
+
+    images: list[Image.Image] | np.ndarray | Tensor
+
+    @property
+    def frames(self) -> np.ndarray | Tensor:
+        """The pictures as videos of one frame: an array (B, 1, H, W, 3), or a tensor with T = 1."""
+        if not isinstance(self.images, Tensor):
+            return np.stack([np.asarray(image) for image in self.images])[:, None]
+        return self.images if self.images.dim() == 5 else self.images[:, :, None]
+
+
+@dataclass
+class VideoPipelineOutput(BaseOutput):
+    """Videos: uint8 (B, T, H, W, 3), or a tensor (B, 3, T, H, W); latents (B, C, T, H, W)."""
+
+    frames: np.ndarray | Tensor
+
+
+class PipelineMixin(DiffusionPipeline):
+    """A diffusers pipeline whose components come from this package, whatever a folder holds."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> PipelineMixin:
+        """Load a pipeline as diffusers does.
+
+        No code of the folder is run: `trust_remote_code`, which guides of NOVA pass, is without
+        effect, and classes of diffnext are those that are installed.
+        """
+        return super().from_pretrained(
+            pretrained_model_name_or_path, **(kwargs | {"trust_remote_code": False})
+        )
+
+    @classmethod
+    def load_config(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The content of model_index.json, classes of diffnext under one address."""
+        config = super().load_config(pretrained_model_name_or_path, **kwargs)
+        if isinstance(config, dict):
+            return {name: _installed(value) for name, value in config.items()}
+        return config
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Fetch configurations, tokenizers and weights from the hub, and no code."""
+        options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs}
+        return snapshot_download(pretrained_model_name, allow_patterns=DOWNLOADS, **options)
+
+    def sampler(self, *, shift: float | None = None) -> SchedulerMixin:
+        """A copy of the scheduler, for one call.
+
+        Args:
+            shift: of the flow schedule, in place of the scheduler's own.
+        """
+        scheduler = copy.deepcopy(self.scheduler)
+        if shift is None:
+            return scheduler
+        if not hasattr(scheduler, "set_shift"):
+            raise ValueError(
+                f"flow_shift is {shift}, but {type(scheduler).__name__} is no flow scheduler; "
+                "leave it None"
+            )
+        scheduler.set_shift(shift)
+        return scheduler
+
+    def sampling_bar(self, total: int, *, disable: bool) -> tqdm:
+        """A progress bar over `total` sets of tokens, as `set_progress_bar_config` says."""
+        if disable:
+            return tqdm(total=total, disable=True)
+        return self.progress_bar(total=total)
+
+    def decode_latents(self, latents: Tensor, batch_size: int) -> Tensor:
+        """Scaled latents (B, C, T, H, W) to pixels in [-1, 1].
+
+        Args:
+            batch_size: how many samples the autoencoder decodes at once.
+
+        Returns:
+            (B, 3, H, W) for T = 1, else (B, 3, T', H, W).
+        """
+        frames = latents.shape[2]
+        if frames == 1 or strides(self.vae)[0] == 1:
+            latents = latents.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
+        latents = self.vae.unscale_(latents).to(self.vae.dtype)
+        pixels = torch.cat([self.vae.decode(part).sample for part in latents.split(batch_size)])
+        if frames > 1 and pixels.dim() == 4:
+            return pixels.unflatten(0, (-1, frames)).transpose(1, 2)
+        return pixels
+
+    def make_output(
+        self, latents: Tensor, output_type: str, batch_size: int
+    ) -> ImagePipelineOutput | VideoPipelineOutput:
+        """Decode latents (B, C, T, H, W) and give them the type asked for."""
+        output = latents
+        if output_type != "latent":
+            pixels = self.decode_latents(latents, batch_size)
+            output = VaeImageProcessor().postprocess(pixels, output_type)
+        if latents.shape[2] == 1:
+            return ImagePipelineOutput(images=output)
+        return VideoPipelineOutput(frames=output)
+
+
+@apply_forward_hook
+def embed(net: nn.Module, **cond: Tensor) -> Tensor:
+    """Condition tokens by the network, which an offloading pipeline brings to its device first."""
+    return net.embed(**cond)
+
+
+def check_generator(
+    generator: torch.Generator | Sequence[torch.Generator] | None, batch: int
+) -> None:
+    """Raise ValueError unless there is one generator, none, or one for each sample."""
+    if isinstance(generator, (list, tuple)) and len(generator) != batch:
+        raise ValueError(
+            f"generator has {len(generator)} entries for {batch} samples; pass one generator, or "
+            "one for each sample"
+        )
+
+
+def sampling_scheduler(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """The scheduler that a folder names for sampling, which may differ from that for training."""
+    name = scheduler.config.get("_sample_class_name")
+    if name is None or name == type(scheduler).__name__:
+        return scheduler
+    found: Callable | None = getattr(components, name, None) or getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        raise ValueError(
+            f"scheduler_config.json has _sample_class_name {name!r}, which is no scheduler of "
+            "diffnext or diffusers"
+        )
+    return found.from_config(scheduler.config)
+
+
+def _installed(entry: Any) -> Any:
+    """Address of a component in `components` where it has one."""
+    if not isinstance(entry, (list, tuple)) or len(entry) != 2:
+        return entry
+    module, name = entry
+    if not str(module).startswith("diffnext."):
+        return entry
+    if name not in components.__all__:
+        raise ValueError(f"model_index.json names {module}.{name}, which diffnext does not have")
+    return [components.__name__, name]
