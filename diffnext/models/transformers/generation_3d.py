@@ -205,7 +205,8 @@ class _FrameSampler:
         """Run the diffusion of tokens `chosen` (B, K) under z (G, B, K, D); returns (B, C, H, W).
 
         The state is a whole frame, so that any scheduler of diffusers steps it and draws the numbers
-        that it would draw for a frame; only the chosen tokens are predicted and of use.
+        that it would draw for a frame. Only the chosen tokens are predicted; in place of the others
+        stands the state itself, which counts in the norms that guidance compares.
         """
         decoder = self.net.image_decoder
         cond = decoder.time_cond_embed.condition_proj(z)  # the same in every step
@@ -216,19 +217,14 @@ class _FrameSampler:
             if timestep < self.guidance.trunc:
                 cond = cond[:1]
             told = torch.full((1,), float(timestep), device=z.device)
-            noisy = select(self.net.patchify(x), chosen)  # (B, K, P)
+            patches = self.net.patchify(x)  # (B, N, P)
             embedded = cond + decoder.time_cond_embed.embed_timestep(told)
-            predictions = decoder.denoise(noisy, embedded).float()  # (G, B, K, P)
+            tokens = decoder.denoise(select(patches, chosen), embedded).float()  # (G, B, K, P)
+            places = chosen.unsqueeze(-1).expand_as(tokens)
+            predictions = patches.expand(len(tokens), -1, -1, -1).scatter(2, places, tokens)
             guided = self.guidance.combine(predictions, scale)
-            output = self._as_frame(guided, chosen)
-            x = self._step(output, timestep, x)
+            x = self._step(self.net.unpatchify(guided, *self.size), timestep, x)
         return x
-
-    def _as_frame(self, tokens: Tensor, chosen: Tensor) -> Tensor:
-        """Tokens (B, K, P) at their places in a frame of zeros (B, C, H, W)."""
-        patches = tokens.new_zeros(len(tokens), self.order.size(1), tokens.size(-1))
-        places = chosen.unsqueeze(-1).expand(-1, -1, tokens.size(-1))
-        return self.net.unpatchify(patches.scatter(1, places, tokens), *self.size)
 
     def _step(self, output: Tensor, timestep: Tensor, x: Tensor) -> Tensor:
         """One step of the scheduler; those that draw numbers draw from the call's generator."""
