@@ -14,7 +14,8 @@ COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#57606a")
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
        color: #1f2328; background: #fff; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem; border: 1px solid #d1d9e0; text-align: left; }
+table { border-collapse: collapse; }
+td, th { padding: .2rem .8rem; border: 1px solid #d1d9e0; text-align: left; }
 figure { display: inline-block; margin: .4rem; width: 9rem; vertical-align: top; }
 figure img, figure video { width: 9rem; image-rendering: pixelated; border: 3px solid #d1d9e0; }
 figure.right img, figure.right video { border-color: #1a7f37; }
@@ -80,7 +81,9 @@ def line_chart(
     for i, (name, points) in enumerate(curves.items()):
         colour = COLOURS[i % len(COLOURS)]
         path = " ".join(frame.place(x, y) for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        )
         label = f'<tspan fill="{colour}">{escape(name)}</tspan>'
         parts.append(f'<text x="{frame.width - 150}" y="{20 + 16 * i}">{label}</text>')
     return f'<svg width="{frame.width}" height="{frame.height}" role="img">{"".join(parts)}</svg>'
@@ -108,7 +111,9 @@ class _Frame:
 
     def axes(self, x_label: str) -> str:
         floor = self.height - self.bottom
-        lines = f'<path d="M{self.left},5 V{floor} H{self.width - 5}" fill="none" stroke="#57606a"/>'
+        lines = (
+            f'<path d="M{self.left},5 V{floor} H{self.width - 5}" fill="none" stroke="#57606a"/>'
+        )
         texts = []
         for i in range(5):
             y = self.y0 + (self.y1 - self.y0) * i / 4
