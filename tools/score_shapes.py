@@ -84,7 +84,7 @@ def score_folder(folder: Path, entries: list[dict[str, Any]]) -> list[Scored]:
 
 
 def mean_diversity(scored: list[Scored]) -> dict[str, float] | None:
-    """Diversity among the pictures of one prompt, averaged over prompts that have two or more."""
+    """Diversity within a prompt, root mean square over the prompts with two or more pictures."""
     groups: dict[str, list[Scored]] = {}
     for one in scored:
         groups.setdefault(one.prompt, []).append(one)
@@ -95,8 +95,8 @@ def mean_diversity(scored: list[Scored]) -> dict[str, float] | None:
     known = [values for values in found if values is not None]
     if not known:
         return None
-    mean = {key: float(np.mean([values[key] for values in known])) for key in known[0]}
-    return {"prompts": len(known)} | mean
+    squares = {key: np.mean([values[key] ** 2 for values in known]) for key in known[0]}
+    return {"prompts": len(known)} | {key: float(np.sqrt(value)) for key, value in squares.items()}
 
 
 def report(scored: list[Scored], prompts: list[str]) -> dict[str, Any]:

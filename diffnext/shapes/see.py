@@ -33,6 +33,7 @@ from diffnext.shapes.world import (
 SIDE = 64  # pixels at which pictures are judged
 CONTRAST = 50.0  # weakest difference from the background that is a thing; of 441, black to white
 SECOND = 0.25  # share of the largest part's area from which another part counts as a thing
+MESSY = 0.2  # share of the picture that may be neither thing nor background, if that has a name
 PRESENT = 0.9  # share of a video's frames that must show something
 STRAY = 0.04  # of the side: root mean square distance from a straight way, from which it is none
 
@@ -69,6 +70,7 @@ class _Look:
     x: float
     y: float
     things: int
+    messy: float  # share of the pixels that belong neither to the background nor to the thing
 
 
 def see(pixels: np.ndarray) -> Seen:
@@ -110,14 +112,17 @@ def _look(picture: np.ndarray) -> _Look | None:
     parts = _parts(distance > strongest / 2)
     thing = parts[0]
     way = np.median(difference[core(np.where(thing, distance, 0.0))], 0)
-    mask = np.where(_highest(_highest(thing)), difference @ way / (way @ way), 0.0)
+    near = _highest(_highest(thing))
+    mask = np.where(near, difference @ way / (way @ way), 0.0)
     area = float(mask.sum())
     if area < 1.0:
         return None  # noise: as much of the opposite colour around as of the thing
     rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
     x, y = float((mask * columns).sum() / area), float((mask * rows).sum() / area)
     things = sum(part.sum() >= SECOND * thing.sum() for part in parts)
-    return _Look(background, background + way, *overlaps(mask, x, y), x, y, int(things))
+    messy = float((distance[~near] > CONTRAST).sum() / distance.size)
+    found = overlaps(mask, x, y)
+    return _Look(background, background + way, *found, x, y, int(things), messy)
 
 
 def _name(looks: list[_Look], times: np.ndarray | None) -> Seen:
@@ -133,6 +138,8 @@ def _name(looks: list[_Look], times: np.ndarray | None) -> Seen:
         "place": _place(*start.tolist()),
         "background": _nearest_colour([look.background for look in looks], BACKGROUNDS),
     }
+    if np.median([look.messy for look in looks]) > MESSY:
+        found["background"] = (None, 0.0)
     if times is not None:
         found |= _motion(velocity)
     return Seen(

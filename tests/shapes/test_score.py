@@ -88,15 +88,18 @@ def test_a_picture_that_is_wrong_in_one_attribute_fails_in_it_alone(key: str) ->
 @pytest.mark.parametrize("key", world.ATTRIBUTES)
 def test_a_video_that_is_wrong_in_one_attribute_fails_in_it_alone(key: str) -> None:
     rng = np.random.default_rng(2)
-    for asked, shown in itertools.permutations(world.VALUES[key], 2):
-        names = random_scene(rng, video=True).names()
-        # A place where each direction and speed has room, so that only one attribute changes.
-        names |= {"speed": "slowly", "place": "center"} if key != "speed" else {}
-        wanted, other = names | {key: asked}, names | {key: shown}
-        if not (world.has_room(wanted) and world.has_room(other)):
-            continue
-        right = score(draw_video(realise(other, rng), 64, 5), wanted)
-        assert [name for name, well in right.items() if not well] == [key], (wanted, shown)
+    pairs = list(itertools.permutations(world.VALUES[key], 2))
+    judged = 0
+    for asked, shown in pairs:
+        for _ in range(30):  # until both have room; from opposite corners no motion has
+            names = random_scene(rng, video=True).names()
+            wanted, other = names | {key: asked}, names | {key: shown}
+            if world.has_room(wanted) and world.has_room(other):
+                right = score(draw_video(realise(other, rng), 64, 5), wanted)
+                assert [name for name, well in right.items() if not well] == [key], (wanted, shown)
+                judged += 1
+                break
+    assert judged > len(pairs) / 2
 
 
 def test_only_what_is_asked_is_judged() -> None:

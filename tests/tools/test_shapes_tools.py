@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +156,23 @@ def test_a_picture_without_a_prompt_stops_the_tool(world: Path, tmp_path: Path) 
     assert done.returncode == 1 and "which --prompts lacks" in done.stderr
     done = run("score_shapes.py", "--pictures", tmp_path)
     assert done.returncode == 0 and "1 scored" in done.stdout
+
+
+def test_the_guide_can_be_followed(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "shapes.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    exec(compile(code, "docs/shapes.md", "exec"), {})
+    commands = re.findall(r"^python tools/(.*)$", guide, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        tool, *args = shlex.split(command)
+        here = [re.sub(r"^(runs/shapes|made)\b", rf"{tmp_path}/\1", arg) for arg in args]
+        if "--prompts" in here:
+            scene = files.read_prompts(Path(here[here.index("--prompts") + 1]))[0]["scene"]
+            (tmp_path / "made").mkdir()
+            picture = draw(realise(scene, np.random.default_rng(0)), 64)
+            files.write_picture(tmp_path / "made" / "000_0.png", picture)
+        done = run(tool, *here)
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "made" / "scores.json").read_text())
+    assert found["summary"]["all"] == 1.0 and len(found["missing"]) == 199
