@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from diffnext.image_processor import VaeImageProcessor
 from diffnext.models.autoencoders.modeling_utils import strides
 from diffnext.pipelines import components
+from diffnext.pipelines.loading import scheduler_class
 
 DOWNLOADS = ("*.json", "*.txt", "*.model", "*.safetensors")
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
@@ -157,13 +157,7 @@ def sampling_scheduler(scheduler: SchedulerMixin) -> SchedulerMixin:
     name = scheduler.config.get("_sample_class_name")
     if name is None or name == type(scheduler).__name__:
         return scheduler
-    found: Callable | None = getattr(components, name, None) or getattr(diffusers, name, None)
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
-        raise ValueError(
-            f"scheduler_config.json has _sample_class_name {name!r}, which is no scheduler of "
-            "diffnext or diffusers"
-        )
-    return found.from_config(scheduler.config)
+    return scheduler_class(name, "_sample_class_name").from_config(scheduler.config)
 
 
 def _installed(entry: Any) -> Any:
