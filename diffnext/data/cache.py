@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,12 +80,18 @@ def build(
     if plan.items or not plan.finished:
         write_identity(plan.output, plan.identity)
         plan.journal.rewrite()
-        with open_writer(plan.output, plan.fields, append=True) as writer:
+        with _writer(plan) as writer:
             for batch in _decoded_batches(plan, batch_size, workers):
                 report.written += _store(batch, encode, plan, writer, report.failures)
                 advance(len(batch))
     write_ledger(plan.output, [*report.failures, *plan.dropped])
     return report
+
+
+def _writer(plan: Plan) -> RecordWriter:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an unfinished folder: to go on with it is the purpose
+        return open_writer(plan.output, plan.fields, append=True)
 
 
 def _store(

@@ -16,7 +16,8 @@ def size(path: str) -> tuple[int, int]:
     """Height and width in pixels as shown, from the head of the file alone."""
     with PIL.Image.open(path) as image:
         width, height = image.size
-        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        exif = PIL.Image.Image.getexif(image)  # that of PNG would decode the pixels
+        turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 

@@ -91,12 +91,12 @@ def read(medium: Probe, cut: Cut) -> np.ndarray:
     Raises:
         OSError, ValueError: a file that cannot be decoded or is too short.
     """
-    size = fitted_size(medium.height, medium.width, cut)
     if medium.video is None:
-        frames = images.resize(images.load(medium.path), size)[None]
-    else:
-        frames = video.read(medium.video, cut.frame_ids, size)
-    return crop(frames, cut)
+        picture = images.load(medium.path)
+        size = fitted_size(picture.height, picture.width, cut)
+        return crop(images.resize(picture, size)[None], cut)
+    size = fitted_size(medium.height, medium.width, cut)
+    return crop(video.read(medium.video, cut.frame_ids, size), cut)
 
 
 def fitted_size(height: int, width: int, cut: Cut) -> tuple[int, int]:

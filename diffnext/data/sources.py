@@ -213,13 +213,15 @@ def _jsonl_rows(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                row = f"not a line of JSON in utf-8: {error}"
-            if not isinstance(row, dict | str):
-                row = f"{type(row).__name__} found, an object is wanted"
-            yield f"line {number}", row
+            yield f"line {number}", _json_row(line)
+
+
+def _json_row(line: bytes) -> dict[str, Any] | str:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except ValueError as error:
+        return f"not a line of JSON in utf-8: {error}"
+    return row if isinstance(row, dict) else f"{type(row).__name__} found, an object is wanted"
 
 
 def _parquet_rows(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:

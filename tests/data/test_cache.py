@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole builds with a stand-in for the autoencoder: what is written, what not, what a second run does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import codewithgpu
+import numpy as np
+import PIL.Image
+import pytest
+from clips import numbers, package_file, write_clip
+
+from diffnext.data import media
+from diffnext.data.cache import build
+from diffnext.data.cache_identity import Latents
+from diffnext.data.cache_plan import make_plan
+from diffnext.data.journal import JOURNAL, LEDGER
+from diffnext.data.media import Cut
+from diffnext.data.records import open_reader, read_identity
+from diffnext.data.sources import scan
+
+LATENTS = Latents(channels=4, time_stride=1, space_stride=8)
+CUT = Cut(32, 48)
+
+
+def encode(frames):
+    """Means of 8 x 8 pixels in place of moments: (B, 1, H, W, 3) to (B, 8, H / 8, W / 8)."""
+    batch, _, height, width, _ = frames.shape
+    blocks = frames.reshape(batch, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
+    return np.tile(blocks.transpose(0, 3, 1, 2), (1, 3, 1, 1))[:, :8].astype(np.float16)
+
+
+def encode_video(frames):
+    """Numbers that the frames show: (B, T, H, W, 3) to (B, 8, T / 4 + 1, H / 8, W / 8)."""
+    batch, length, height, width, _ = frames.shape
+    shown = np.array([numbers(video)[::4] for video in frames], np.float16)
+    moments = np.zeros((batch, 8, (length - 1) // 4 + 1, height // 8, width // 8), np.float16)
+    moments[:, 0] = shown[:, :, None, None]
+    return moments
+
+
+def write_picture(folder, name, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / f"{name}.txt").write_text(f"Picture {name}. It is noise.")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(7):
+        write_picture(folder, f"p{number}", number)
+    return folder
+
+
+def plan_for(folder, output, **changes):
+    options = {"cut": CUT, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
+    return make_plan(scan(str(folder)), str(output), **{**options, **changes})
+
+
+def run(folder, output, *, encoder=encode, batch_size=3, **changes):
+    plan = plan_for(folder, output, **changes)
+    return build(plan, encoder, batch_size=batch_size, workers=2)
+
+
+def records(output):
+    """Caption -> moments, by codewithgpu; captions are unique."""
+    dataset = codewithgpu.RecordDataset(str(output))
+    found = {}
+    for _ in range(len(dataset)):
+        record = next(dataset)
+        assert record["caption"] not in found
+        moments = np.frombuffer(record["moments"], np.float16).reshape(record["shape"])
+        found[record["caption"]] = moments
+    return found
+
+
+def expected(folder):
+    found = {}
+    for path in sorted(folder.glob("*.png")):
+        frames = media.read(media.probe(str(path)), CUT)
+        found[path.with_suffix(".txt").read_text()] = encode(frames[None])[0]
+    return found
+
+
+def assert_complete(folder, output):
+    found, wanted = records(output), expected(folder)
+    assert list(found) == list(wanted)  # in the order of the paths
+    for caption in wanted:
+        np.testing.assert_array_equal(found[caption], wanted[caption])
+
+
+def test_records_hold_the_moments_and_captions_of_every_picture(photos, tmp_path):
+    report = run(photos, tmp_path / "cache")
+    assert (report.written, report.failures) == (7, [])
+    assert_complete(photos, tmp_path / "cache")
+    reader = open_reader(tmp_path / "cache")
+    assert reader[0]["shape"] == [8, 4, 6]
+    assert reader[0]["text"] == ""
+
+
+def test_a_real_photograph_passes_through(tmp_path):
+    path = package_file("skimage", "data/astronaut.png")
+    manifest = tmp_path / "list.jsonl"
+    row = {"path": path, "caption": "An astronaut. She smiles.", "text": "astronaut", "label": 7}
+    manifest.write_text(json.dumps(row))
+    assert run(manifest, tmp_path / "cache").written == 1
+    record = open_reader(tmp_path / "cache")[0]
+    moments = np.frombuffer(record["moments"], np.float16).reshape(record["shape"])
+    np.testing.assert_array_equal(moments, encode(media.read(media.probe(path), CUT)[None])[0])
+    assert (record["caption"], record["text"], record["label"]) == (row["caption"], "astronaut", 7)
+
+
+def test_again_nothing_is_encoded(photos, tmp_path):
+    run(photos, tmp_path / "cache")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "cache").iterdir()}
+
+    def never(frames):
+        raise AssertionError("nothing is left to encode")
+
+    assert run(photos, tmp_path / "cache", encoder=never).written == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "cache").iterdir()} == before
+
+
+def test_a_new_file_is_appended(photos, tmp_path):
+    run(photos, tmp_path / "cache")
+    write_picture(photos, "p9", 9)
+    assert run(photos, tmp_path / "cache").written == 1
+    assert_complete(photos, tmp_path / "cache")
+
+
+def test_an_edited_file_is_encoded_and_its_old_record_reported(photos, tmp_path):
+    run(photos, tmp_path / "cache")
+    (photos / "p3.txt").write_text("Another caption.")
+    plan = plan_for(photos, tmp_path / "cache")
+    assert (len(plan.items), plan.present, plan.stale) == (1, 6, 1)
+    assert "1  records whose source changed" in plan.table()
+    write_picture(photos, "p3", 3)
+    write_picture(photos, "p4", 99)
+    os.utime(photos / "p4.png", ns=(0, 0))
+    plan = plan_for(photos, tmp_path / "cache")
+    assert [Path(item.source.path).name for item in plan.items] == ["p4.png"]
+
+
+def test_equal_files_are_two_samples_and_a_moved_file_is_none(photos, tmp_path):
+    (photos / "q0.png").write_bytes((photos / "p0.png").read_bytes())
+    (photos / "q0.txt").write_bytes((photos / "p0.txt").read_bytes())
+    assert run(photos, tmp_path / "cache").written == 8
+    assert run(photos, tmp_path / "cache").written == 0
+    for suffix in (".png", ".txt"):
+        (photos / f"p5{suffix}").rename(photos / f"moved{suffix}")
+    plan = plan_for(photos, tmp_path / "cache")
+    assert (len(plan.items), plan.present, plan.stale) == (0, 8, 0)
+
+
+def interrupting(after):
+    calls = []
+
+    def encoder(frames):
+        calls.append(len(frames))
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return encode(frames)
+
+    return encoder
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_interrupted_build_goes_on(photos, tmp_path, after):
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "cache", encoder=interrupting(after))
+    assert run(photos, tmp_path / "cache").written == 7 - 3 * after
+    assert_complete(photos, tmp_path / "cache")
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from diffnext.data.records import folder_writer
+import test_cache
+write, count = folder_writer.FolderWriter.write, 0
+def kill(self, record):
+    global count
+    if count == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    write(self, record)
+folder_writer.FolderWriter.write = kill
+test_cache.run(Path(sys.argv[2]), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_a_killed_build_loses_and_doubles_nothing(photos, tmp_path, after):
+    """Killed between the journal and the record, the worst place."""
+    here, output = str(Path(__file__).parent), tmp_path / "cache"
+    command = [sys.executable, "-c", KILLED, here, str(photos), str(output), str(after)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert run(photos, output).written == 7 - after
+    assert_complete(photos, output)
+    assert run(photos, output).written == 0
+
+
+def test_bad_media_are_left_out_and_written_down(photos, tmp_path):
+    (photos / "p1.png").write_bytes(b"no picture")
+    whole = (photos / "p2.png").read_bytes()
+    (photos / "p2.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "p3.txt").write_bytes(b"caf\xe9")
+    (photos / "p4.txt").unlink()
+    report = run(photos, tmp_path / "cache")
+    assert report.written == 3
+    lines = (tmp_path / "cache" / LEDGER).read_text().splitlines()
+    ledger = {Path(f["file"]).name: (f["stage"], f["reason"]) for f in map(json.loads, lines)}
+    assert {name: stage for name, (stage, _) in ledger.items()} == {
+        "p1.png": "probe",
+        "p2.png": "decode",
+        "p3.png": "scan",
+        "p4.png": "scan",
+    }
+    assert "truncated" in ledger["p2.png"][1]
+    assert ledger["p4.png"][1] == "no caption, which others have"
+    for name in ("p1.png", "p2.png"):
+        write_picture(photos, Path(name).stem, 50)
+    assert len(run(photos, tmp_path / "cache").failures) == 2
+
+
+def test_bad_moments_are_failures(photos, tmp_path):
+    def encoder(frames):
+        moments = encode(frames)
+        for sample, frame in zip(moments, frames, strict=True):
+            if (frame == media.read(media.probe(str(photos / "p1.png")), CUT)).all():
+                sample[0, 0, 0] = np.inf
+            if (frame == media.read(media.probe(str(photos / "p5.png")), CUT)).all():
+                sample[:] = 3
+        return moments
+
+    report = run(photos, tmp_path / "cache", encoder=encoder)
+    assert report.written == 5
+    assert [(Path(f.file).name, f.stage, f.reason) for f in report.failures] == [
+        ("p1.png", "encode", "ValueError: moments are NaN or beyond the range of float16"),
+        ("p5.png", "encode", "ValueError: moments are constant, 3 everywhere"),
+    ]
+
+
+def test_a_batch_that_fails_is_taken_sample_by_sample(photos, tmp_path):
+    def encoder(frames):
+        if len(frames) > 1:
+            raise RuntimeError("out of memory")
+        return encode(frames)
+
+    assert run(photos, tmp_path / "cache", encoder=encoder).written == 7
+    assert_complete(photos, tmp_path / "cache")
+
+
+def test_decoding_goes_ahead_but_not_too_far(photos, tmp_path, monkeypatch):
+    lock, read, decoded, lead = threading.Lock(), media.read, [], []
+
+    def counted(medium, cut):
+        with lock:
+            decoded.append(medium.path)
+        return read(medium, cut)
+
+    def encoder(frames):
+        lead.append(len(decoded))
+        return encode(frames)
+
+    monkeypatch.setattr(media, "read", counted)
+    run(photos, tmp_path / "cache", encoder=encoder, batch_size=1)
+    assert len(decoded) == 7
+    assert all(ahead <= done + 1 + 1 + 2 for done, ahead in enumerate(lead))
+
+
+def test_videos_give_the_frames_that_were_asked_for(tmp_path):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name, count in (("long.mp4", 70), ("short.mp4", 64), ("other.mkv", 65)):
+        path = Path(write_clip(folder / name, count))
+        path.with_suffix(".json").write_text(json.dumps({"caption": name, "flow": 1.5}))
+    PIL.Image.new("RGB", (64, 64)).save(folder / "poster.png")
+    (folder / "poster.json").write_text('{"caption": "a picture among videos"}')
+    plan = plan_for(
+        folder,
+        tmp_path / "cache",
+        cut=Cut(48, 128, num_frames=33, frame_stride=2),
+        latents=Latents(4, 4, 8),
+    )
+    assert "33 frames of 48x128 px, every 2 of 65" in plan.table()
+    reasons = {Path(f.file).name: f.reason for f in plan.dropped}
+    assert reasons == {
+        "short.mp4": "fewer than 65 frames",
+        "poster.png": "a picture, and --num-frames is 33",
+    }
+    assert build(plan, encode_video, batch_size=2).written == 2
+    for moments in records(tmp_path / "cache").values():
+        assert moments.shape == (8, 9, 6, 16)
+        assert moments[0, :, 0, 0].tolist() == list(range(0, 65, 8))
+    assert open_reader(tmp_path / "cache")[0]["flow"] == 1.5
+
+
+def test_a_cache_of_another_identity_is_refused(photos, tmp_path):
+    run(photos, tmp_path / "cache")
+    assert read_identity(tmp_path / "cache")["normalisation"] == "raw"
+    with pytest.raises(ValueError) as caught:
+        run(photos, tmp_path / "cache", cut=Cut(32, 32), vae={"class": "Other"})
+    assert str(caught.value).splitlines()[1:] == [
+        "  cut.width: the cache has 48, this build 32",
+        "  vae.class: the cache has 'Stub', this build 'Other'",
+    ]
+
+
+def test_records_of_unknown_origin_are_not_added_to(photos, tmp_path):
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    writer = codewithgpu.RecordWriter(str(folder), {"caption": "string"})
+    writer.write({"caption": "x"})
+    writer.close()
+    with pytest.raises(ValueError, match="records that this tool did not make"):
+        run(photos, folder)
+    run(photos, tmp_path / "cache")
+    (tmp_path / "cache" / JOURNAL).unlink()
+    with pytest.raises(ValueError, match=r"holds 7 records, .* knows 0"):
+        run(photos, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (Cut(60, 64), "height 60 is no multiple of 8; nearest: 56 or 64"),
+        (Cut(64, 4), "width 4 is no multiple of 8; nearest: 8"),
+        (Cut(64, 64, 32), r"--num-frames 32 is not 4 k \+ 1; nearest: 29 or 33"),
+        (Cut(64, 64, 0), "must be at least 1"),
+    ],
+)
+def test_sizes_that_the_autoencoder_cannot_take(cut, message):
+    with pytest.raises(ValueError, match=message):
+        Latents(4, 4, 8).check(cut)
+
+
+def test_a_picture_autoencoder_takes_no_videos():
+    with pytest.raises(ValueError, match="encodes pictures"):
+        LATENTS.check(Cut(64, 64, 33))
+
+
+def test_media_without_any_caption_are_refused(photos, tmp_path):
+    for path in photos.glob("*.txt"):
+        path.unlink()
+    with pytest.raises(ValueError, match="none of 7 media has a caption or a label"):
+        plan_for(photos, tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no picture or video"):
+        plan_for(tmp_path / "empty", tmp_path / "cache")
