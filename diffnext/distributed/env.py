@@ -55,7 +55,9 @@ def init(*, gpu_id: int = 0, timeout_s: float = 1800.0) -> Env:
         gpu_id: the device of a run with one process; with several each takes its local rank's.
         timeout_s: how long a collective waits for a late process.
     """
-    rank, world, local_rank = (int(os.environ.get(n, d)) for n, d in zip(_VARIABLES, (0, 1, 0)))
+    rank, world, local_rank = 0, 1, 0
+    if is_worker():
+        rank, world, local_rank = (int(os.environ[name]) for name in _VARIABLES)
     device = _device(local_rank if world > 1 else gpu_id)
     if world > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: the whole run, so that it goes on exactly, and beside it the network for others to load.
 
-<run>/checkpoints/<prefix>_iter_<step>/<module>/   diffusers layout
-                                       state/      tensors by name: roles.<role>.<module>.<weight>,
-                                                   optimizers.<role>.<weight>.<field>, ema.<role>.<module>.<weight>,
-                                                   scalers.<role>.<field>, method.<field>
-                                       run.json    step, loader, method, configuration, versions
-                                       complete.json  written last: every file with its size
-<run>/ema_checkpoints/<prefix>_iter_<step>/<module>/  the running average, diffusers layout
+<run>/checkpoints/<prefix>_iter_<step>/
+    <module>/      the network in the layout of diffusers
+    state/         tensors by name: roles.<role>.<module>.<weight>, optimizers.<role>.<weight>.<field>,
+                   ema.<role>.<module>.<weight>, scalers.<role>.<field>, method.<field>
+    run.json       step, loader, method, configuration, versions
+    complete.json  written last: every file with its size
+<run>/ema_checkpoints/<prefix>_iter_<step>/<module>/  the running average, in the layout of diffusers
 """
 
 from __future__ import annotations

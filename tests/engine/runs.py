@@ -39,8 +39,13 @@ def toy_run(
     bad=(),
     resume: str = "auto",
     options=None,
+    stop_at: int | None = None,
 ) -> Trainer:
-    """A trainer with logging, averaging and saving in `folder`, resumed if there is something."""
+    """A trainer with logging, averaging and saving in `folder`, resumed if there is something.
+
+    Args:
+        stop_at: end there, as if killed, though all is planned for `max_steps`.
+    """
     pipe = ToyPipeline(toy_net())
     spread = BACKENDS.get(backend)(env, precision=precision, **(options or {}))
     make = optimizer_factory(optimizer, lr=1e-2, weight_decay=0.02, beta2=0.95)
@@ -57,7 +62,7 @@ def toy_run(
         backend=spread,
         batches=loader,
         schedules={"student": schedule},
-        max_steps=max_steps,
+        max_steps=stop_at or max_steps,
         seed=3,
         accum_steps=accum,
         max_norm=max_norm,

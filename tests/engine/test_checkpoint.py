@@ -133,9 +133,9 @@ def test_where_a_run_starts(tmp_path):
     assert find("auto", first).step == 8
     assert find(str(first), tmp_path).step == 8
     assert find(str(first / "checkpoints/toy_iter_4"), tmp_path).step == 4
-    with pytest.raises(ValueError, match="TRAIN.RESUME is 'none', but .* up to step 8"):
+    with pytest.raises(ValueError, match=r"TRAIN.RESUME is 'none', but .* up to step 8"):
         find("none", first)
-    with pytest.raises(ValueError, match="TRAIN.RESUME is .*nowhere.*no complete checkpoint"):
+    with pytest.raises(ValueError, match=r"TRAIN.RESUME is .*nowhere.*no complete checkpoint"):
         find(str(tmp_path / "nowhere"), tmp_path)
 
 

@@ -21,8 +21,8 @@ def plain_loop(steps: int, max_norm: float) -> tuple[list[float], dict]:
     """What the trainer does, without it: torch's own clipping and AdamW."""
     pipe = ToyPipeline(toy_net())
     net = pipe.configure()
-    norms = [p for name, p in net.named_parameters() if ".1." in name]
-    others = [p for name, p in net.named_parameters() if ".1." not in name and p.requires_grad]
+    norms = [p for block in net.blocks for p in block[1].parameters()]
+    others = [p for block in net.blocks for p in block[0].parameters()] + [*net.head.parameters()]
     groups = [{"params": others, "weight_decay": 0.02}, {"params": norms, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), fused=True)
     found = []

@@ -188,10 +188,20 @@ class Backend:
             name, _, entry = key.rpartition(".")
             param = params[name]
             like = torch.zeros_like(param, requires_grad=False)
-            on = param.device if learner.optimizer.defaults.get("fused") else torch.device("cpu")
-            filled[key] = like if shape == param.shape else torch.zeros(shape, device=on)
+            scalar = torch.zeros(shape, device=self._state_device(learner))
+            filled[key] = like if shape == param.shape else scalar
             learner.optimizer.state[param][entry] = filled[key]
         reader.read(filled)
+
+    def _state_device(self, learner: Learner) -> torch.device:
+        """Where an optimizer keeps counters: a fused one on the device, others on the host."""
+        fused = learner.optimizer.defaults.get("fused")
+        return self.env.device if fused else torch.device("cpu")
+
+    def _share(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every `world`-th tensor: where all processes hold the same, one of them writes it."""
+        names = sorted(tensors)[self.env.rank :: self.env.world]
+        return {name: tensors[name] for name in names}
 
     def _tensors(self, role: str) -> dict[str, Tensor]:
         """Everything that the network saves, live, by published name."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -14,6 +15,11 @@ from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import Backend, Learner
 from diffnext.engine.optim import OptimizerFactory
+
+# buffers are constants: nothing to exchange each forward. torch 2.13 renamed the switch
+_PARAMETERS = inspect.signature(DistributedDataParallel).parameters
+_SYNC = "forward_sync_buffers" if "forward_sync_buffers" in _PARAMETERS else "broadcast_buffers"
+_KEEP_BUFFERS = {_SYNC: False}
 
 
 @BACKENDS.register("ddp")
@@ -46,7 +52,7 @@ class DDPBackend(Backend):
         learner.wrapped = DistributedDataParallel(
             net,
             device_ids=[self.env.device] if self.env.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            **_KEEP_BUFFERS,
             gradient_as_bucket_view=True,
             bucket_cap_mb=self.bucket_mb,
             find_unused_parameters=self.find_unused,
@@ -65,8 +71,3 @@ class DDPBackend(Backend):
 
     def optimizer_state(self, role: str) -> dict[str, Tensor]:
         return self._share(super().optimizer_state(role))
-
-    def _share(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every `world`-th tensor: all replicas hold the same, one of them writes it."""
-        names = sorted(tensors)[self.env.rank :: self.env.world]
-        return {name: tensors[name] for name in names}

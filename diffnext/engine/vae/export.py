@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnext.engine.vae import losses
+from diffnext.engine.vae.initial import moment_layer
 from diffnext.engine.vae.sources import Batches, Source, stack
 from diffnext.utils.seeding import mix
 
@@ -85,7 +86,7 @@ def normalise(vae: nn.Module, batches: Batches, *, count: int = 32) -> None:
 @torch.no_grad()
 def fold(vae: nn.Module, mean: Tensor, std: Tensor) -> None:
     """Make the latents (z - mean) / std, a number a channel, and let the decoder undo it."""
-    before, after = losses.moment_layer(vae), vae.post_quant_conv
+    before, after = moment_layer(vae), vae.post_quant_conv
     rows = (-1, *[1] * (before.weight.dim() - 1))
     half = before.out_channels // 2
     before.bias[:half].sub_(mean).div_(std)

@@ -69,6 +69,8 @@ class Trainer:
         self.device = device
         self.dtype = dtype
         self.vae = vae.to(device).train()
+        if batches.lengths == (1,):
+            self.vae.to(memory_format=torch.channels_last)  # a fifth faster on CPUs
         self.average = copy.deepcopy(self.vae).eval().requires_grad_(False)
         self.optimizers = _optimizers(self.vae, settings.lr)
         self.discriminator: nn.Module | None = None
@@ -125,7 +127,7 @@ class Trainer:
             optimizer.step()
         self.finished += 1
         self._update_average()
-        return {name: float(value) for name, value in metrics.items()}
+        return {name: float(value.detach()) for name, value in metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; random numbers follow from seed and step."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -83,21 +82,3 @@ def discriminator_loss(discriminator: nn.Module, x: Tensor, decoded: Tensor) -> 
     fake = F.relu(1.0 + discriminator(decoded.detach()).float()).mean()
     return 0.5 * (real + fake)
 
-
-@torch.no_grad()
-def start_narrow(vae: nn.Module, logvar: float = -5.0) -> None:
-    """Let a fresh encoder begin with a narrow posterior, so that noise does not hide the signal.
-
-    Changes the rows of the last convolution before the latents that give the log variance.
-    """
-    last = moment_layer(vae)
-    half = last.out_channels // 2
-    last.weight[half:].mul_(0.1)
-    last.bias[half:].fill_(logvar)
-
-
-def moment_layer(vae: nn.Module) -> nn.Conv2d | nn.Conv3d:
-    """The convolution whose output are the moments."""
-    if isinstance(vae.quant_conv, (nn.Conv2d, nn.Conv3d)):
-        return vae.quant_conv
-    return vae.encoder.conv_out

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeepSpeed: optimizer state, gradients and weights split by the stages of ZeRO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffnext.distributed import env as processes
+from diffnext.distributed.env import Env
+from diffnext.engine.backends import BACKENDS
+from diffnext.engine.backends.base import (
+    Backend,
+    Learner,
+    TensorReader,
+    check_names,
+    set_lr,
+    warn_without_gradient,
+)
+from diffnext.engine.backends.deepspeed_config import zero_stage
+from diffnext.engine.optim import OptimizerFactory
+
+
+def load_deepspeed() -> Any:
+    """Import deepspeed, on a machine without GPU for its CPU.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ValueError("the deepspeed backend needs deepspeed: pip install deepspeed") from error
+    return deepspeed
+
+
+@dataclass
+class Engine(Learner):
+    """A network in DeepSpeed's hands."""
+
+    fixed: dict[str, Tensor] = field(default_factory=dict)  # what does not learn, in its own precision
+    reached: set[str] = field(default_factory=set)  # parameters that a gradient came to
+    watches: list[Any] = field(default_factory=list)  # hooks that fill `reached`
+
+
+@BACKENDS.register("deepspeed")
+class DeepSpeedBackend(Backend):
+    """One DeepSpeed engine for each role that learns, with the optimizer of the run.
+
+    From stage 1 on DeepSpeed keeps float32 masters apart and holds the network in `precision`; at
+    stage 0 the network itself is the float32 master, as in the other backends. At stages 2 and 3
+    each micro-batch is reduced to the process that owns its part of the gradient.
+
+    Args:
+        env, precision: as in Backend.
+        config: DeepSpeed's configuration, made by `merge_config`.
+    """
+
+    def __init__(
+        self, env: Env, *, precision: str = "bfloat16", config: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(env, precision=precision)
+        self.config = dict(config or {})
+        self.stage = zero_stage(self.config)
+        self.grad_scaling = self.stage == 0
+        processes.init_alone()
+
+    def _wrap(self, net: nn.Module, optimizer: OptimizerFactory | None) -> Learner:
+        if optimizer is None:
+            return super()._wrap(net, None)
+        deepspeed = load_deepspeed()
+        net = net.to(self.env.device)
+        learning = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        fixed = {n: v.detach().clone() for n, v in net.state_dict().items() if n not in learning}
+        made = optimizer(net)
+        engine, _, _, _ = deepspeed.initialize(
+            model=net, optimizer=made, config=self.config, dist_init_required=False
+        )
+        learner = Engine(net, engine, made, fixed=fixed)
+        for name, param in learning.items():
+            learner.watches.append(param.register_hook(partial(_note, learner.reached, name)))
+        return learner
+
+    @contextmanager
+    def micro(self, role: str, *, last: bool) -> Iterator[None]:
+        learner = self.learners[role]
+        if isinstance(learner, Engine):
+            learner.wrapped.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, role: str, loss: Tensor) -> None:
+        scaler = self.learners[role].scaler
+        if scaler is not None:
+            loss = loss * scaler.scale
+        self.learners[role].wrapped.backward(loss, scale_wrt_gas=False)
+
+    def step(self, role: str, *, lr: float, max_norm: float) -> Tensor:
+        self._check_gradients(role)
+        if self.stage == 0:
+            return super().step(role, lr=lr, max_norm=max_norm)
+        engine = self.learners[role].wrapped
+        set_lr(engine.optimizer, lr)
+        engine.step()
+        norm = float("inf") if engine.optimizer.overflow else engine.get_global_grad_norm()
+        return torch.as_tensor(norm, dtype=torch.float32, device=self.env.device)
+
+    def _check_gradients(self, role: str) -> None:
+        """DeepSpeed takes gradients away as they come, so their arrival was noted."""
+        learner = self.learners[role]
+        if learner.checked:
+            return
+        learning = learner.named_learning()
+        warn_without_gradient(role, [n for n in learning if n not in learner.reached], learning)
+        for watch in learner.watches:
+            watch.remove()
+        learner.watches.clear()
+        learner.checked = True
+
+    def weights(self, role: str, *, learning: bool = False) -> dict[str, Tensor]:
+        learner = self.learners[role]
+        masters = self._gather(learner, self._master)
+        if learning:
+            return masters
+        return masters | self._share(learner.fixed)
+
+    def optimizer_state(self, role: str) -> dict[str, Tensor]:
+        if self.stage == 0:
+            return self._share(super().optimizer_state(role))
+        learner = self.learners[role]
+        self._link(learner)
+        state: dict[str, Tensor] = {}
+        flat = self._flat(learner)[0]
+        for key, value in learner.optimizer.state.get(flat, {}).items():
+            if value.shape == flat.shape:
+                full = self._gather(learner, partial(_optimizer_part, key=key))
+            else:
+                full = self._share({name: value for name in learner.named_learning()})
+            state |= {f"{name}.{key}": tensor for name, tensor in full.items()}
+        return state
+
+    def load(self, role: str, weights: TensorReader, optimizer: TensorReader) -> None:
+        learner = self.learners[role]
+        learning = learner.named_learning()
+        check_names(role, {**learning, **learner.fixed}, weights.shapes())
+        weights.read(learner.fixed)
+        self._put_fixed(learner)
+        for name, param in learning.items():
+            value = torch.empty(full_shape(param), device=self.env.device)
+            weights.read({name: value})
+            self._put_master(param, value)
+        if self.stage == 0:
+            self._load_optimizer(role, optimizer)
+        else:
+            self._load_zero_state(learner, optimizer)
+
+    # --------------------------------------------------------------------- parts of a network
+
+    def _gather(self, learner: Learner, get: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
+        """Whole tensors, one by one; each stays on the process that it belongs to."""
+        found: dict[str, Tensor] = {}
+        for i, (name, param) in enumerate(sorted(learner.named_learning().items())):
+            value = get(param)
+            if i % self.env.world == self.env.rank:
+                found[name] = value.detach()
+        return found
+
+    def _master(self, param: nn.Parameter) -> Tensor:
+        if self.stage == 0:
+            return param
+        return load_deepspeed().utils.safe_get_full_fp32_param(param)
+
+    def _put_master(self, param: nn.Parameter, value: Tensor) -> None:
+        if self.stage > 0:
+            load_deepspeed().utils.safe_set_full_fp32_param(param, value)
+        self._put_copy(param, value)
+
+    def _put_copy(self, param: nn.Parameter, value: Tensor) -> None:
+        """Write the values that the network computes with."""
+        gathered = load_deepspeed().zero.GatheredParameters([param], modifier_rank=0)
+        with gathered, torch.no_grad():
+            if self.stage < 3 or self.env.rank == 0:
+                param.copy_(value)
+
+    def _put_fixed(self, learner: Engine) -> None:
+        params, buffers = dict(learner.net.named_parameters()), dict(learner.net.named_buffers())
+        for name, value in learner.fixed.items():
+            if name in params:
+                self._put_copy(params[name], value)
+            else:
+                buffers[name].copy_(value)
+
+    def _flat(self, learner: Learner) -> list[Tensor]:
+        """The flat float32 pieces that ZeRO's optimizer steps in place of the parameters."""
+        if self.stage == 3:
+            return learner.wrapped.optimizer.fp32_partitioned_groups_flat
+        return [p for group in learner.optimizer.param_groups for p in group["params"]]
+
+    def _link(self, learner: Learner) -> None:
+        """Tell parameters where their optimizer state is.
+
+        DeepSpeed does so in the first step, when only the first group of parameters has a state.
+        """
+        zero = learner.wrapped.optimizer
+        if self.stage == 3:
+            return
+        link = load_deepspeed().utils.lazy_init_hp_params_optimizer_state
+        for params, flat in zip(zero.bit16_groups, self._flat(learner), strict=True):
+            if flat in learner.optimizer.state:
+                link(params, flat, learner.optimizer.state)
+
+    def _load_zero_state(self, learner: Learner, reader: TensorReader) -> None:
+        """Fill the state of the flat pieces from the state of whole parameters."""
+        shapes, learning = reader.shapes(), learner.named_learning()
+        whole: list[str] = []  # "<weight>.<field>" of the shape of the weight
+        common: dict[str, Tensor] = {}  # by field: the same for all, such as Adam's step
+        for name, shape in shapes.items():
+            weight, _, key = name.rpartition(".")
+            if shape == full_shape(learning[weight]):
+                whole.append(name)
+            elif key not in common:
+                common[key] = torch.zeros(shape, device=self._state_device(learner))
+                reader.read({name: common[key]})
+        for flat in self._flat(learner):
+            for key in {name.rpartition(".")[2] for name in whole}:
+                learner.optimizer.state[flat][key] = torch.zeros_like(flat, requires_grad=False)
+            for key, value in common.items():
+                learner.optimizer.state[flat][key] = value.clone()
+        self._link(learner)
+        for name in sorted(whole):
+            weight, _, key = name.rpartition(".")
+            value = torch.empty(shapes[name], device=self.env.device)
+            reader.read({name: value})
+            load_deepspeed().utils.safe_set_full_optimizer_state(learning[weight], value, key)
+
+
+def full_shape(param: nn.Parameter) -> torch.Size:
+    """Shape of a parameter, also where stage 3 holds only a piece of it."""
+    return getattr(param, "ds_shape", param.shape)
+
+
+def _note(reached: set[str], name: str, grad: Tensor) -> None:
+    reached.add(name)
+
+
+def _optimizer_part(param: nn.Parameter, *, key: str) -> Tensor:
+    return load_deepspeed().utils.safe_get_full_optimizer_state(param, key)
