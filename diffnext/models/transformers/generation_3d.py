@@ -34,7 +34,7 @@ def generate(
     num_ar_steps: int,
     num_diffusion_steps: int,
     guidance: Guidance,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
     size: tuple[int, int] | None = None,
     latents: Sequence[Tensor] = (),
     progress: Callable[[int], None] | None = None,
@@ -53,7 +53,7 @@ def generate(
         num_ar_steps: sets of tokens a frame.
         num_diffusion_steps: denoising steps a set.
         guidance: how the passes become one prediction.
-        generator: source of all numbers; None for torch's own.
+        generator: source of all numbers, or one source for each sample; None for torch's own.
         size: (H, W) of the latents; None for the size that the model was made for.
         latents: first frames (B, C, H, W) that are given and not sampled.
         progress: called with 1 after each set of tokens.
@@ -98,15 +98,19 @@ def _token_order(
     net: Transformer3D,
     batch: int,
     size: tuple[int, int],
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device,
 ) -> Tensor:
     """A random order of a frame's tokens for each sample, (B, N)."""
     patch = net.image_encoder.patch_embed.patch
     num_tokens = (size[0] // patch) * (size[1] // patch)
-    source = "cpu" if generator is None else generator.device
-    noise = torch.rand(batch, num_tokens, 1, generator=generator, device=source)
-    return noise.argsort(dim=1).squeeze(-1).to(device)
+    own = generator if isinstance(generator, (list, tuple)) else [generator]
+    shape = (batch // len(own), num_tokens, 1)
+    draws = []
+    for one in own:
+        source = "cpu" if one is None else one.device
+        draws.append(torch.rand(shape, generator=one, device=source).to(device))
+    return torch.cat(draws).argsort(dim=1).squeeze(-1)
 
 
 def _conditions(
@@ -152,7 +156,7 @@ class _FrameSampler:
         num_ar_steps: int,
         num_diffusion_steps: int,
         guidance: Guidance,
-        generator: torch.Generator | None,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
         size: tuple[int, int],
         order: Tensor,
         progress: Callable[[int], None] | None,
