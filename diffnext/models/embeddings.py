@@ -23,6 +23,15 @@ def frequencies(count: int, *, device: torch.device | None = None) -> Tensor:
     return torch.exp(-math.log(1e4) * index / count)
 
 
+def place_frequencies(count: int, *, device: torch.device | None = None) -> Tensor:
+    """The same numbers as `frequencies`, rounded as in the published model where it places tokens.
+
+    Sampling multiplies a difference in the last bit by up to 10^5.
+    """
+    index = torch.arange(count, dtype=torch.float32, device=device)
+    return 1 / 1e4 ** (index / count)
+
+
 def patchify(x: Tensor, patch: int) -> Tensor:
     """Cut (..., C, H, W) into row-major tokens (..., N, patch * patch * C), channel fastest."""
     x = x.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))  # (..., C, h, p, w, p)
@@ -62,7 +71,7 @@ class PatchEmbed(nn.Module):
 
 def space_positions(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
     """Sines and cosines of integer grid positions, (h * w, dim) as [sin w, cos w, sin h, cos h]."""
-    freqs = frequencies(dim // 4, device=device)
+    freqs = place_frequencies(dim // 4, device=device)
     angles = [torch.arange(size, device=device).unsqueeze(1) * freqs for size in grid]
     rows = torch.cat([angles[0].sin(), angles[0].cos()], dim=1)  # (h, dim / 2)
     columns = torch.cat([angles[1].sin(), angles[1].cos()], dim=1)  # (w, dim / 2)

@@ -192,16 +192,12 @@ class _FrameSampler:
         """Fill the next `count` tokens of patches (B, N, P), of which `known` are there."""
         passes = self.guidance.num_passes
         chosen = self.order[:, known : known + count]  # (B, K)
-        masked = torch.cat([self.order[:, known + count :], chosen], dim=1)
+        known_ids = self.order[:, :known]
         z = self.net.encode_image(
-            patches.repeat(passes, 1, 1),
-            video,
-            self.order[:, :known].repeat(passes, 1),
-            masked.repeat(passes, 1),
-            self.size,
-            num_wanted=count,
-        )  # (G * B, K, D)
-        x = self._denoise(z.unflatten(0, (passes, -1)), chosen, scale)
+            patches.repeat(passes, 1, 1), video, known_ids.repeat(passes, 1), self.size
+        )
+        z = select(z, chosen.repeat(passes, 1)).unflatten(0, (passes, -1))  # (G, B, K, D)
+        x = self._denoise(z, chosen, scale)
         places = chosen.unsqueeze(-1).expand(-1, -1, patches.size(-1))
         return patches.scatter(1, places, select(self.net.patchify(x), chosen))
 
@@ -220,10 +216,11 @@ class _FrameSampler:
         for timestep in self.scheduler.timesteps:
             if timestep < self.guidance.trunc:
                 cond = cond[:1]
-            told = torch.full((1,), float(timestep), device=z.device)
             patches = self.net.patchify(x)  # (B, N, P)
+            noisy = select(patches, chosen).repeat(len(cond), 1, 1, 1)  # (G, B, K, P)
+            told = torch.full((*cond.shape[:2], 1), float(timestep), device=z.device)
             embedded = cond + decoder.time_cond_embed.embed_timestep(told)
-            tokens = decoder.denoise(select(patches, chosen), embedded).float()  # (G, B, K, P)
+            tokens = decoder.denoise(noisy, embedded).float()  # (G, B, K, P)
             places = chosen.unsqueeze(-1).expand_as(tokens)
             predictions = patches.expand(len(tokens), -1, -1, -1).scatter(2, places, tokens)
             guided = self.guidance.combine(predictions, scale)

@@ -149,10 +149,8 @@ class Transformer3D(nn.Module):
         """
         frames = latents.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
         video = self.encode_video(latents, self.embed(**cond))
-        z = self.encode_image(
-            self.patchify(frames), video, visible_ids, masked_ids, frames.shape[-2:]
-        )
-        return self.image_decoder(noisy, timestep, z)
+        z = self.encode_image(self.patchify(frames), video, visible_ids, frames.shape[-2:])
+        return self.image_decoder(noisy, timestep, select(z, masked_ids))
 
     def encode_video(self, latents: Tensor, cond: Tensor) -> Tensor:
         """Condition of each frame from the frames before it.
@@ -240,70 +238,52 @@ class Transformer3D(nn.Module):
             positions = grid_positions(frame_ids, grid)
             return tokens, rotary_positions(positions, self.video_encoder.head_dim)
         space = space_positions(grid, self.video_encoder.dim, tokens.device)  # (M, D)
-        time = self.video_pos_embed(frame_ids, num_frames)  # (n, D)
-        places = (time.unsqueeze(1) + space.to(time.dtype)).flatten(0, 1)  # (n * M, D)
-        return tokens + places, None
+        time = self.video_pos_embed(frame_ids, num_frames).to(tokens.dtype)  # (n, D)
+        placed = tokens.unflatten(1, (len(frame_ids), -1)) + time.unsqueeze(1)  # (B, n, M, D)
+        return (placed + space.to(tokens.dtype)).flatten(1, 2), None
 
     def encode_image(
-        self,
-        patches: Tensor,
-        cond: Tensor,
-        visible_ids: Tensor,
-        masked_ids: Tensor,
-        size: tuple[int, int],
-        *,
-        num_wanted: int | None = None,
+        self, patches: Tensor, cond: Tensor, visible_ids: Tensor, size: tuple[int, int]
     ) -> Tensor:
-        """Image encoder: what is known of a frame, seen from its masked tokens.
+        """Image encoder: all tokens of a frame, told from those that are visible.
 
-        The first half of the blocks reads the condition and the visible tokens, the second half all
-        tokens. Attention does not depend on the order of tokens, so they stay in the order
-        [condition, visible, masked].
+        The first half of the blocks reads the condition and the visible tokens, the second half the
+        condition and all tokens.
 
         Args:
-            patches: (B, N, P) of which only the visible ones are read.
+            patches: (B, N, P), of which only the visible ones are read.
             cond: (B, M, D).
-            visible_ids, masked_ids: (B, V) and (B, K).
+            visible_ids: (B, V).
             size: (H, W).
-            num_wanted: return only so many tokens, the last of `masked_ids`.
 
         Returns:
-            (B, K, D), or (B, num_wanted, D).
+            (B, N, D).
         """
-        encoder, num_visible, num_masked = (
-            self.image_encoder,
-            visible_ids.size(1),
-            masked_ids.size(1),
-        )
+        encoder, prefix = self.image_encoder, cond.size(1)
+        places = visible_ids.unsqueeze(-1).expand(-1, -1, encoder.dim)
         visible = encoder.patch_embed(select(patches, visible_ids))
-        masked = self.mask_embed.mask_token.expand(len(masked_ids), num_masked, -1).to(
-            visible.dtype
-        )
-        ids = torch.cat([visible_ids, masked_ids], dim=1)
-        tokens, rotary = self._placed_tokens(torch.cat([visible, masked], dim=1), ids, size)
-        rotary_near = None
+        masked = self.mask_embed.mask_token.to(visible.dtype).expand(*patches.shape[:2], -1)
+        tokens, rotary = self._placed_tokens(masked.scatter(1, places, visible), size)
+        near = None
         if rotary is not None:
-            rotary = _behind_prefix(rotary, cond.size(1))
-            near = cond.size(1) + num_visible
-            rotary_near = Rotary(rotary.cos[..., :near, :], rotary.sin[..., :near, :])
-        x = torch.cat([cond.to(tokens.dtype), tokens[:, :num_visible]], dim=1)
+            near = _behind_prefix(
+                Rotary(*[part[visible_ids].unsqueeze(1) for part in rotary]), prefix
+            )
+            rotary = _behind_prefix(rotary, prefix)
         half = len(encoder.blocks) // 2
-        x = encoder.run(x, stop=half, rotary=rotary_near)
-        x = torch.cat([x, tokens[:, num_visible:].to(x.dtype)], dim=1)
-        skip = x.size(1) - (num_masked if num_wanted is None else num_wanted)
-        return encoder.norm(encoder.run(x, start=half, rotary=rotary, skip=skip))
+        x = torch.cat([cond.to(tokens.dtype), tokens.gather(1, places)], dim=1)
+        x = encoder.run(x, stop=half, rotary=near)
+        tokens = tokens.to(x.dtype).scatter(1, places, x[:, prefix:])
+        x = torch.cat([x[:, :prefix], tokens], dim=1)
+        return encoder.norm(encoder.run(x, start=half, rotary=rotary, skip=prefix))
 
-    def _placed_tokens(
-        self, tokens: Tensor, ids: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Rotary | None]:
-        encoder = self.image_encoder
+    def _placed_tokens(self, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Rotary | None]:
+        encoder, device = self.image_encoder, tokens.device
         grid = (size[0] // encoder.patch_embed.patch, size[1] // encoder.patch_embed.patch)
         if not self.has_rotary:
-            places = space_positions(grid, encoder.dim, ids.device)
-            return tokens + places[ids].to(tokens.dtype), None
-        positions = grid_positions(torch.zeros(1, dtype=torch.int64, device=ids.device), grid)
-        cos, sin = rotary_positions(positions, encoder.head_dim)
-        return tokens, Rotary(cos[ids].unsqueeze(1), sin[ids].unsqueeze(1))
+            return tokens + space_positions(grid, encoder.dim, device).to(tokens.dtype), None
+        positions = grid_positions(torch.zeros(1, dtype=torch.int64, device=device), grid)
+        return tokens, rotary_positions(positions, encoder.head_dim)
 
 
 def _behind_prefix(rotary: Rotary, prefix: int) -> Rotary:
