@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sample many prompts with a pipeline and write the results to files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from tqdm import tqdm
+
+from diffnext.models.autoencoders.modeling_utils import strides
+from diffnext.pipelines import components
+from diffnext.pipelines.loading import INDEX, read_index
+from diffnext.pipelines.nova.pipeline_nova import NOVAPipeline
+from diffnext.pipelines.nova.pipeline_nova_c2i import NOVAC2IPipeline
+from diffnext.utils.export_utils import export_to_image, export_to_video
+
+NETWORK = "transformer"
+_STEP = re.compile(r"_iter_(\d+)$")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of a pipeline that all samples share; see `NOVAPipeline`."""
+
+    num_inference_steps: int = 64
+    num_diffusion_steps: int = 25
+    guidance_scale: float = 5.0
+    min_guidance_scale: float | None = None
+    guidance_trunc: float = 0.0
+    guidance_renorm: float = 1.0
+    flow_shift: float | None = None
+    max_latent_length: int = 1
+    motion_flow: float = 5.0
+    negative_prompt: str | None = None
+    image: str | None = None  # path
+
+    def arguments(self, pipe: NOVAPipeline | NOVAC2IPipeline) -> dict[str, Any]:
+        """As keyword arguments of `pipe`."""
+        options = dataclasses.asdict(self)
+        if isinstance(pipe, NOVAC2IPipeline):
+            for name in ("max_latent_length", "motion_flow", "negative_prompt", "image"):
+                del options[name]
+        elif self.image is not None:
+            options["image"] = Image.open(self.image)
+        return options
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sample."""
+
+    name: str  # of its file, without suffix
+    prompt: str | int
+    seed: int
+
+
+def locate(model: str, snapshot: str | None) -> tuple[str, str | None]:
+    """Find the folders of a pipeline and of the network that replaces its own.
+
+    Args:
+        model: folder of a pipeline; or of a snapshot, whose pipeline is what it was trained from.
+        snapshot: folder that holds transformer/, or snapshots of which the newest is taken.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    if not (Path(model) / INDEX).is_file() and snapshot is None:
+        snapshot = newest_snapshot(model)
+        model = _trained_from(Path(snapshot))
+    elif snapshot is not None:
+        snapshot = newest_snapshot(snapshot)
+    read_index(model)
+    return model, snapshot
+
+
+def newest_snapshot(folder: str) -> str:
+    """`folder` itself if it holds the network, else its snapshot with the most steps."""
+    path = Path(folder)
+    if (path / NETWORK / "config.json").is_file():
+        return str(path)
+    inside = [*path.glob("*"), *path.glob("checkpoints/*")]
+    found = [one for one in inside if _STEP.search(one.name)]
+    found = [one for one in found if (one / NETWORK / "config.json").is_file()]
+    if not found:
+        raise ValueError(
+            f"{folder} holds no {INDEX}, no {NETWORK}/ and no snapshot <prefix>_iter_<step>; give "
+            "the folder of a model, of a snapshot, or of a run"
+        )
+    return str(max(found, key=lambda one: int(_STEP.search(one.name)[1])))
+
+
+def _trained_from(snapshot: Path) -> str:
+    """The pipeline that a run started from, which its config.yaml names."""
+    file = snapshot.parent.parent / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; pass the model that was trained as --model")
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    weights = config.get("MODEL", {}).get("WEIGHTS")
+    if not weights:
+        raise ValueError(f"{file} has no MODEL.WEIGHTS; pass the model that was trained as --model")
+    return weights
+
+
+def load(
+    model: str, snapshot: str | None, *, device: str | None = None, dtype: str | None = None
+) -> NOVAPipeline | NOVAC2IPipeline:
+    """Load a pipeline, with the network of a snapshot if one is given."""
+    if device is None:
+        device = str(torch.accelerator.current_accelerator() or "cpu")
+    if dtype is None:
+        dtype = "float32" if device == "cpu" else "float16"
+    options: dict[str, Any] = {"torch_dtype": getattr(torch, dtype)}
+    if snapshot is not None:
+        cls = getattr(components, read_index(model)[NETWORK][1])
+        options[NETWORK] = cls.from_pretrained(Path(snapshot) / NETWORK, **options)
+    classes = {cls.__name__: cls for cls in (NOVAPipeline, NOVAC2IPipeline)}
+    name = read_index(model)["_class_name"]
+    if name not in classes:
+        raise ValueError(f"{Path(model) / INDEX} names {name}; {sorted(classes)} can be sampled")
+    return classes[name].from_pretrained(model, **options).to(device)
+
+
+def latent_length(
+    pipe: NOVAPipeline | NOVAC2IPipeline, *, num_frames: int | None, latent: int | None
+) -> int:
+    """Latent frames of a sample: what is asked for, or what the model was made for."""
+    stride = strides(pipe.vae)[0]
+    if latent is None and num_frames is None:
+        return int(pipe.transformer.config.video_base_size[0])
+    if num_frames is not None:
+        if num_frames < 1 or (num_frames - 1) % stride:
+            raise ValueError(f"--num-frames is {num_frames}; {stride} k + 1 are possible")
+        latent = (num_frames - 1) // stride + 1
+    if latent < 1:
+        raise ValueError(f"--max-latent-length is {latent}; 1 or more is wanted")
+    if latent > 1 and isinstance(pipe, NOVAC2IPipeline):
+        raise ValueError("a model of classes makes pictures; ask for one frame")
+    return latent
+
+
+def suffix(wanted: str | None, length: int) -> str:
+    """Suffix of the files: png for one latent frame, else mp4 or gif."""
+    possible = ("png",) if length == 1 else ("mp4", "gif")
+    if wanted is not None and wanted not in possible:
+        what = "pictures" if length == 1 else "videos"
+        raise ValueError(f"--format is {wanted}, but {what} are made; {possible} are possible")
+    return wanted or possible[0]
+
+
+def read_prompts(path: str) -> list[str]:
+    """Prompts of a file: one a line, or in .jsonl the "prompt" of each line."""
+    prompts = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        if Path(path).suffix == ".jsonl":
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+                raise ValueError(f'{path} line {number} is {line!r}; {{"prompt": "..."}} is wanted')
+            line = row["prompt"]
+        prompts.append(line.strip())
+    if not prompts:
+        raise ValueError(f"{path} holds no prompt; one a line is wanted")
+    return prompts
+
+
+def plan(prompts: Sequence[str | int], *, samples: int, seed: int) -> list[Job]:
+    """One job a sample; the samples of a prompt follow one another, seeds count up."""
+    jobs = []
+    for prompt in prompts:
+        for _ in range(samples):
+            jobs.append(Job(f"{len(jobs):05d}", prompt, seed + len(jobs)))
+    return jobs
+
+
+def write_samples(
+    pipe: NOVAPipeline | NOVAC2IPipeline,
+    jobs: Sequence[Job],
+    settings: Settings,
+    folder: str,
+    suffix: str,
+    batch_size: int,
+    fps: float,
+    origin: Mapping[str, Any],
+) -> list[Path]:
+    """Sample all jobs and write each with what it was made from beside it.
+
+    Args:
+        suffix: "png", "mp4" or "gif".
+        batch_size: samples at a time.
+        fps: frames a second of videos.
+        origin: what else the .json files should say, such as the model.
+
+    Returns:
+        The paths of pictures or videos.
+    """
+    _check_prompts(pipe, jobs)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    pipe.set_progress_bar_config(desc="sets of tokens", leave=False, disable=None)
+    arguments = settings.arguments(pipe)
+    paths = []
+    with tqdm(total=len(jobs), desc="samples", disable=None) as bar:
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            # on the CPU, so that a seed means the same on every device
+            generators = [torch.Generator().manual_seed(job.seed) for job in batch]
+            prompts = [job.prompt for job in batch]
+            output = pipe(prompts, generator=generators, output_type="np", **arguments)
+            for job, frames in zip(batch, output.frames, strict=True):
+                path = Path(folder) / f"{job.name}.{suffix}"
+                _write(path, frames, fps)
+                record = {"prompt": job.prompt, "seed": job.seed, **origin}
+                record["settings"] = dataclasses.asdict(settings)
+                text = json.dumps(record, indent=2, ensure_ascii=False)
+                path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+                paths.append(path)
+                bar.update()
+    return paths
+
+
+def _check_prompts(pipe: NOVAPipeline | NOVAC2IPipeline, jobs: Sequence[Job]) -> None:
+    wanted, what = (str, "a text: use --prompt")
+    if isinstance(pipe, NOVAC2IPipeline):
+        wanted, what = (int, "a class: use --label")
+    for job in jobs:
+        if not isinstance(job.prompt, wanted):
+            raise ValueError(f"prompt is {job.prompt!r}; {type(pipe).__name__} takes {what}")
+
+
+def _write(path: Path, frames: Any, fps: float) -> None:
+    """Write uint8 (T, H, W, 3)."""
+    if path.suffix == ".png":
+        export_to_image(frames[0], str(path))
+    else:
+        export_to_video(frames, str(path), fps=fps)
