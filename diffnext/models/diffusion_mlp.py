@@ -6,12 +6,14 @@ Letters: N token, P values of a patch, D width, Z width of the condition.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from diffnext.models.embeddings import PatchEmbed, frequencies
+from diffnext.models.embeddings import PatchEmbed
 from diffnext.models.normalization import AdaptiveNorm
 
 
@@ -37,7 +39,8 @@ class TimeCondEmbed(nn.Module):
 
     def embed_timestep(self, timestep: Tensor) -> Tensor:
         """(...) timesteps, 0 to 1000, to (..., D)."""
-        angles = timestep.float().unsqueeze(-1) * frequencies(128, device=timestep.device)
+        index = torch.arange(128, dtype=torch.float32, device=timestep.device)
+        angles = timestep.float().unsqueeze(-1) * torch.exp(-math.log(1e4) * index / 128)
         sinusoid = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.timestep_proj(sinusoid.to(self.timestep_proj.fc1.weight.dtype))
 

@@ -6,7 +6,6 @@ Letters: B batch, C channel, H W latent size, L text length, N token, D width, d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,15 +17,10 @@ TEXT_POSITIONS = 512  # rows of the buffer that stands for absent text
 
 
 def frequencies(count: int, *, device: torch.device | None = None) -> Tensor:
-    """10^4 ** (-i / count) for i < count, (count,) float32."""
-    index = torch.arange(count, dtype=torch.float32, device=device)
-    return torch.exp(-math.log(1e4) * index / count)
+    """10^4 ** (-i / count) for i < count, (count,) float32.
 
-
-def place_frequencies(count: int, *, device: torch.device | None = None) -> Tensor:
-    """The same numbers as `frequencies`, rounded as in the published model where it places tokens.
-
-    Sampling multiplies a difference in the last bit by up to 10^5.
+    Rounded as in the published model, since sampling multiplies a difference in the last bit by up
+    to 10^5. The timesteps of the denoiser are rounded in another way there.
     """
     index = torch.arange(count, dtype=torch.float32, device=device)
     return 1 / 1e4 ** (index / count)
@@ -71,7 +65,7 @@ class PatchEmbed(nn.Module):
 
 def space_positions(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
     """Sines and cosines of integer grid positions, (h * w, dim) as [sin w, cos w, sin h, cos h]."""
-    freqs = place_frequencies(dim // 4, device=device)
+    freqs = frequencies(dim // 4, device=device)
     angles = [torch.arange(size, device=device).unsqueeze(1) * freqs for size in grid]
     rows = torch.cat([angles[0].sin(), angles[0].cos()], dim=1)  # (h, dim / 2)
     columns = torch.cat([angles[1].sin(), angles[1].cos()], dim=1)  # (w, dim / 2)

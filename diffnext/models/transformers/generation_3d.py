@@ -79,10 +79,12 @@ def generate(
         order=_token_order(net, batch, size, generator, cond.device),
         progress=progress,
     )
+    past = _Past(net, cond, num_frames=num_frames, size=size, guidance=guidance)
     frames: list[Tensor] = []
-    for video in _conditions(net, cond, frames, num_frames, size, guidance):
-        if len(frames) < len(latents):
-            frames.append(latents[len(frames)].to(cond.device, torch.float32))
+    for number in range(num_frames):
+        video = past.condition(frames[-1] if frames else None)
+        if number < len(latents):
+            frames.append(latents[number].to(cond.device, torch.float32))
         else:
             frames.append(sampler.sample(video))
     return torch.stack(frames, dim=2)
@@ -113,36 +115,48 @@ def _token_order(
     return torch.cat(draws).argsort(dim=1).squeeze(-1)
 
 
-def _conditions(
-    net: Transformer3D,
-    cond: Tensor,
-    frames: list[Tensor],
-    num_frames: int,
-    size: tuple[int, int],
-    guidance: Guidance,
-):
-    """Yield what the video encoder says of each frame, (G * B, M, D), once `frames` holds those before."""
-    cache = KVCache(len(net.video_encoder.blocks))
-    first = None
-    for number in range(num_frames):
-        tokens = net.first_tokens(len(cond), size)
-        if number > 0:
-            tokens = _previous_tokens(net, frames[-1], tokens, guidance)
-        frame_ids = torch.tensor([number], device=cond.device)
-        prefix = cond if number == 0 else None
-        video = net.encode_frames(tokens, frame_ids, num_frames, size, cond=prefix, cache=cache)
-        if first is None:
-            first = video
-        yield video if number == 0 else net.mix(first, video)
+class _Past:
+    """The video encoder's view of the frames so far, one frame at a time."""
 
+    def __init__(
+        self,
+        net: Transformer3D,
+        cond: Tensor,
+        *,
+        num_frames: int,
+        size: tuple[int, int],
+        guidance: Guidance,
+    ) -> None:
+        self.net = net
+        self.cond = cond  # (G * B, L, D)
+        self.num_frames = num_frames
+        self.size = size
+        self.guidance = guidance
+        self.cache = KVCache(len(net.video_encoder.blocks))
+        self.outputs: list[Tensor] = []  # of the frames so far, each (G * B, M, D)
 
-def _previous_tokens(
-    net: Transformer3D, frame: Tensor, first_tokens: Tensor, guidance: Guidance
-) -> Tensor:
-    """The frame before as tokens, (G * B, M, D); a pass without video has the first tokens instead."""
-    seen = net.video_tokens(frame.unsqueeze(2))  # (B, M, D)
-    unseen = first_tokens[: len(frame)].to(seen.dtype)
-    return torch.cat([seen if sees else unseen for sees in guidance.video_passes])
+    def condition(self, previous: Tensor | None) -> Tensor:
+        """Condition of the next frame, (G * B, M, D), after frame `previous` (B, C, H, W) or none."""
+        number = len(self.outputs)
+        video = self.net.encode_frames(
+            self._tokens(previous),
+            torch.tensor([number], device=self.cond.device),
+            self.num_frames,
+            self.size,
+            cond=self.cond if number == 0 else None,
+            cache=self.cache,
+        )
+        self.outputs.append(video)
+        return video if number == 0 else self.net.mix(self.outputs[0], video)
+
+    def _tokens(self, previous: Tensor | None) -> Tensor:
+        """The frame before as tokens; a pass without video has the first tokens in its place."""
+        first = self.net.first_tokens(len(self.cond), self.size)
+        if previous is None:
+            return first
+        seen = self.net.video_tokens(previous.unsqueeze(2))  # (B, M, D)
+        unseen = first[: len(previous)].to(seen.dtype)
+        return torch.cat([seen if sees else unseen for sees in self.guidance.video_passes])
 
 
 class _FrameSampler:
@@ -170,6 +184,8 @@ class _FrameSampler:
         self.order = order  # (B, N)
         self.set_sizes = set_sizes(num_ar_steps, order.size(1))
         self.progress = progress
+        parameters = inspect.signature(scheduler.step).parameters
+        self.step_options = {"generator": generator} if "generator" in parameters else {}
 
     def sample(self, video: Tensor) -> Tensor:
         """(G * B, M, D) to a frame (B, C, H, W)."""
@@ -204,8 +220,8 @@ class _FrameSampler:
     def _denoise(self, z: Tensor, chosen: Tensor, scale: float) -> Tensor:
         """Run the diffusion of tokens `chosen` (B, K) under z (G, B, K, D); returns (B, C, H, W).
 
-        The state is a whole frame, so that any scheduler of diffusers steps it and draws the numbers
-        that it would draw for a frame. Only the chosen tokens are predicted; in place of the others
+        The state is a whole frame, so that the schedulers of diffusers step it and draw the numbers
+        that they draw for a frame. Only the chosen tokens are predicted; in place of the others
         stands the state itself, which counts in the norms that guidance compares.
         """
         decoder = self.net.image_decoder
@@ -229,6 +245,5 @@ class _FrameSampler:
 
     def _step(self, output: Tensor, timestep: Tensor, x: Tensor) -> Tensor:
         """One step of the scheduler; those that draw numbers draw from the call's generator."""
-        stochastic = "generator" in inspect.signature(self.scheduler.step).parameters
-        extra = {"generator": self.generator} if stochastic else {}
-        return self.scheduler.step(output, timestep, x, return_dict=False, **extra)[0]
+        options = self.step_options
+        return self.scheduler.step(output, timestep, x, return_dict=False, **options)[0]

@@ -202,6 +202,7 @@ class NOVAPipeline(PipelineMixin):
             prompts,
             self.transformer.text_embed.num_tokens,
             device=self._execution_device,
+            full_length=True,
         )
 
     def _given_frames(

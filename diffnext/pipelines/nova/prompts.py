@@ -20,6 +20,7 @@ def encode_prompts(
     max_length: int,
     *,
     device: torch.device | str | None = None,
+    full_length: bool = False,
 ) -> list[Tensor]:
     """Encode texts; pass on what is encoded already.
 
@@ -28,6 +29,9 @@ def encode_prompts(
         prompts: texts, or arrays (L, D) that an encoder made.
         max_length: longer prompts are cut to so many tokens.
         device: where the encoder computes; None for where it is.
+        full_length: compute with texts padded to `max_length`, as the published model samples,
+            not to the longest of them. The states differ in rounding alone, which sampling
+            multiplies until it shows.
 
     Returns:
         For each prompt (L_i, D), L_i at most `max_length`; (0, D) for an empty text.
@@ -42,7 +46,12 @@ def encode_prompts(
             states[i] = _given_states(prompt, i)[:max_length]
     if texts:
         encoded = _encode_texts(
-            tokenizer, text_encoder, [prompts[i] for i in texts], max_length, device
+            tokenizer,
+            text_encoder,
+            [prompts[i] for i in texts],
+            max_length,
+            device,
+            full_length=full_length,
         )
         for i, one in zip(texts, encoded, strict=True):
             states[i] = one
@@ -63,6 +72,8 @@ def _encode_texts(
     texts: Sequence[str],
     max_length: int,
     device: torch.device | str | None,
+    *,
+    full_length: bool,
 ) -> list[Tensor]:
     if tokenizer is None or text_encoder is None:
         raise ValueError(
@@ -78,8 +89,8 @@ def _encode_texts(
     ids = {text: tokens for text, tokens in ids.items() if tokens}
     if ids:
         # the encoder is causal: what pads on the right is never seen by the tokens of a prompt
-        longest = max(len(tokens) for tokens in ids.values())
-        padded = [tokens + [0] * (longest - len(tokens)) for tokens in ids.values()]
+        length = max_length if full_length else max(len(tokens) for tokens in ids.values())
+        padded = [tokens + [0] * (length - len(tokens)) for tokens in ids.values()]
         hidden = text_encoder(torch.tensor(padded, device=device)).last_hidden_state  # (B, L, D)
         for (text, tokens), one in zip(ids.items(), hidden, strict=True):
             states[text] = one[: len(tokens)]
