@@ -116,11 +116,13 @@ def strides(vae: torch.nn.Module) -> tuple[int, int]:
     A time stride s means that s k + 1 frames give k + 1 latents; 1 is an autoencoder of pictures.
     """
     config = vae.config
-    time = getattr(vae, "time_stride", None) or getattr(vae, "temporal_compression_ratio", None)
+    time = getattr(vae, "time_stride", config.get("temporal_compression_ratio"))
+    if time is None:
+        time = getattr(vae, "temporal_compression_ratio", 1)
     space = getattr(vae, "spatial_compression_ratio", None)
     if space is None:
         space = 2 ** (len(config["block_out_channels"]) - 1)
-    return int(time or config.get("temporal_compression_ratio", 1)), int(space)
+    return int(time), int(space)
 
 
 class PicturesAsVideos:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command and snippet of the cache guide runs, at a smaller size."""
+
+import csv
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import av
+import numpy as np
+import PIL.Image
+import torch
+
+from diffnext.data.journal import JOURNAL, LEDGER
+from diffnext.data.records import open_reader
+from diffnext.data.records.identity import IDENTITY
+from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOpenSora
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "cache.md").read_text(encoding="utf-8")
+TINY = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+SIZES = {"480x768": "48x64", "1024": "64"}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE, flags=re.DOTALL)
+
+
+def prepare(folder):
+    """The files that the guide speaks of."""
+    torch.manual_seed(0)
+    kinds = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    AutoencoderKL(**TINY, **kinds).save_pretrained(folder / "nova-image" / "vae")
+    AutoencoderKLOpenSora(**TINY).save_pretrained(folder / "nova-video" / "vae")
+    (folder / "photos").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (66, 80, 90, 3), np.uint8)
+    PIL.Image.fromarray(noise[0]).save(folder / "photos" / "a.jpg")
+    (folder / "photos" / "a.txt").write_text("A picture of noise.")
+    with av.open(str(folder / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 90, 80, "yuv420p"
+        for pixels in noise:
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with open(folder / "clips.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["path", "caption"], ["a.mp4", "A video of noise."]])
+
+
+def run_tool(words):
+    """Run `tools/name.py ARGUMENTS` in this process, which has loaded torch already."""
+    path = ROOT / words[0]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(words[1:]) == 0, words
+
+
+def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        words = shlex.split(command.replace("/path/to/", f"{tmp_path}/"))
+        assert words.pop(0) == "python"
+        run_tool([SIZES.get(word, word) for word in words])
+    assert open_reader("img_cache")[0]["shape"] == [8, 8, 8]
+    assert open_reader("vid_cache")[0]["shape"] == [8, 9, 6, 8]
+    assert Path("sheet.png").is_file()
+    [snippet] = blocks("python")
+    capsys.readouterr()
+    exec(compile(snippet, "docs/cache.md", "exec"), {})
+    assert capsys.readouterr().out == "1 (8, 8, 8) A picture of noise.\n"
+
+
+def test_files_of_the_folder_are_listed():
+    for name in (JOURNAL, LEDGER, IDENTITY):
+        assert f"`{name}`" in GUIDE
