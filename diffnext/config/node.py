@@ -180,7 +180,7 @@ class CfgNode(yacs.config.CfgNode):
                 current._merge(value, source)
             elif self.is_new_allowed():
                 self._set(key, value, source)
-            else:
+            elif value is not None:  # None is a heading with nothing below it
                 current._merge(self._section(key, value, source), source)
 
     def _set(self, key: str, value: Any, source: str) -> None:
@@ -207,21 +207,21 @@ class CfgNode(yacs.config.CfgNode):
 
     def _section(self, key: str, value: Any, source: str) -> CfgNode:
         """Return what is given for the section `key` as a whole: only a free one can be replaced."""
-        node = CfgNode(None, self._name(key).split("."), new_allowed=True)
-        if value is None:
-            return node
         if not self[key].is_new_allowed():
             raise ConfigError(
                 f"{self._name(key)} = {value!r}{where(source)}: this is a section; set its options, "
                 f"{', '.join(self[key])}"
             )
-        if isinstance(value, str):
-            value = read_section(value, source) if value else {}
+        if isinstance(value, str) and value:
+            value = read_section(value, source)
+        elif value in (None, ""):
+            value = {}
         if not isinstance(value, Mapping):
             raise ConfigError(
                 f"{self._name(key)} = {value!r} ({type(value).__name__}){where(source)}: wanted is "
                 "a mapping of names to values, or the path of a YAML or JSON file that holds one"
             )
+        node = CfgNode(None, self._name(key).split("."), new_allowed=True)
         node._merge(value, source)
         return node
 

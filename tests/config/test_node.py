@@ -194,7 +194,7 @@ def test_options_cannot_be_removed(cfg):
 
 
 def test_a_section_cannot_be_replaced(cfg):
-    for value in ({"BASE_LR": 1.0}, 3, "x"):
+    for value in ({"BASE_LR": 1.0}, 3, "x", None):
         with pytest.raises(ConfigError, match=r"SOLVER = .*this is a section"):
             cfg.SOLVER = value
     cfg.merge_from_other_cfg({"SOLVER": None})  # a heading with nothing below it
@@ -225,6 +225,15 @@ def test_a_free_section_can_be_the_path_of_a_file(cfg, tmp_path):
         cfg.merge_from_list(["MODEL.CONFIG", str(tmp_path / "gone.json")])
     with pytest.raises(ConfigError, match="wanted is a mapping"):
         cfg.MODEL.CONFIG = 3
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}])
+def test_a_free_section_can_be_emptied(cfg, nothing):
+    cfg.MODEL.CONFIG = {"arch": ["a"]}
+    cfg.MODEL.CONFIG = nothing
+    assert cfg.MODEL.CONFIG == {}
+    cfg.MODEL.CONFIG.image_size = 64
+    assert cfg.MODEL.CONFIG == {"image_size": 64}
 
 
 @pytest.mark.parametrize("value", [object(), {1: "a"}, [b"x"], {"a": {2: 3}}, {"a": 1j}])
