@@ -46,6 +46,8 @@ _C.METHOD.CONFIG = CfgNode(new_allowed=True)
 _C.PARALLEL = CfgNode()
 # single, ddp, fsdp or deepspeed; auto is single for one process, deepspeed with --deepspeed, else ddp.
 _C.PARALLEL.BACKEND = "auto"
+# Options of the backend's class, by name, such as {replicate: 2} of fsdp.
+_C.PARALLEL.CONFIG = CfgNode(new_allowed=True)
 
 # The optimizer, its schedule, and what happens every so many steps.
 _C.SOLVER = CfgNode()
@@ -63,6 +65,8 @@ _C.SOLVER.EMA_EVERY = 100
 _C.SOLVER.SNAPSHOT_EVERY = 5000
 # Beginning of a snapshot's name: checkpoints/PREFIX_iter_STEP. Empty: the value of MODEL.TYPE.
 _C.SOLVER.SNAPSHOT_PREFIX = ""
+# How many snapshots remain, the oldest being removed. 0: all.
+_C.SOLVER.SNAPSHOT_KEEP = 0
 # Course of the learning rate after the warm-up: constant, steps_with_decay or cosine_decay.
 _C.SOLVER.LR_POLICY = "constant"
 # Steps at which steps_with_decay multiplies the rate by DECAY_GAMMA, ascending.

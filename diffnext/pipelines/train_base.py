@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +38,25 @@ class StepOutput:
     metrics: Mapping[str, Tensor]  # detached scalars for the log
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a network of some configuration is made for; None where it takes anything."""
+
+    channels: int | None = None  # C of the latents
+    size: tuple[int, int] | None = None  # (H, W) of the latents
+    text_width: int | None = None  # D of prompt embeddings
+
+
 class TrainPipeline(ABC):
     """One family of networks at training time: what it reads, what it freezes, its own objective."""
 
     trained: ClassVar[str] = "transformer"  # the component that learns; its folder in a checkpoint
     reads: ClassVar[tuple[str, ...]] = ("moments",)  # record fields; checked before the first step
+
+    @classmethod
+    def expects(cls, config: Mapping[str, Any]) -> Expected:
+        """What data fits a network with this configuration; asked before anything is loaded."""
+        return Expected()
 
     @property
     @abstractmethod

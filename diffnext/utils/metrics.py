@@ -99,7 +99,7 @@ class JsonlWriter:
         aside = Path(f"{path}.tmp")
         aside.write_text("".join(line + "\n" for line in kept))
         os.replace(aside, path)
-        self._file = open(path, "a")  # noqa: SIM115 - closed by close()
+        self._file = open(path, "a")
 
     def write(self, rows: Sequence[Row]) -> None:
         for row in rows:

@@ -24,7 +24,9 @@ CASES = {
 }
 
 
-def options_of(case: str, *, batch_size: int, accum: int, world: int, precision: str, max_norm: float):
+def options_of(
+    case: str, *, batch_size: int, accum: int, world: int, precision: str, max_norm: float
+):
     backend, options = CASES[case]
     if backend == "deepspeed":
         config = merge_config(

@@ -47,7 +47,9 @@ def load_deepspeed() -> Any:
 class Engine(Learner):
     """A network in DeepSpeed's hands."""
 
-    fixed: dict[str, Tensor] = field(default_factory=dict)  # what does not learn, in its own precision
+    fixed: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # what does not learn, in its own precision
     reached: set[str] = field(default_factory=set)  # parameters that a gradient came to
     watches: list[Any] = field(default_factory=list)  # hooks that fill `reached`
 
@@ -143,7 +145,7 @@ class DeepSpeedBackend(Backend):
             if value.shape == flat.shape:
                 full = self._gather(learner, partial(_optimizer_part, key=key))
             else:
-                full = self._share({name: value for name in learner.named_learning()})
+                full = self._share(dict.fromkeys(learner.named_learning(), value))
             state |= {f"{name}.{key}": tensor for name, tensor in full.items()}
         return state
 

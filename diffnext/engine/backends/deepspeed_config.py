@@ -49,7 +49,9 @@ def merge_config(
     config = copy.deepcopy(dict(user))
     for key, instead in (("optimizer", "SOLVER.OPTIMIZER"), ("scheduler", "SOLVER.LR_POLICY")):
         if config.pop(key, AUTO) != AUTO:
-            raise ValueError(f"the DeepSpeed json has {key!r}; the run's comes from {instead}, remove it")
+            raise ValueError(
+                f"the DeepSpeed json has {key!r}; the run's comes from {instead}, remove it"
+            )
     wanted = {
         "train_micro_batch_size_per_gpu": (batch_size, "TRAIN.BATCH_SIZE"),
         "gradient_accumulation_steps": (accum_steps, "SOLVER.ACCUM_STEPS"),
@@ -94,7 +96,7 @@ def _set_precision(config: dict[str, Any], precision: str) -> None:
         if enabled not in (AUTO, name == wanted):
             raise ValueError(
                 f"the DeepSpeed json has {name}.enabled {str(enabled).lower()}, "
-                f"the run has MODEL.PRECISION {precision!r}; make them agree, or write \"auto\""
+                f'the run has MODEL.PRECISION {precision!r}; make them agree, or write "auto"'
             )
         section["enabled"] = name == wanted and zero_stage(config) > 0
         if section["enabled"] is False:

@@ -37,6 +37,7 @@ class LogHook(Hook):
         self.samples_per_step = samples_per_step
         self.skipped = 0
         self._steps: list[tuple[int, dict[str, Tensor | float], float]] = []
+        self._unprinted: list[Row] = []
         self._bar = None
         self._trainer: Trainer | None = None
 
@@ -53,9 +54,10 @@ class LogHook(Hook):
             self._bar.update(1)
         if trainer.step % self.display == 0 or trainer.step == trainer.max_steps:
             self.flush()
+            self._print()
 
     def flush(self) -> None:
-        """Read what the device holds, write the rows, print a line. All processes call it together."""
+        """Read what the device holds and write the rows. All processes call it together."""
         if not self._steps:
             return
         rows = self._rows(self._trainer.timer.take())
@@ -68,7 +70,7 @@ class LogHook(Hook):
             )
         for writer in self.writers:
             writer.write(rows)
-        self._print(rows)
+        self._unprinted.extend(rows)
 
     def close(self) -> None:
         if processes.world_size() == 1 and self._trainer is not None:
@@ -97,7 +99,9 @@ class LogHook(Hook):
             rows.append(row)
         return rows
 
-    def _print(self, rows: list[Row]) -> None:
+    def _print(self) -> None:
+        """One line about the steps since the last one."""
+        rows, self._unprinted = self._unprinted, []
         last, seconds = rows[-1]["step"], mean(rows, "step_time")
         left = datetime.timedelta(seconds=round(seconds * (self._trainer.max_steps - last)))
         losses = [name for name in rows[-1] if name not in _RATES]

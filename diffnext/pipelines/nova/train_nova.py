@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from diffnext.models.autoencoders.modeling_utils import LatentScale, sample_mome
 from diffnext.models.transformers.transformer_3d import select
 from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.pipelines.nova.prompts import encode_prompts
-from diffnext.pipelines.train_base import Inputs, StepOutput, TrainPipeline
+from diffnext.pipelines.train_base import Expected, Inputs, StepOutput, TrainPipeline
 from diffnext.schedulers import densities
 from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
@@ -80,6 +80,16 @@ class NOVATrainPipeline(TrainPipeline):
         self.text_encoder = text_encoder
         self.dropout = dropout
         self.loss_repeat = loss_repeat
+
+    @classmethod
+    def expects(cls, config: Mapping[str, Any]) -> Expected:
+        size, stride = config["image_size"], config["image_stride"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return Expected(
+            channels=config["image_dim"],
+            size=(height // stride, width // stride),
+            text_width=config["text_token_dim"] or None,
+        )
 
     @property
     def model(self) -> NOVATransformer3DModel:

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The experiment folder: where a run writes, and what it says about itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import diffnext
+from diffnext.distributed import env as processes
+from diffnext.distributed.env import Env
+from diffnext.utils import files, logging
+from diffnext.utils.metrics import JsonlWriter, TensorBoardWriter, Writer
+
+_PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "deepspeed")
+
+
+class Coordinator:
+    """Makes the experiment folder; the first process writes to it, all know it.
+
+    <folder>/config.yaml        the options of the run, with versions and commit as comments
+             logs/train.log, logs/metrics.jsonl, logs/tensorboard/
+             checkpoints/, ema_checkpoints/
+
+    Args:
+        folder: an existing one is continued; "" makes runs/<name>_<time>.
+        name: of a new folder.
+        env: this process.
+    """
+
+    def __init__(self, folder: str, *, name: str, env: Env) -> None:
+        chosen = folder or f"runs/{name}_{time.strftime('%Y%m%d-%H%M%S')}"
+        self.folder = Path(str(processes.broadcast(chosen))).absolute()
+        self.env = env
+        self.logs = self.folder / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        logging.setup(rank=env.rank, file=str(self.logs / "train.log"))
+
+    def write_config(self, text: str) -> None:
+        """Write the options of the run; `--cfg` reads the file back."""
+        if self.env.is_main:
+            about = "".join(f"# {key}: {value}\n" for key, value in describe().items())
+            files.write_text(self.folder / "config.yaml", about + text)
+
+    def writers(self, *, step: int, tensorboard: bool) -> Sequence[Writer]:
+        """Where rows of numbers go; nowhere except on the first process.
+
+        Args:
+            step: finished steps; later rows of an earlier run are dropped.
+        """
+        if not self.env.is_main:
+            return []
+        writers: list[Writer] = [JsonlWriter(self.logs / "metrics.jsonl", step=step)]
+        if tensorboard:
+            writers.append(TensorBoardWriter(self.logs / "tensorboard", step=step))
+        return writers
+
+
+def describe() -> dict[str, str]:
+    """Versions, commit and machine that a run depends on."""
+    found = {
+        "diffnext": diffnext.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+    }
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        found["device"] = torch.cuda.get_device_name()
+    found["command"] = " ".join(sys.argv)
+    return found
+
+
+def commit() -> str:
+    """The git commit of this package's source, with "+changes" if files differ; "" outside of git."""
+    root = Path(diffnext.__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+changes" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

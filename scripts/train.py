@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a model: `python scripts/train.py --cfg FILE [KEY VALUE ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffnext.config import CfgNode, get_cfg
+
+USER_ERRORS = (ValueError, FileNotFoundError)
+# options of torchrun that are handed on, for runs on several nodes
+RENDEZVOUS = (
+    "nnodes",
+    "node-rank",
+    "master-addr",
+    "master-port",
+    "rdzv-backend",
+    "rdzv-endpoint",
+    "rdzv-id",
+    "rdzv-conf",
+)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cfg", required=True, help="YAML file of options; see docs/config.md")
+    parser.add_argument("--exp-dir", default="", help="experiment folder; an existing one goes on")
+    parser.add_argument(
+        "--distributed", action="store_true", help="start by torchrun, even a single process"
+    )
+    parser.add_argument("--deepspeed", default="", metavar="JSON", help="train with DeepSpeed")
+    parser.add_argument("--host", default="", metavar="HOSTFILE", help="nodes for deepspeed")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard curves too")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check data, weights and memory, print the plan, stop",
+    )
+    nodes = parser.add_argument_group("several nodes by torchrun, which explains these options")
+    for name in RENDEZVOUS:
+        nodes.add_argument(f"--{name}", default=None)
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="options that take precedence over the file"
+    )
+    args = parser.parse_args(argv)
+    if args.host and not args.deepspeed:
+        parser.error("--host is for --deepspeed; torchrun takes --nnodes and --rdzv-endpoint")
+    return args
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The options of the run, frozen."""
+    cfg = get_cfg()
+    cfg.merge_from_file(args.cfg)
+    cfg.merge_from_list(args.opts)
+    cfg.freeze()
+    return cfg
+
+
+def rendezvous(args: argparse.Namespace) -> list[str]:
+    """The options for torchrun that were given."""
+    given = {name: getattr(args, name.replace("-", "_")) for name in RENDEZVOUS}
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
+    """Start the processes of the run, or do its work here."""
+    from diffnext.engine.launchers import LAUNCHERS
+    from diffnext.engine.launchers.base import Job
+
+    several = cfg.NUM_GPUS > 1 or args.distributed or rendezvous(args)
+    name = "deepspeed" if args.deepspeed else "torch" if several else "simple"
+    job = Job(
+        main=lambda: work(args, cfg),
+        command=[str(Path(__file__).resolve()), *argv],
+        num_processes=max(cfg.NUM_GPUS, 1),
+        hostfile=args.host,
+        rendezvous=rendezvous(args),
+    )
+    return LAUNCHERS.get(name)(job)
+
+
+def work(args: argparse.Namespace, cfg: CfgNode) -> int:
+    """Train, as one process of the run."""
+    from diffnext.distributed import env as processes
+    from diffnext.engine import build
+    from diffnext.engine.coordinator import Coordinator
+
+    try:
+        processes.check_count(cfg.NUM_GPUS)
+        env = processes.init(gpu_id=cfg.GPU_ID)
+        name = cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE
+        coordinator = Coordinator(args.exp_dir, name=name, env=env)
+        done = build.finished_at(cfg, coordinator)
+        plan = None if done else build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed)
+    except USER_ERRORS as error:
+        return fail(error)
+    if plan is None:
+        print(f"already finished: {done} has all {cfg.SOLVER.MAX_STEPS} steps")
+    else:
+        coordinator.write_config(str(cfg))
+        build.build_trainer(cfg, plan, coordinator, tensorboard=args.tensorboard).train()
+    processes.shutdown()
+    return 0
+
+
+def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
+    """Check everything that can be checked without training, and print the plan."""
+    from diffnext.engine import build
+
+    world = max(cfg.NUM_GPUS, 1)
+    try:
+        plan = build.make_plan(cfg, world=world, deepspeed=args.deepspeed)
+    except USER_ERRORS as error:
+        return fail(error)
+    print(cfg)
+    print("\n".join(build.describe_plan(cfg, plan, world=world)))
+    return 0
+
+
+def fail(error: Exception) -> int:
+    """Say what the user can mend."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    args = parse_args(argv)
+    try:
+        cfg = read_config(args)
+    except USER_ERRORS as error:
+        return fail(error)
+    if args.dry_run:
+        return dry_run(args, cfg)
+    from diffnext.distributed import env as processes
+
+    if processes.is_worker():
+        return work(args, cfg)
+    return launch(args, argv, cfg)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
