@@ -17,7 +17,8 @@ from diffnext.data.schema import Sample
 from diffnext.utils.seeding import mix
 
 FLOAT16 = np.dtype("<f2")
-SENTENCE = re.compile(r".+?(?:[.!?](?=\s|$)|[。！？]|$)", re.DOTALL)  # noqa: RUF001
+# A mark ends a sentence before a space or at the end, a full-width one (Chinese, Japanese) anywhere.
+SENTENCE = re.compile(".+?(?:[.!?](?=\\s|$)|[\u3002\uff01\uff1f]|$)", re.DOTALL)
 
 
 def parse(record: Mapping[str, Any], *, seed: int, index: int, epoch: int) -> Sample:
@@ -89,7 +90,8 @@ def choose_prompt(record: Mapping[str, Any], *, short: bool) -> str | np.ndarray
 
 def first_sentence(caption: str) -> str:
     """The text up to and with the first full stop, `!` or `?` that ends a sentence."""
-    return SENTENCE.match(caption.strip())[0]
+    found = SENTENCE.match(caption.strip())
+    return found[0] if found else ""
 
 
 def _prompt(value: Any, name: str) -> str | np.ndarray:

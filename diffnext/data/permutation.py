@@ -16,33 +16,33 @@ MIN_BITS = 6  # below this a round has too few outcomes to reach most orders
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the step between the keys of rounds
 
 
-def permute(position: np.ndarray, count: int, key: np.ndarray) -> np.ndarray:
+def permute(position: np.ndarray, count: int | np.ndarray, key: np.ndarray) -> np.ndarray:
     """Where `position` goes in the order of `count` things that belongs to `key`.
 
     Args:
-        position: integers in [0, count).
-        count: how many things there are, at least 1 and below 2**62.
-        key: non-negative integers of the same shape; each one names another order.
+        position: (n,) integers in [0, count).
+        count: how many things there are, at least 1 and below 2**48; one number or (n,).
+        key: (n,) non-negative integers; each one names another order.
 
     Returns:
-        int64 in [0, count), of the same shape.
+        (n,) int64 in [0, count).
     """
-    if count == 1:
-        return np.zeros(np.shape(position), np.int64)
-    bits = max(MIN_BITS, (count - 1).bit_length())
+    out = np.array(position, np.uint64)
+    counts = np.broadcast_to(np.asarray(count, np.uint64), out.shape)
     keys = np.asarray(key).astype(np.uint64)
-    out = _network(np.asarray(position).astype(np.uint64), keys, bits)
-    outside = np.flatnonzero(out >= count)
-    while len(outside):
-        out[outside] = _network(out[outside], keys[outside], bits)
-        outside = outside[out[outside] >= count]
+    bits = np.maximum(np.frexp(np.maximum(counts, 2) - np.uint64(1))[1], MIN_BITS).astype(np.uint64)
+    todo = np.flatnonzero(counts > 1)
+    while len(todo):
+        out[todo] = _network(out[todo], keys[todo], bits[todo])
+        todo = todo[out[todo] >= counts[todo]]
     return out.astype(np.int64)
 
 
-def _network(x: np.ndarray, key: np.ndarray, bits: int) -> np.ndarray:
-    low_bits = np.uint64(bits // 2)
-    low_mask = np.uint64((1 << bits // 2) - 1)
-    high_mask = np.uint64((1 << bits - bits // 2) - 1)
+def _network(x: np.ndarray, key: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    one = np.uint64(1)
+    low_bits = bits >> one
+    low_mask = (one << low_bits) - one
+    high_mask = (one << bits - low_bits) - one
     high, low = x >> low_bits, x & low_mask
     for i in range(ROUNDS):
         round_key = key + np.uint64(GOLDEN * (i + 1) % (1 << 64))

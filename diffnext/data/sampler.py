@@ -22,7 +22,7 @@ from diffnext.data.buckets import Bucket
 from diffnext.data.permutation import permute
 from diffnext.utils.seeding import mix
 
-AHEAD = 4096  # samples whose numbers are computed at once
+AHEAD = 2048  # samples whose numbers are computed at once
 
 
 @dataclass(frozen=True)
@@ -99,23 +99,25 @@ class Sampler:
         """Bucket of each batch, and its number among the batches of that bucket."""
         if len(self.buckets) == 1:
             return [(0, number) for number in numbers]
-        places: list[tuple[int, int]] = []
-        while len(places) < len(numbers):
-            number = numbers[len(places)]
-            epoch = self.epoch_of(number)
-            first, end = self.first_of(epoch), self.first_of(epoch + 1)
-            slots = np.arange(number - first, min(end, numbers[-1] + 1) - first)
-            key = np.full(len(slots), mix(self.seed, "buckets", epoch))
-            places += self._slots_to_places(epoch, permute(slots, end - first, key))
-        return places
+        epochs, slots, counts = np.array(self._slots(numbers), np.int64).T
+        slots = permute(slots, counts, self._keys(epochs, "buckets"))
+        firsts = epochs[:, None] * self.takes // self.global_batch  # (batches, buckets), as `_full`
+        counts = (epochs[:, None] + 1) * self.takes // self.global_batch - firsts
+        ends = counts.cumsum(axis=1)
+        buckets = (ends <= slots[:, None]).sum(axis=1)
+        rows = np.arange(len(slots))
+        places = (firsts + slots[:, None] - (ends - counts))[rows, buckets]
+        return list(zip(buckets.tolist(), places.tolist(), strict=True))
 
-    def _slots_to_places(self, epoch: int, slots: np.ndarray) -> list[tuple[int, int]]:
-        firsts = [self._full(bucket, epoch) for bucket in range(len(self.buckets))]
-        counts = [self._full(b, epoch + 1) - first for b, first in enumerate(firsts)]
-        ends = np.cumsum(counts)
-        buckets = np.searchsorted(ends, slots, "right")
-        inside = slots - (ends - counts)[buckets]
-        return [(b, firsts[b] + i) for b, i in zip(buckets.tolist(), inside.tolist(), strict=True)]
+    def _slots(self, numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Epoch of each batch, its number in the epoch, and how many batches that has."""
+        slots, first, end, epoch = [], 0, 0, 0
+        for number in numbers:
+            if not first <= number < end:
+                epoch = self.epoch_of(number)
+                first, end = self.first_of(epoch), self.first_of(epoch + 1)
+            slots.append((epoch, number - first, end - first))
+        return slots
 
     # ------------------------------------------------------------------------ samples of a stream
 
@@ -125,7 +127,7 @@ class Sampler:
         if len(parts) == 1 and parts[0].take == parts[0].count:
             return self._records(bucket, 0, position)
         epoch, rank = np.divmod(position, take)
-        rank = permute(rank, take, self._keys("mixture", bucket, 0, epoch))
+        rank = permute(rank, take, self._keys(epoch, "mixture", self._name(bucket)))
         ends = np.cumsum([part.take for part in parts])
         which = np.searchsorted(ends, rank, "right")
         index, epochs = np.empty_like(position), np.empty_like(position)
@@ -142,11 +144,13 @@ class Sampler:
         """Record and epoch at positions of the stream of one dataset's part of a bucket."""
         part = self.buckets[bucket].parts[part_number]
         epoch, place = np.divmod(position, part.count)
-        keys = self._keys("records", bucket, part_number, epoch)
+        keys = self._keys(epoch, "records", self._name(bucket), part_number)
         return part.records(permute(place, part.count, keys)), epoch
 
-    def _keys(self, purpose: str, bucket: int, part: int, epoch: np.ndarray) -> np.ndarray:
-        name = "x".join(map(str, self.buckets[bucket].shape))
-        values, inverse = np.unique(epoch, return_inverse=True)
-        keys = [mix(self.seed, purpose, name, part, int(value)) for value in values]
+    def _name(self, bucket: int) -> str:
+        return "x".join(map(str, self.buckets[bucket].shape))
+
+    def _keys(self, epochs: np.ndarray, *purpose: int | str) -> np.ndarray:
+        values, inverse = np.unique(epochs, return_inverse=True)
+        keys = [mix(self.seed, *purpose, epoch) for epoch in values.tolist()]
         return np.array(keys, np.uint64)[inverse]

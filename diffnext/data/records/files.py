@@ -36,6 +36,17 @@ def write_all(stream: io.FileIO, pieces: Iterable[Buffer]) -> None:
             rest = rest[stream.write(rest) :]
 
 
+class _Open:
+    """A file that is closed when the last reference to it goes."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
 class Files:
     """Files that are opened when they are first read; at most `limit` are kept open.
 
@@ -46,38 +57,42 @@ class Files:
     def __init__(self, paths: Sequence[str], limit: int = 256) -> None:
         self.paths = paths
         self.limit = limit
-        self._open: OrderedDict[int, io.FileIO] = OrderedDict()
+        self._open: OrderedDict[int, _Open] = OrderedDict()
         self._lock = threading.Lock()
 
     def read_into(self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]) -> int:
         """Fill `buffers` one after another from `offset` on; return how many bytes there were."""
-        stream = self._stream(number)
+        file = self._file(number)
         if hasattr(os, "preadv"):
-            return os.preadv(stream.fileno(), buffers, offset)
-        with self._lock:
-            stream.seek(offset)
-            return sum(stream.readinto(buffer) or 0 for buffer in buffers)
+            return os.preadv(file.descriptor, buffers, offset)
+        data = self.read(number, offset, sum(map(len, buffers)))
+        start = 0
+        for buffer in buffers:
+            part = data[start : start + len(buffer)]
+            buffer[: len(part)] = part
+            start += len(part)
+        return start
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on."""
-        stream = self._stream(number)
+        file = self._file(number)
         if hasattr(os, "pread"):
-            return os.pread(stream.fileno(), size, offset)
+            return os.pread(file.descriptor, size, offset)
         with self._lock:
-            stream.seek(offset)
-            return stream.read(size) or b""
+            os.lseek(file.descriptor, offset, os.SEEK_SET)
+            return os.read(file.descriptor, size)
 
     def close(self) -> None:
         with self._lock:
             self._open.clear()
 
-    def _stream(self, number: int) -> io.FileIO:
+    def _file(self, number: int) -> _Open:
         with self._lock:
-            stream = self._open.get(number)
-            if stream is None:
-                stream = self._open[number] = io.FileIO(self.paths[number], "r")
+            file = self._open.get(number)
+            if file is None:
+                file = self._open[number] = _Open(self.paths[number])
                 if len(self._open) > self.limit:
                     self._open.popitem(last=False)
             elif len(self.paths) > self.limit:
                 self._open.move_to_end(number)
-            return stream
+            return file

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the fields of a record to a sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffnext.data.parse import choose_prompt, first_sentence, parse
+
+MOMENTS = np.arange(8 * 2 * 3, dtype="<f2").reshape(8, 2, 3)
+RECORD = {
+    "moments": MOMENTS.tobytes(),
+    "shape": [8, 2, 3],
+    "caption": "A cat. It sits.",
+    "text": "cat",
+}
+
+
+def sample(epoch: int = 0, **fields):
+    record = {k: v for k, v in {**RECORD, **fields}.items() if v is not None}
+    return parse(record, seed=3, index=5, epoch=epoch)
+
+
+def test_a_picture_gets_a_frame_axis():
+    made = sample()
+    assert made.moments.shape == (8, 1, 2, 3) and made.moments.dtype == np.float16
+    assert np.array_equal(made.moments[:, 0], MOMENTS)
+    assert (made.index, made.epoch, made.label, made.flow) == (5, 0, None, None)
+
+
+def test_a_video_keeps_its_frames_and_motion_score():
+    made = sample(shape=[4, 2, 2, 3], flow=2.5, label=7)
+    assert np.array_equal(made.moments, MOMENTS.reshape(4, 2, 2, 3))
+    assert (made.flow, made.label) == (2.5, 7)
+
+
+def test_moments_are_a_view():
+    buffer = bytearray(RECORD["moments"])
+    made = sample(moments=buffer)
+    buffer[0:2] = np.float16(9).tobytes()
+    assert made.moments[0, 0, 0, 0] == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"moments": MOMENTS.astype("f4").tobytes()},
+            "192 bytes.* takes 96: they look like float32",
+        ),
+        (
+            {"moments": b"\0" * 94},
+            r"'moments' has 94 bytes, float16 of shape \[8, 1, 2, 3\] takes 96$",
+        ),
+        ({"shape": [8, 6]}, r"shape \[8, 6\] is neither"),
+        ({"shape": [8, 0, 3]}, r"shape \[8, 0, 3\] is neither"),
+        ({"moments": None, "codes": b""}, r"'moments', the record has codes \(int32\)"),
+        ({"moments": None}, r"the record has none; its fields: \['shape', 'caption', 'text'\]"),
+    ],
+)
+def test_moments_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        sample(**fields)
+
+
+def test_the_short_caption_is_taken_half_of_the_time():
+    record = {**RECORD}
+    drawn = [
+        parse(record, seed=1, index=index, epoch=epoch).prompt
+        for index in range(100)
+        for epoch in range(20)
+    ]
+    share = drawn.count("cat") / len(drawn)
+    assert set(drawn) == {"cat", "A cat. It sits."}
+    assert abs(share - 0.5) < 4 * 0.5 / len(drawn) ** 0.5
+
+
+def test_the_choice_depends_on_seed_epoch_and_index_only():
+    def drawn(seed):
+        return [
+            parse(RECORD, seed=seed, index=i, epoch=e).prompt for i in range(9) for e in range(9)
+        ]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize(
+    ("caption", "text", "long", "short"),
+    [
+        ("A cat. It sits.", "cat", "A cat. It sits.", "cat"),
+        ("A cat. It sits.", "", "A cat. It sits.", "A cat."),
+        ("A cat. It sits.", None, "A cat. It sits.", "A cat."),
+        ("", "cat", "cat", "cat"),
+        (None, "A cat. It sits.", "A cat. It sits.", "A cat. It sits."),
+        ("", "", "", ""),
+        (None, None, None, None),
+    ],
+)
+def test_long_and_short(caption, text, long, short):
+    record = {k: v for k, v in (("caption", caption), ("text", text)) if v is not None}
+    assert choose_prompt(record, short=False) == long
+    assert choose_prompt(record, short=True) == short
+
+
+@pytest.mark.parametrize(
+    ("caption", "sentence"),
+    [
+        ("One. Two.", "One."),
+        ("Really?! Yes.", "Really?!"),
+        ("No end", "No end"),
+        ("Look! There", "Look!"),
+        ("Size 1.5 m. Big.", "Size 1.5 m."),
+        ("\u4e00\u53ea\u732b\u3002\u5b83\u5750\u7740\u3002", "\u4e00\u53ea\u732b\u3002"),
+        (" Spaces. After", "Spaces."),
+        ("Lines\ngo on. End", "Lines\ngo on."),
+        ("...", "..."),
+        (" ", ""),
+    ],
+)
+def test_first_sentences(caption, sentence):
+    assert first_sentence(caption) == sentence
+
+
+def test_prompt_embeddings():
+    long, short = np.ones((3, 4), "<f2"), np.full((2, 4), 2, "<f2")
+    fields = {
+        "caption": {"data": long.tobytes(), "shape": [3, 4]},
+        "text": {"data": short.tobytes(), "shape": [2, 4]},
+    }
+    assert np.array_equal(choose_prompt(fields, short=False), long)
+    assert np.array_equal(choose_prompt(fields, short=True), short)
+    fields["text"] = {"data": b"", "shape": [0, 4]}
+    assert np.array_equal(choose_prompt(fields, short=True), long)
+    with pytest.raises(ValueError, match=r"'caption' has 4 bytes.*takes 24"):
+        choose_prompt({"caption": {"data": b"abcd", "shape": [3, 4]}}, short=False)
+    with pytest.raises(ValueError, match=r"'caption' has shape \[12\], wanted"):
+        choose_prompt({"caption": {"data": long.tobytes(), "shape": [12]}}, short=False)
+
+
+def test_an_embedding_does_not_hold_the_record():
+    data = bytearray(np.ones((3, 4), "<f2").tobytes())
+    prompt = choose_prompt({"caption": {"data": data, "shape": [3, 4]}}, short=False)
+    data[:] = bytes(len(data))
+    assert prompt.min() == 1

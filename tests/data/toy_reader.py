@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset in memory, for tests of order and of errors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class ToyReader:
+    """Records whose moments are all their own number.
+
+    Args:
+        shapes: the stored shape of each record.
+        bad: numbers of records that cannot be read.
+    """
+
+    def __init__(self, shapes, *, path="toy", bad=()):
+        self.path = path
+        self.fields = {"moments": "BYTES", "shape": ["INT64"], "caption": "STRING"}
+        self.all_shapes = [tuple(shape) for shape in shapes]
+        self.bad = set(bad)
+        self.closed = False
+
+    def __len__(self):
+        return len(self.all_shapes)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise OSError(f"cannot read {self.describe(index)}")
+        shape = self.all_shapes[index]
+        moments = np.full(shape, index, "<f2").tobytes()
+        return {"moments": moments, "shape": list(shape), "caption": f"{self.path} {index}"}
+
+    def read_into(self, index, field, out):
+        record = self[index]
+        out[:] = record.pop(field)
+        return record
+
+    def shapes(self):
+        shapes = sorted(set(self.all_shapes))
+        ids = np.array([shapes.index(shape) for shape in self.all_shapes], np.uint16)
+        return shapes, ids if len(shapes) > 1 else None
+
+    def describe(self, index):
+        return f"{self.path} record {index}"
+
+    def close(self):
+        self.closed = True
