@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flow matching on the straight path (arXiv:2210.02747): diffusers' scheduler, a timestep a token."""
+"""Flow matching on the straight path (arXiv:2210.02747), with a timestep for each token."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler as BaseScheduler
 from torch import Tensor
@@ -12,7 +15,26 @@ from diffnext.utils.seeding import Draws
 
 
 class FlowMatchEulerDiscreteScheduler(BaseScheduler):
-    """Sampling is diffusers' own; training times are numbers of places in the descending schedule."""
+    """diffusers' scheduler; training times are numbers of places in its descending schedule."""
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Choose the noise levels of sampling: evenly spaced, then shifted; see diffusers.
+
+        They are computed in float32, as the published model does; in float64, pictures of a shifted
+        schedule come out otherwise.
+        """
+        if sigmas is None and timesteps is None and not self.config.use_dynamic_shifting:
+            count = self.config.num_train_timesteps
+            limits = (count * self.sigma_max, count * self.sigma_min)
+            sigmas = np.linspace(*limits, num_inference_steps, dtype=np.float32) / count
+        super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
 
     def draw_timesteps(self, draws: Draws, *shape: int) -> Tensor:
         """Places in the schedule by the logit-normal density, (B, *shape) int64."""
@@ -27,7 +49,7 @@ class FlowMatchEulerDiscreteScheduler(BaseScheduler):
 
         Args:
             original_samples, noise: x0 and noise of one shape.
-            timesteps: int64 places in the schedule, of the shape of x0 without some of its last axes.
+            timesteps: int64 places in the schedule, of the shape of x0 without some last axes.
         """
         sigmas = self._sigmas(timesteps).to(original_samples.dtype)
         extra = original_samples.dim() - timesteps.dim()

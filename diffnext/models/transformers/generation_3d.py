@@ -9,6 +9,7 @@ patch.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -93,7 +94,7 @@ def generate(
 def set_sizes(num_steps: int, num_tokens: int) -> list[int]:
     """How many tokens each autoregressive step predicts: differences of a cosine, arXiv:2202.04200."""
     left = [round(math.cos(math.pi / 2 * k / num_steps) * num_tokens) for k in range(num_steps + 1)]
-    return [before - after for before, after in zip(left, left[1:], strict=False)]
+    return [before - after for before, after in itertools.pairwise(left)]
 
 
 def _token_order(
