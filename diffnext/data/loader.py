@@ -10,9 +10,11 @@ samples, and, with the same batch_size, on the same micro-batches.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -77,7 +79,7 @@ class Loader:
         buckets = group(self.readers, weights)
         self.sampler = Sampler(buckets, global_batch=size, seed=seed)
         self.buckets = self.sampler.buckets
-        self._starts = np.cumsum([0, *map(len, self.readers)])
+        self._starts = [0, *accumulate(map(len, self.readers))]
         self._buffers = Buffers(pinned=pin_memory)
         self._taken = 0  # micro-batches that the consumer has
         self._due: deque[Future[Batch]] = deque()
@@ -135,8 +137,8 @@ class Loader:
         return collate(samples, buffer)
 
     def _sample(self, index: int, epoch: int, slot: memoryview) -> Sample:
-        number = int(self._starts.searchsorted(index, "right")) - 1
-        reader, local = self.readers[number], index - int(self._starts[number])
+        number = bisect_right(self._starts, index) - 1
+        reader, local = self.readers[number], index - self._starts[number]
         try:
             record = _read(reader, local, slot)
             return parse(record, seed=self.seed, index=index, epoch=epoch)

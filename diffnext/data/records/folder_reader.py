@@ -124,7 +124,7 @@ class FolderReader:
     def _decode(self, index: int, data: bytes | bytearray) -> Record:
         try:
             return wire.decode(data, self.fields)
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise RecordError(f"{self.describe(index)} is damaged: {error}") from error
 
     def _read_guessed(self, index: int, field: str, out: memoryview) -> Record | None:
@@ -138,7 +138,7 @@ class FolderReader:
         entry = wire.payload_before(head, field, len(out))
         if entry is None:
             return None
-        record = self._decode(index, head[:entry] + tail)
+        record = self._decode(index, bytes(head[:entry] + tail))
         del record[field]
         return record
 
@@ -192,7 +192,7 @@ class FolderReader:
             raise RecordError(f"{self.path} has neither METADATA nor a complete record")
         try:
             return wire.infer_types(self._read(0))
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise RecordError(f"{self.describe(0)} is damaged: {error}") from error
 
     # -------------------------------------------------------------------------------- shapes
@@ -210,12 +210,12 @@ class FolderReader:
     def _shape_of(self, index: int) -> tuple[int, ...]:
         """Read only as far as the shape, which comes first as a rule."""
         shard, offset, size = self.index.locate(index)
-        probe = memoryview(self._files.read(shard, offset, min(size, PROBE)))
+        probe = self._files.read(shard, offset, min(size, PROBE))
         try:
-            name, _, end = next(wire.entries(probe))
+            name, _, _, end = wire.entry(probe, 0, len(probe))
             if name == "shape":
                 return tuple(wire.decode(probe[:end], {"shape": ["INT64"]})["shape"])
-        except (ValueError, IndexError, StopIteration):
+        except ValueError:
             pass  # the first entry is longer than the probe
         return tuple(self[index]["shape"])
 

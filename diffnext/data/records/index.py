@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -38,8 +40,13 @@ class Index:
 
     def locate(self, record: int) -> tuple[int, int, int]:
         """Shard, offset and size of a record."""
-        shard = int(self.first.searchsorted(record, "right")) - 1
+        shard = bisect_right(self._firsts, record) - 1
         return shard, int(self.offset[record]), int(self.size[record])
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        """`first` as a list, in which one number is found faster."""
+        return self.first.tolist()
 
     def with_shapes(self, shapes: Sequence[tuple[int, ...]], shape_id: np.ndarray) -> Index:
         """The same with the shape of each record; ids are changed so that `shapes` is sorted."""

@@ -11,9 +11,10 @@ A type is "BYTES", "STRING", "FLOAT32" or "INT64", a list of one type, or a dict
 
 from __future__ import annotations
 
+import functools
 import operator
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 FeatureType = str | list | dict
@@ -63,85 +64,104 @@ def decode(data: Buffer, types: Mapping[str, FeatureType]) -> dict[str, Any]:
     Raises:
         ValueError: the bytes are not such a map, or a value has another type.
     """
-    data = memoryview(data)
-    record = {}
-    for name, start, end in entries(data):
-        if name in types:
-            record[name] = _decode_feature(data, start, end, types[name], name)
-    for name, kind in types.items():
-        if name not in record:
-            record[name] = _default(kind)
-    return {name: record[name] for name in types}
+    return _decode_map(data, 0, len(data), types)
 
 
-def entries(
-    data: memoryview, start: int = 0, end: int | None = None
-) -> Iterator[tuple[str, int, int]]:
-    """Name and extent of the Feature of each entry of a FeatureMap, in stored order."""
-    pos, end = start, len(data) if end is None else end
+def _decode_map(data: Buffer, pos: int, end: int, types: Mapping[str, FeatureType]) -> dict:
+    record = dict.fromkeys(types)
     while pos < end:
-        if data[pos] != ENTRY:
-            raise ValueError(
-                f"byte {pos} is {data[pos]:#04x}, where an entry of a map starts with 0x0a"
-            )
-        size, pos = varint(data, pos + 1, end)
-        stop = _advance(pos, size, end)
-        yield _entry(data, pos, stop)
-        pos = stop
+        name, start, stop, pos = entry(data, pos, end)
+        if name in record:
+            record[name] = _decode_feature(data, start, stop, types[name], name)
+    for name, value in record.items():
+        if value is None:
+            record[name] = _default(types[name])
+    return record
 
 
-def _entry(data: memoryview, pos: int, end: int) -> tuple[str, int, int]:
-    name, start, stop = "", end, end
-    for tag, first, last in _fields(data, pos, end):
+def entry(data: Buffer, pos: int, end: int) -> tuple[str, int, int, int]:
+    """Name and extent of the Feature of the map entry at `pos`, and where the entry ends."""
+    tag, pos, stop = _field(data, pos, end)
+    if tag != ENTRY:
+        raise ValueError(f"field {tag:#04x} before byte {pos}, where an entry of a map is 0x0a")
+    name, first, last = "", stop, stop
+    while pos < stop:
+        tag, start, pos = _field(data, pos, stop)
         if tag == KEY:
-            name = str(data[first:last], "utf-8")
+            name = str(data[start:pos], "utf-8")
         elif tag == VALUE:
-            start, stop = first, last
-    return name, start, stop
+            first, last = start, pos
+    return name, first, last, stop
 
 
-def _fields(data: memoryview, pos: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Tag and payload extent of each field of a message."""
+def _field(data: Buffer, pos: int, end: int) -> tuple[int, int, int]:
+    """Tag and payload extent of the field at `pos` of a message that ends at `end`."""
+    if pos + 2 > end:
+        raise ValueError(f"the record breaks off at byte {pos}, where a field should be")
+    tag, size, start = data[pos], data[pos + 1], pos + 2
+    if tag & 7 == 2 and tag < 0x80:
+        if size > 0x7F:
+            size, start = varint(data, pos + 1, end)
+    else:
+        tag, start = varint(data, pos, end)
+        size, start = _payload(data, start, end, tag & 7)
+    if start + size > end:
+        raise ValueError(f"{size} bytes are announced at byte {start}, {end - start} are left")
+    return tag, start, start + size
+
+
+def _payload(data: Buffer, pos: int, end: int, kind: int) -> tuple[int, int]:
+    """Size and start of a payload of any wire type."""
+    if kind == 0:
+        return varint(data, pos, end)[1] - pos, pos
+    if kind == 2:
+        return varint(data, pos, end)
+    if kind in (1, 5):
+        return 8 if kind == 1 else 4, pos
+    raise ValueError(f"wire type {kind} before byte {pos}, which proto3 does not have")
+
+
+def _decode_feature(data: Buffer, pos: int, end: int, kind: FeatureType, name: str) -> Any:
+    value = None
     while pos < end:
-        tag, pos = varint(data, pos, end)
-        kind = tag & 7
-        if kind == 2:
-            size, pos = varint(data, pos, end)
-        elif kind == 0:
-            size = varint(data, pos, end)[1] - pos
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"byte {pos - 1} holds wire type {kind}, which proto3 does not have")
-        stop = _advance(pos, size, end)
-        yield tag, pos, stop
-        pos = stop
-
-
-def _decode_feature(data: memoryview, start: int, end: int, kind: FeatureType, name: str) -> Any:
-    value = _default(kind)
-    for tag, first, last in _fields(data, start, end):
+        tag, start, pos = _field(data, pos, end)
         wanted = LIST if isinstance(kind, list) else MAP if isinstance(kind, dict) else TAG_OF[kind]
         if tag != wanted:
             raise ValueError(f"field {name!r} holds {NAMES.get(tag, hex(tag))}, its type is {kind}")
-        value = _decode_value(data, first, last, kind, name)
-    return value
+        value = _decode_value(data, start, pos, kind, name)
+    return _default(kind) if value is None else value
 
 
-def _decode_value(data: memoryview, start: int, end: int, kind: FeatureType, name: str) -> Any:
-    if kind == "BYTES":
-        return data[start:end]
+def _decode_value(data: Buffer, start: int, end: int, kind: FeatureType, name: str) -> Any:
     if kind == "STRING":
         return str(data[start:end], "utf-8")
+    if kind == "BYTES":
+        return memoryview(data)[start:end]
     if kind == "FLOAT32":
         return struct.unpack_from("<f", data, start)[0]
     if kind == "INT64":
         value = varint(data, start, end)[0]
         return value - (1 << 64) if value >> 63 else value
     if isinstance(kind, dict):
-        return decode(data[start:end], kind)
-    items = (item for item in _fields(data, start, end) if item[0] == ENTRY)
-    return [_decode_feature(data, first, last, kind[0], f"{name}[]") for _, first, last in items]
+        return _decode_map(data, start, end, kind)
+    if kind == ["INT64"]:
+        return list(_integers(bytes(data[start:end]), name))
+    return _decode_list(data, start, end, kind, name)
+
+
+@functools.lru_cache(maxsize=256)
+def _integers(data: bytes, name: str) -> list[int]:
+    """Decode a list of integers; those of `shape` are the same in most records."""
+    return _decode_list(data, 0, len(data), ["INT64"], name)
+
+
+def _decode_list(data: Buffer, pos: int, end: int, kind: list, name: str) -> list:
+    values = []
+    while pos < end:
+        tag, start, pos = _field(data, pos, end)
+        if tag == ENTRY:
+            values.append(_decode_feature(data, start, pos, kind[0], name))
+    return values
 
 
 def _default(kind: FeatureType) -> Any:
@@ -165,12 +185,6 @@ def varint(data: Buffer, pos: int, end: int) -> tuple[int, int]:
     raise ValueError(f"the record breaks off at byte {end}, inside an integer")
 
 
-def _advance(pos: int, size: int, end: int) -> int:
-    if pos + size > end:
-        raise ValueError(f"{size} bytes are announced at byte {pos}, {end - pos} are left")
-    return pos + size
-
-
 def payload_before(head: Buffer, field: str, size: int) -> int | None:
     """Where the entry of `field` starts, if `head` ends just before that field's `size` bytes.
 
@@ -181,6 +195,7 @@ def payload_before(head: Buffer, field: str, size: int) -> int | None:
     return start if start >= 0 and head[start:] == opening else None
 
 
+@functools.lru_cache
 def _payload_opening(field: str, size: int) -> bytes:
     """All bytes of a map entry that come before its BYTES payload."""
     value = bytes([BYTES]) + encode_varint(size)
@@ -196,21 +211,28 @@ def infer_types(data: Buffer) -> dict[str, FeatureType]:
     Text and bytes look alike on the wire: `moments`, `codes` and `data` are bytes, anything else is
     text if it is valid utf-8.
     """
-    data = memoryview(data)
-    return {name: _infer(data, start, end, name) for name, start, end in entries(data)}
+    return _infer_map(data, 0, len(data))
 
 
-def _infer(data: memoryview, start: int, end: int, name: str) -> FeatureType:
-    for tag, first, last in _fields(data, start, end):
-        if tag == LIST:
-            inner = [_infer(data, a, b, name) for _, a, b in _fields(data, first, last)]
-            return inner[:1] or ["INT64"]
-        if tag == MAP:
-            return infer_types(data[first:last])
-        if tag in (FLOAT, INT):
-            return "FLOAT32" if tag == FLOAT else "INT64"
-        return _text_or_bytes(bytes(data[first:last]), name)
-    return "STRING"
+def _infer_map(data: Buffer, pos: int, end: int) -> dict[str, FeatureType]:
+    types = {}
+    while pos < end:
+        name, start, stop, pos = entry(data, pos, end)
+        types[name] = _infer(data, start, stop, name)
+    return types
+
+
+def _infer(data: Buffer, pos: int, end: int, name: str) -> FeatureType:
+    if pos == end:
+        return "STRING"
+    tag, start, stop = _field(data, pos, end)
+    if tag == LIST:
+        return [_infer(data, *_field(data, start, stop)[1:], name)] if start < stop else ["INT64"]
+    if tag == MAP:
+        return _infer_map(data, start, stop)
+    if tag in (FLOAT, INT):
+        return "FLOAT32" if tag == FLOAT else "INT64"
+    return _text_or_bytes(bytes(data[start:stop]), name)
 
 
 def _text_or_bytes(value: bytes, name: str) -> str:
