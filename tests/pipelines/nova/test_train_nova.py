@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NOVA's training pipelines: what is drawn for whom, what is frozen, what the loss is."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffnext.data.schema import Batch
+from diffnext.models.transformers.transformer_3d import select
+from diffnext.pipelines.builder import PIPELINES
+from diffnext.pipelines.nova.train_nova import mask_ratio
+from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
+from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
+from diffnext.utils.seeding import Draws
+from tests.models.tiny import TEXT_DIM, class_net, text_net, video_net
+
+FAMILIES = {
+    "nova_train_t2i": (text_net, DDPMScheduler),
+    "nova_train_t2v": (video_net, FlowMatchEulerDiscreteScheduler),
+    "nova_train_c2i": (class_net, DDPMScheduler),
+}
+VAE = {"scaling_factor": 0.5, "shift_factor": 0.25}
+INDEX = torch.arange(6)
+
+
+def family(name, **options):
+    make, scheduler = FAMILIES[name]
+    pipe = PIPELINES.get(name)(make(), scheduler(), vae_config=VAE, loss_repeat=2, **options)
+    pipe.configure()
+    return pipe
+
+
+def batch_of(name, index=INDEX):
+    """The records of a cache with these numbers."""
+    frames = 3 if name == "nova_train_t2v" else 1
+    generator = torch.Generator().manual_seed(0)
+    moments = torch.randn(len(INDEX), 8, frames, 8, 8, generator=generator).half()
+    prompts = list(torch.randn(len(INDEX), 4, TEXT_DIM, generator=generator))
+    return Batch(
+        moments[index],
+        index=index,
+        epoch=torch.zeros_like(index),
+        prompts=[prompts[i] for i in index],
+        labels=10 * index,
+        flow=index.float(),
+    )
+
+
+def prepared(pipe, name, index=INDEX, step=4):
+    batch = batch_of(name, index)
+    return pipe.prepare(batch, draws=Draws(3, step, batch.keys()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_micro_batches_give_the_loss_and_gradient_of_the_batch(name):
+    pipe = family(name)
+
+    def learned(parts):
+        pipe.model.zero_grad()
+        outputs = [pipe.loss(pipe.model, prepared(pipe, name, part)) for part in parts]
+        loss = sum(output.loss for output in outputs) / len(parts)
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in pipe.model.named_parameters() if p.requires_grad}
+        return loss, gradients
+
+    whole, halves = learned([INDEX]), learned([INDEX[:3], INDEX[3:]])
+    torch.testing.assert_close(whole[0], halves[0])
+    for key, gradient in whole[1].items():  # sums in another order
+        torch.testing.assert_close(gradient, halves[1][key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_everything_that_learns_has_a_gradient(name):
+    pipe = family(name)
+    pipe.loss(pipe.model, prepared(pipe, name)).loss.backward()
+    with_gradient = {n for n, p in pipe.model.named_parameters() if p.grad is not None}
+    assert with_gradient == {n for n, p in pipe.model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_loss_is_that_of_all_tokens_times_the_mask(name):
+    """A second route: predict every token, weigh with the mask, as the published model does."""
+    pipe = family(name)
+    net, inputs = pipe.model, prepared(pipe, name)
+    draws = pipe.draw(inputs)
+    output = pipe.loss(net, inputs, draws=draws)
+    frames = inputs.latents.transpose(1, 2).flatten(0, 1)
+    patches, size, repeats = net.patchify(frames), frames.shape[-2:], len(draws.noise)
+    ids = torch.cat([draws.masked_ids, draws.visible_ids], dim=1)
+    rest = draws.visible_ids.size(1)
+    timesteps = torch.cat([draws.timesteps, torch.zeros(repeats, len(ids), rest).long()], dim=2)
+    noise = torch.cat([draws.noise, torch.zeros(repeats, len(ids), rest, 16)], dim=2)
+    mask = torch.cat([torch.ones_like(draws.masked_ids), torch.zeros_like(draws.visible_ids)], 1)
+    with torch.no_grad():
+        video = net.encode_video(inputs.latents, net.embed(**inputs.cond))
+        z = net.encode_image(patches, video, draws.visible_ids, size)
+        z = select(z, ids).expand(repeats, -1, -1, -1)
+        x0 = select(patches, ids).expand(repeats, -1, -1, -1)
+        x_t = pipe.scheduler.add_noise(x0, noise, timesteps)
+        prediction = net.image_decoder(x_t, pipe.scheduler.model_timesteps(timesteps), z)
+        error = (prediction - pipe.scheduler.target(x0, noise, timesteps)).square().mean(-1)
+        weighted = error * mask / (repeats * mask.sum() + 1e-5)
+    if name != "nova_train_t2v":
+        assert set(output.metrics) == {"loss"}
+        torch.testing.assert_close(output.loss.detach(), weighted.sum())
+        return
+    by_frame = weighted.unflatten(1, (len(INDEX), 3)).sum((0, 1, 3))
+    torch.testing.assert_close(output.metrics["loss_t2i"], 3 * by_frame[0])
+    torch.testing.assert_close(output.metrics["loss_i2i"], 1.5 * by_frame[1:].sum())
+    torch.testing.assert_close(output.loss.detach(), sum(output.metrics.values()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_latents_are_drawn_from_the_posterior_and_scaled(name):
+    inputs = prepared(family(name), name)
+    mean, logvar = batch_of(name).moments.float().chunk(2, dim=1)
+    noise = (inputs.latents / 0.5 + 0.25 - mean) / (0.5 * logvar).exp()
+    again = prepared(family(name), name, INDEX[2:3])
+    torch.testing.assert_close(again.latents[0], inputs.latents[2])
+    assert abs(noise.mean()) < 4 / noise.numel() ** 0.5
+    assert abs(noise.std() - 1) < 4 / noise.numel() ** 0.5
+
+
+def test_prompts_and_classes_are_dropped_for_the_same_samples():
+    share = 0.5
+    text = prepared(family("nova_train_t2i", dropout=share), "nova_train_t2i").cond
+    labels = prepared(family("nova_train_c2i", dropout=share), "nova_train_c2i").cond["labels"]
+    dropped = labels == 1000
+    assert 0 < dropped.sum() < len(INDEX)
+    assert torch.equal(labels[~dropped], (10 * INDEX)[~dropped])
+    assert torch.equal(text["text_length"] == 0, dropped)
+    assert (text["text_length"][~dropped] == 4).all()
+
+
+def test_videos_are_told_their_motion():
+    cond = prepared(family("nova_train_t2v"), "nova_train_t2v").cond
+    assert cond["flow"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert set(cond["fps"].tolist()) == {12.0}
+    pipe, batch = family("nova_train_t2v"), replace(batch_of("nova_train_t2v"), flow=None)
+    still = pipe.prepare(batch, draws=Draws(3, 4, batch.keys())).cond
+    assert set(still["flow"].tolist()) == {5.0}
+
+
+def test_the_share_of_masked_tokens_is_common_to_the_global_batch():
+    pipe, name = family("nova_train_t2i"), "nova_train_t2i"
+    counts = {
+        step: [
+            pipe.draw(prepared(pipe, name, part, step)).visible_ids.size(1)
+            for part in (INDEX, INDEX[:2], INDEX[4:])
+        ]
+        for step in range(8)
+    }
+    assert all(len(set(of_step)) == 1 for of_step in counts.values())
+    assert len({of_step[0] for of_step in counts.values()}) > 1
+    assert all(0 <= of_step[0] <= 5 for of_step in counts.values())  # at most 30 % of 16
+
+
+def test_mask_ratios():
+    generator = torch.Generator().manual_seed(0)
+    ratios = torch.tensor([mask_ratio(generator) for _ in range(2000)])
+    assert ratios.min() >= 0.7 and ratios.max() <= 1
+    steps = torch.linspace(0.7, 1, 10_001)
+    density = torch.exp(-(((steps - 1) / 0.25) ** 2) / 2)
+    mean = (steps * density).sum() / density.sum()
+    assert abs(ratios.mean() - mean) < 4 * ratios.std() / 2000**0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "message"),
+    [("nova_train_t2i", "prompts", "no prompt"), ("nova_train_c2i", "labels", "no label")],
+)
+def test_records_that_lack_the_condition(name, field, message):
+    pipe, batch = family(name), replace(batch_of(name), **{field: None})
+    with pytest.raises(ValueError, match=message):
+        pipe.prepare(batch, draws=Draws(3, 4, batch.keys()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_frozen(name):
+    pipe = family(name)
+    frozen = {n for n, p in pipe.model.named_parameters() if not p.requires_grad}
+    starts = ("text_embed.norm", "label_embed.norm", "motion_embed")
+    if name != "nova_train_t2v":
+        starts += ("video_pos_embed", "video_encoder.patch_embed")
+    assert frozen == {n for n, _ in pipe.model.named_parameters() if n.startswith(starts)}
+    assert pipe.model.training
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_few_samples_are_learned(name):
+    """At fixed noise, the loss on what is trained on falls below a third."""
+    make, scheduler = FAMILIES[name]
+    torch.manual_seed(0)
+    net = type(make()).from_config(make().config)
+    pipe = PIPELINES.get(name)(net, scheduler(), vae_config=VAE, dropout=0.0)
+    pipe.configure()
+    fixed = prepared(pipe, name, step=0)
+    draws = pipe.draw(fixed)
+    optimizer = torch.optim.Adam((p for p in net.parameters() if p.requires_grad), lr=5e-3)
+    first = pipe.loss(net, fixed, draws=draws).loss.item()
+    for _ in range(LEARNING_STEPS):
+        optimizer.zero_grad()
+        pipe.loss(net, fixed, draws=draws).loss.backward()
+        optimizer.step()
+    assert pipe.loss(net, fixed, draws=draws).loss.item() < first / 3
+
+
+LEARNING_STEPS = 250
