@@ -111,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     encode = Encoder(vae, video=plan.latents.time_stride > 1)
-    with tqdm(total=len(plan.items), desc="encode", unit="sample") as bar:
+    nothing = not plan.items
+    with tqdm(total=len(plan.items), desc="encode", unit="sample", disable=nothing) as bar:
         report = build(
             plan, encode, batch_size=args.batch_size, workers=args.workers, advance=bar.update
         )

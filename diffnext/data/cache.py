@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,6 +17,7 @@ from diffnext.data.cache_plan import Item, Plan
 from diffnext.data.journal import write_ledger
 from diffnext.data.records import RecordWriter, open_writer, write_identity
 from diffnext.data.sources import Failure
+from diffnext.data.threads import map_ahead
 
 Outcome = np.ndarray | Exception
 
@@ -162,33 +161,16 @@ def _record(item: Item, moments: np.ndarray, plan: Plan) -> dict[str, Any]:
 def _decoded_batches(
     plan: Plan, batch_size: int, workers: int
 ) -> Iterator[list[tuple[Item, Outcome]]]:
-    """Batches of decoded media in the order of the plan; a bounded number is decoded ahead."""
-    with ThreadPoolExecutor(workers) as pool:
-        queue: deque[tuple[Item, Future]] = deque()
-        items = iter(plan.items)
-
-        def refill() -> None:
-            for item in islice(items, batch_size + workers - len(queue)):
-                queue.append((item, pool.submit(_decode, item, plan)))
-
-        try:
-            refill()
-            while queue:
-                batch = []
-                while queue and len(batch) < batch_size:
-                    item, future = queue.popleft()
-                    batch.append((item, future.result()))
-                    refill()
-                yield batch
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _decode(item: Item, plan: Plan) -> Outcome:
-    try:
-        return media.read(item.medium, plan.cut)
-    except Exception as error:  # media are of any kind: whatever a decoder raises is a finding
-        return error
+    """Batches of decoded media in the order of the plan."""
+    decoded = map_ahead(
+        lambda item: media.read(item.medium, plan.cut),
+        plan.items,
+        workers=workers,
+        ahead=batch_size + workers,
+    )
+    pairs = zip(plan.items, decoded, strict=True)
+    while batch := list(islice(pairs, batch_size)):
+        yield batch
 
 
 def _failure(item: Item, stage: str, error: Exception) -> Failure:

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,9 +17,9 @@ from diffnext.data.cache_identity import Latents, check_identity, make_identity,
 from diffnext.data.journal import Entry, Journal
 from diffnext.data.media import Cut, Probe
 from diffnext.data.sources import Failure, Listing, Source
+from diffnext.data.threads import map_ahead
 
 A = TypeVar("A")
-B = TypeVar("B")
 
 TYPES = {"caption": "string", "text": "string", "label": "int64", "flow": "float64"}
 
@@ -88,7 +87,7 @@ class Plan:
             for reason, count in Counter(failure.reason for failure in failures).most_common(8):
                 lines.append(f"{word:<14}{count:>9}  {reason}")
         lines.append(f"{_human(self.num_bytes)} to be written, {_human(self.free_bytes)} free")
-        return "\n".join(lines)
+        return "\n".join(lines).encode(errors="backslashreplace").decode()  # names may be no text
 
 
 def make_plan(
@@ -124,9 +123,10 @@ def make_plan(
 
     complete = [_completed(source, names, plan.failures) for source in listing.sources]
     sources = [source for source in complete if source is not None]
-    hashes = _map(lambda s: _entry(s, journal, cut), sources, workers)
+    threads = {"workers": workers, "ahead": 8 * workers}
+    hashes = map_ahead(lambda s: _entry(s, journal, cut), sources, **threads)
     new = _split(zip(sources, progress(hashes, len(sources), "compare"), strict=True), plan)
-    probes = _map(lambda pair: media.probe(pair[0].path), new, workers)
+    probes = map_ahead(lambda pair: media.probe(pair[0].path), new, **threads)
     for (source, entry), medium in zip(new, progress(probes, len(new), "probe"), strict=True):
         if isinstance(medium, Exception):
             plan.failures.append(Failure(source.path, "probe", _reason(medium)))
@@ -218,19 +218,6 @@ def _split(
             new.append((source, entry))
     plan.stale = held.total()
     return new
-
-
-def _map(fn: Callable[[A], B], items: Sequence[A], workers: int) -> Iterable[B | Exception]:
-    """Apply `fn` in threads, in order; an error is the result for its item."""
-
-    def guarded(item: A) -> B | Exception:
-        try:
-            return fn(item)
-        except Exception as error:  # media are of any kind: whatever a decoder raises is a finding
-            return error
-
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(guarded, items)
 
 
 def _reason(error: Exception) -> str:

