@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 Conv = nn.Conv2d | nn.Conv3d
-REFERENCE = 2.0  # value of two constant channels, against which normalisation leaves colours readable
+REFERENCE = (
+    2.0  # value of two constant channels, against which normalisation leaves colours readable
+)
 
 
 @torch.no_grad()
@@ -25,6 +27,9 @@ def start_linear(vae: nn.Module, *, logvar: float = -5.0) -> None:
     for name, module in vae.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             _start_convolution(name, module)
+        elif isinstance(module, nn.Linear) and "to_out" in name:
+            module.weight.zero_()
+            module.bias.zero_()
     colours = vae.encoder.conv_in.in_channels
     _pass(vae.encoder.conv_in, colours)
     _hold_reference(vae.encoder.conv_in, colours)

@@ -81,4 +81,3 @@ def discriminator_loss(discriminator: nn.Module, x: Tensor, decoded: Tensor) -> 
     real = F.relu(1.0 - discriminator(x).float()).mean()
     fake = F.relu(1.0 + discriminator(decoded.detach()).float()).mean()
     return 0.5 * (real + fake)
-
