@@ -7,7 +7,7 @@ B samples, C latent channel, T latent frame, H W latent size, L text length, D w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class NOVAPipeline(PipelineMixin):
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ("text_encoder", "tokenizer")
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer"]
 
     def __init__(
         self,

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scripts/generate.py writes what its pipeline draws, with what it was made from."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffnext.pipelines import sampling
+from tests.pipelines import tiny
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
+FEW = ["--steps", "2", "--diffusion-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    for name in ("t2i", "t2v", "c2i"):
+        getattr(tiny, name)().save_pretrained(path / name)
+    return path
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([str(argument) for argument in [*arguments, *FEW]])
+
+
+def record(path):
+    return json.loads(path.read_text())
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_help_answers_at_once():
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--snapshot" in done.stdout
+    assert time.monotonic() - started < 1
+
+
+def test_a_sample_can_be_made_again_from_its_record(models, generate, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a red cat"}\n\n{"prompt": "two birds"}\n{"prompt": "x"}\n')
+    options = ("--model", models / "t2i", "--seed", 5)
+    listed = (*options, "--prompts", prompts, "--limit", 2, "--samples", 2)
+    assert generate(*listed, "--batch-size", 3, "--out", tmp_path / "a") == 0
+    files = sorted(path.name for path in (tmp_path / "a").glob("*.png"))
+    assert files == [f"{i:05d}.png" for i in range(4)]
+    made = record(tmp_path / "a" / "00003.json")
+    assert (made["prompt"], made["seed"]) == ("two birds", 8)
+    assert made["settings"]["num_inference_steps"] == 2
+    again = ("--model", made["model"], "--prompt", made["prompt"], "--seed", made["seed"])
+    assert generate(*again, "--out", tmp_path / "b") == 0
+    found, wanted = (pixels(tmp_path / n) for n in ("a/00003.png", "b/00000.png"))
+    assert abs(found - wanted).max() <= 1  # sums of a batch in another order
+    assert abs(found - pixels(tmp_path / "a" / "00002.png")).max() > 1
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_videos(models, generate, tmp_path, suffix):
+    options = ("--prompt", "a cat", "--num-frames", 9, "--format", suffix, "--fps", 8)
+    assert generate("--model", models / "t2v", *options, "--out", tmp_path) == 0
+    with av.open(str(tmp_path / f"00000.{suffix}")) as video:
+        assert len(list(video.decode(video=0))) == 9
+    assert record(tmp_path / "00000.json")["settings"]["max_latent_length"] == 3
+
+
+def test_a_video_model_makes_videos_of_its_own_length_from_a_picture(models, generate, tmp_path):
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "first.png")
+    options = ("--prompt", "a cat", "--image", tmp_path / "first.png")
+    assert generate("--model", models / "t2v", *options, "--out", tmp_path / "out") == 0
+    with av.open(str(tmp_path / "out" / "00000.mp4")) as video:
+        assert len(list(video.decode(video=0))) == 5
+
+
+def test_classes(models, generate, tmp_path):
+    assert generate("--model", models / "c2i", "--label", 3, 7, "--out", tmp_path) == 0
+    assert record(tmp_path / "00001.json")["prompt"] == 7
+
+
+def test_the_newest_snapshot_of_a_run(models, generate, tmp_path):
+    run = tmp_path / "run"
+    for step, fill in ((9, 0.0), (10, 0.5)):
+        net = tiny.t2i().transformer
+        with torch.no_grad():
+            net.image_decoder.head.bias.fill_(fill)
+        net.save_pretrained(run / "checkpoints" / f"tiny_iter_{step}" / "transformer")
+    (run / "config.yaml").write_text(f"MODEL:\n  WEIGHTS: {models / 't2i'}\n")
+    newest = run / "checkpoints" / "tiny_iter_10"
+    model = ("--model", models / "t2i", "--prompt", "a cat")
+    assert generate(*model, "--snapshot", newest, "--out", tmp_path / "a") == 0
+    for number, place in enumerate((run / "checkpoints", run)):
+        out = tmp_path / f"b{number}"
+        assert generate(*model, "--snapshot", place, "--out", out) == 0
+        assert record(out / "00000.json")["snapshot"] == str(newest)
+        assert np.array_equal(pixels(out / "00000.png"), pixels(tmp_path / "a" / "00000.png"))
+    assert generate("--model", newest, "--prompt", "a cat", "--out", tmp_path / "c") == 0
+    assert record(tmp_path / "c" / "00000.json")["model"] == str(models / "t2i")
+    assert generate(*model, "--out", tmp_path / "d") == 0
+    assert not np.array_equal(
+        pixels(tmp_path / "d" / "00000.png"), pixels(tmp_path / "a/00000.png")
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "said"),
+    [
+        ("t2i", ["--label", 3], "NOVAPipeline takes a text: use --prompt"),
+        ("c2i", ["--prompt", "a"], "NOVAC2IPipeline takes a class: use --label"),
+        ("t2i", ["--prompt", "a", "--format", "mp4"], "pictures are made; ('png',)"),
+        ("t2v", ["--prompt", "a", "--num-frames", 4], "--num-frames is 4; 4 k + 1"),
+        ("none", ["--prompt", "a"], "holds no model_index.json"),
+        ("t2i", ["--prompt", "a", "--snapshot", "nowhere"], "nowhere holds no"),
+        ("t2i", ["--prompts", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_errors_are_one_line(models, generate, tmp_path, capsys, model, arguments, said):
+    assert generate("--model", models / model, *arguments, "--out", tmp_path) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and said in last
+
+
+def test_a_line_that_is_no_prompt_is_named(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        sampling.read_prompts(path)
