@@ -13,7 +13,9 @@ BLOCKS = [5, 3, 3]
 def written_out(q, k, v, blocks):
     """Softmax attention, one query at a time over the keys that it may see."""
     ends = [
-        end for end, n in zip(torch.tensor(blocks).cumsum(0).tolist(), blocks) for _ in range(n)
+        end
+        for end, n in zip(torch.tensor(blocks).cumsum(0).tolist(), blocks, strict=True)
+        for _ in range(n)
     ]
     first = k.size(2) - q.size(2)
     out = torch.zeros_like(q)

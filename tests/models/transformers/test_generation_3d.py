@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling: sizes of sets, order of draws, given frames, guidance that changes nothing."""
+
+import pytest
+import torch
+
+from diffnext.models.guidance_scaler import Guidance
+from diffnext.models.transformers.generation_3d import generate, set_sizes
+from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
+from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
+from tests.models.tiny import TEXT_DIM, video_net
+
+
+def sample(net, guidance=None, *, scheduler=None, generator=7, batch=2, frames=2, **options):
+    guidance = Guidance(scale=3) if guidance is None else guidance
+    prompts = torch.randn(batch, 4, TEXT_DIM, generator=torch.Generator().manual_seed(1))
+    texts = []
+    for has_prompt in guidance.prompt_passes:
+        texts += [text if has_prompt else text[:0] for text in prompts]
+    text, length = net.text_embed.pad(texts)
+    motion = {"flow": torch.full((len(text),), 5.0), "fps": torch.full((len(text),), 12.0)}
+    cond = net.embed(text=text, text_length=length, **motion)
+    if isinstance(generator, int):
+        generator = torch.Generator().manual_seed(generator)
+    return generate(
+        net,
+        scheduler or FlowMatchEulerDiscreteScheduler(),
+        cond,
+        num_frames=frames,
+        num_ar_steps=options.pop("num_ar_steps", 3),
+        num_diffusion_steps=2,
+        guidance=guidance,
+        generator=generator,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def net():
+    return video_net().eval()
+
+
+@pytest.mark.parametrize(("steps", "tokens"), [(1, 16), (4, 16), (20, 16), (64, 4096)])
+def test_each_token_is_predicted_once(steps, tokens):
+    sizes = set_sizes(steps, tokens)
+    assert len(sizes) == steps
+    assert sum(sizes) == tokens
+    assert min(sizes) >= 0
+
+
+def test_sets_grow_along_a_cosine():
+    assert set_sizes(3, 100) == [13, 37, 50]  # 100 cos(pi / 6) = 87, 100 cos(pi / 3) = 50
+
+
+def test_the_same_seed_gives_the_same_latents(net):
+    found = sample(net)
+    assert found.shape == (2, 4, 2, 8, 8)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, sample(net))
+    assert not torch.allclose(found, sample(net, generator=8))
+
+
+def test_given_frames_stay_and_lead(net):
+    first = torch.randn(2, 4, 8, 8)
+    found = sample(net, latents=[first])
+    assert torch.equal(found[:, :, 0], first)
+    other = sample(net, latents=[first + 1])
+    assert not torch.allclose(found[:, :, 1], other[:, :, 1])
+
+
+def test_a_later_frame_does_not_change_an_earlier_one(net):
+    torch.testing.assert_close(sample(net, frames=3)[:, :, :2], sample(net, frames=2))
+
+
+def test_draws_come_in_the_documented_order(net):
+    """With one set and one step of the schedule, noise is what remains of x_T."""
+    generator = torch.Generator().manual_seed(7)
+    torch.rand(2, 16, 1, generator=generator)
+    noise = torch.randn(2, 4, 8, 8, generator=generator)
+    spent = torch.Generator().manual_seed(7)
+    found = sample(net, frames=1, num_ar_steps=1, generator=spent, scheduler=Still())
+    torch.testing.assert_close(found[:, :, 0], noise)
+    assert torch.equal(generator.get_state(), spent.get_state())
+
+
+class Still(FlowMatchEulerDiscreteScheduler):
+    """A scheduler that leaves the state as it is."""
+
+    def step(self, model_output, timestep, sample, return_dict=True):
+        return (sample,)
+
+
+def test_each_sample_may_have_its_own_generator(net):
+    def generators(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    found = sample(net, generator=generators(1, 2))
+    other = sample(net, generator=generators(1, 3))
+    torch.testing.assert_close(found[0], other[0])
+    assert not torch.allclose(found[1], other[1])
+
+
+def test_perturbed_guidance_is_plain_guidance_where_nothing_is_perturbed(net):
+    plain = sample(net, Guidance(scale=3))
+    perturbed = sample(net, Guidance(scale=3, stg_scale=1.5))
+    # rounding of another batch size, multiplied by sampling
+    torch.testing.assert_close(perturbed, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_image_guidance_of_the_first_frame_is_plain_guidance(net):
+    # without frames before, both passes without prompt agree: u + s (c - u) + 0
+    plain = sample(net, Guidance(scale=3), frames=1)
+    image = sample(net, Guidance(scale=3, image_scale=1.5), frames=1)
+    torch.testing.assert_close(image, plain, rtol=1e-3, atol=1e-3)
+    plain, image = sample(net, Guidance(scale=3)), sample(net, Guidance(scale=3, image_scale=1.5))
+    assert not torch.allclose(image[:, :, 1], plain[:, :, 1], rtol=1e-2, atol=1e-2)
+
+
+def test_guidance_that_is_always_truncated_is_none(net):
+    torch.testing.assert_close(
+        sample(net, Guidance(scale=3, trunc=2000)), sample(net, Guidance()), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_progress_counts_sets(net):
+    counts = []
+    sample(net, frames=3, latents=[torch.zeros(2, 4, 8, 8)], progress=counts.append)
+    assert counts == [1] * 6
+
+
+def test_ddpm_draws_noise_in_its_steps(net):
+    assert torch.isfinite(sample(net, scheduler=DDPMScheduler())).all()
+
+
+def test_conditions_that_do_not_divide_into_passes(net):
+    with pytest.raises(ValueError, match="cond has 3 rows"):
+        generate(
+            net,
+            DDPMScheduler(),
+            torch.zeros(3, 5, 32),
+            num_frames=1,
+            num_ar_steps=1,
+            num_diffusion_steps=1,
+            guidance=Guidance(scale=2),
+            generator=None,
+        )
