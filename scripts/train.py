@@ -100,7 +100,8 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> int:
     except USER_ERRORS as error:
         return fail(error)
     if plan is None:
-        print(f"already finished: {done} has all {cfg.SOLVER.MAX_STEPS} steps")
+        if env.is_main:
+            print(f"already finished: {done} has all {cfg.SOLVER.MAX_STEPS} steps")
     else:
         coordinator.write_config(str(cfg))
         build.build_trainer(cfg, plan, coordinator, tensorboard=args.tensorboard).train()

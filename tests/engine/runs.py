@@ -10,14 +10,31 @@ from diffnext.engine.backends import BACKENDS
 from diffnext.engine.checkpoint import CheckpointManager, find
 from diffnext.engine.ema import EMA
 from diffnext.engine.hooks.average import EMAHook
+from diffnext.engine.hooks.base import Hook
 from diffnext.engine.hooks.log import LogHook
 from diffnext.engine.hooks.snapshot import SnapshotHook
 from diffnext.engine.lr_scheduler import make_schedule
 from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.trainer import Trainer
 from diffnext.methods.finetune import Finetune
-from diffnext.utils.metrics import JsonlWriter
+from diffnext.utils.metrics import JsonlWriter, Metrics
 from tests.engine.toy import ToyLoader, ToyPipeline, toy_net
+
+
+class Interrupted(Exception):
+    """The run was broken off."""
+
+
+class Interruption(Hook):
+    """Breaks a run off after a step."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        if trainer.step == self.step:
+            raise Interrupted
+
 
 ALONE = Env(0, 1, 0, torch.device("cpu"))
 
@@ -44,7 +61,7 @@ def toy_run(
     """A trainer with logging, averaging and saving in `folder`, resumed if there is something.
 
     Args:
-        stop_at: end there, as if killed, though all is planned for `max_steps`.
+        stop_at: raise Interrupted after this step.
     """
     pipe = ToyPipeline(toy_net())
     spread = BACKENDS.get(backend)(env, precision=precision, **(options or {}))
@@ -62,7 +79,7 @@ def toy_run(
         backend=spread,
         batches=loader,
         schedules={"student": schedule},
-        max_steps=stop_at or max_steps,
+        max_steps=max_steps,
         seed=3,
         accum_steps=accum,
         max_norm=max_norm,
@@ -81,5 +98,6 @@ def toy_run(
         log,
         EMAHook(ema, role="student", every=3),
         SnapshotHook(save, every=snapshot_every),
+        Interruption(stop_at),
     ]
     return trainer

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each process of a test with several does: toy runs on one backend, results from rank 0."""
+"""Toy runs on any backend; as a script, what each process of a test with several processes does."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -11,55 +12,68 @@ import torch
 
 from diffnext.distributed import env as processes
 from diffnext.engine.backends.deepspeed_config import merge_config
-from tests.engine.runs import toy_run
+from tests.engine.runs import ALONE, Interrupted, toy_run
 
 CASES = {
+    "single": ("single", {}),
     "ddp": ("ddp", {}),
     "fsdp": ("fsdp", {}),
-    "fsdp_hybrid": ("fsdp", {"replicate": 2}),
+    "hybrid": ("fsdp", {"replicate": 2, "reshard": False}),
     "zero0": ("deepspeed", {"stage": 0}),
     "zero1": ("deepspeed", {"stage": 1}),
     "zero2": ("deepspeed", {"stage": 2}),
     "zero3": ("deepspeed", {"stage": 3}),
 }
+GLOBAL_BATCH, ACCUM, MAX_NORM = 8, 2, 1.0
+STEPS, CUT = 4, 2
 
 
-def options_of(
-    case: str, *, batch_size: int, accum: int, world: int, precision: str, max_norm: float
-):
+def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> None:
+    """Train a toy run of STEPS steps in `folder`; go on from what is there."""
     backend, options = CASES[case]
+    precision = settings.pop("precision", "float32")
+    batch_size = GLOBAL_BATCH // ACCUM // env.world
     if backend == "deepspeed":
         config = merge_config(
-            {"zero_optimization": {"stage": options["stage"]}},
+            {"zero_optimization": options},
             batch_size=batch_size,
-            accum_steps=accum,
-            world=world,
+            accum_steps=ACCUM,
+            world=env.world,
             precision=precision,
-            max_norm=max_norm,
+            max_norm=MAX_NORM,
         )
         options = {"config": config}
-    return {"backend": backend, "options": options}
-
-
-def run(case: str, folder: Path, env: processes.Env, **settings):
-    settings = {"precision": "float32", "max_norm": 1.0, "accum": 2, "batch_size": 2} | settings
-    chosen = {key: settings[key] for key in ("precision", "max_norm", "accum", "batch_size")}
     if env.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     processes.barrier()
-    trainer = toy_run(folder, env=env, **settings, **options_of(case, world=env.world, **chosen))
-    trainer.train()
+    trainer = toy_run(
+        folder,
+        env=env,
+        backend=backend,
+        options=options,
+        precision=precision,
+        batch_size=batch_size,
+        accum=ACCUM,
+        max_norm=MAX_NORM,
+        max_steps=STEPS,
+        snapshot_every=CUT,
+        **settings,
+    )
+    with contextlib.suppress(Interrupted):
+        trainer.train()
 
 
 def main(folder: Path, cases: list[str]) -> None:
+    """Each case whole, interrupted, continued from one process, in low precision, and with a NaN."""
     torch.set_num_threads(1)
     env = processes.init()
     for case in cases:
         run(case, folder / case / "whole", env)
-        run(case, folder / case / "cut", env, stop_at=4)
+        run(case, folder / case / "cut", env, stop_at=CUT)
         run(case, folder / case / "cut", env)
-        run(case, folder / case / "bfloat16", env, precision="bfloat16", max_steps=3)
-        run(case, folder / case / "bad", env, bad=[9], max_steps=3)
+        run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))
+        run(case, folder / case / "bfloat16", env, precision="bfloat16", stop_at=CUT)
+        run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
     (folder / f"done{env.rank}.json").write_text(json.dumps(cases))
     processes.shutdown()
 

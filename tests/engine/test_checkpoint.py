@@ -9,7 +9,7 @@ import torch
 from diffnext.engine.checkpoint import find, newest
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
-from tests.engine.runs import toy_run
+from tests.engine.runs import Interrupted, toy_run
 from tests.engine.toy import ToyNet
 
 
@@ -25,24 +25,11 @@ def rows(folder):
     return [{n: row[n] for n in names} for row in read_rows(folder / "metrics.jsonl")]
 
 
-class Killed(Exception):
-    pass
-
-
 def interrupt(folder, *, at: int, **options):
-    """Run until `at` steps are done, then break off without any goodbye."""
+    """Run until `at` steps are done, then break off."""
     folder.mkdir(exist_ok=True)
-    trainer = toy_run(folder, **options)
-    step = trainer.train_step
-
-    def train_step():
-        if trainer.step == at:
-            raise Killed
-        return step()
-
-    trainer.train_step = train_step
-    with pytest.raises(Killed):
-        trainer.train()
+    with pytest.raises(Interrupted):
+        toy_run(folder, stop_at=at, **options).train()
 
 
 @pytest.mark.parametrize(
