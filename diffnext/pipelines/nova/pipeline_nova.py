@@ -180,7 +180,9 @@ class NOVAPipeline(PipelineMixin):
         negative = [nothing] * len(prompts)
         if negative_prompt is not None and guidance.num_passes > 1:
             negative = self._encode(
-                _one_each("negative_prompt", negative_prompt, (str, Tensor), len(prompts))
+                _one_each(
+                    "negative_prompt", negative_prompt, (str, np.ndarray, Tensor), len(prompts)
+                )
             )
         texts = []
         for has_prompt in passes:
