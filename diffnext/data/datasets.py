@@ -92,15 +92,18 @@ class JoinedReader:
     def __getitem__(self, index: int) -> Record:
         return self._merge(self.first[index], self.second[index])
 
-    def read_into(self, index: int, field: str, out: memoryview) -> Record:
-        """Read one BYTES field straight into `out`; return the other fields."""
-        source, rest = self.second, self.first
-        if field not in source.fields:
-            source, rest = rest, source
-        parts = {id(source): source.read_into(index, field, out), id(rest): dict(rest[index])}
-        record = self._merge(parts[id(self.first)], parts[id(self.second)])
-        record.pop(field, None)
-        return record
+    def read_into(
+        self, indices: Sequence[int], field: str, outs: Sequence[memoryview]
+    ) -> list[Record]:
+        """Read one BYTES field of several records straight into `outs`; return the other fields."""
+        if field in self.second.fields:
+            first = [self.first[index] for index in indices]
+            second = self.second.read_into(indices, field, outs)
+        else:
+            first = self.first.read_into(indices, field, outs)
+            second = [self.second[index] for index in indices]
+        merged = [self._merge(a, b) for a, b in zip(first, second, strict=True)]
+        return [{k: v for k, v in record.items() if k != field} for record in merged]
 
     def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
         return self._owner.shapes()

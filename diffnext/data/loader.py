@@ -22,7 +22,7 @@ import numpy as np
 from diffnext.data.buckets import group
 from diffnext.data.buffers import Buffers
 from diffnext.data.parse import moments, parse
-from diffnext.data.records.base import RecordError, RecordReader
+from diffnext.data.records.base import Record, RecordError, RecordReader
 from diffnext.data.sampler import GlobalBatch, Sampler
 from diffnext.data.schema import Batch, Sample, collate
 from diffnext.utils.seeding import mix
@@ -131,21 +131,34 @@ class Loader:
 
     def _make(self, plan: GlobalBatch, rows: slice) -> Batch:
         buffer = self._buffers.take((self.batch_size, *plan.shape))
-        slots = buffer.numpy().reshape(self.batch_size, -1).view(np.uint8)
-        keys = zip(plan.index[rows].tolist(), plan.epoch[rows].tolist(), slots, strict=True)
-        samples = [self._sample(index, epoch, memoryview(slot)) for index, epoch, slot in keys]
-        return collate(samples, buffer)
+        slots = list(map(memoryview, buffer.numpy().reshape(self.batch_size, -1).view(np.uint8)))
+        indices, epochs = plan.index[rows].tolist(), plan.epoch[rows].tolist()
+        records = self._read(indices, slots)
+        keys = zip(records, indices, epochs, strict=True)
+        return collate([self._parse(*key) for key in keys], buffer)
 
-    def _sample(self, index: int, epoch: int, slot: memoryview) -> Sample:
-        number = bisect_right(self._starts, index) - 1
-        reader, local = self.readers[number], index - self._starts[number]
+    def _read(self, indices: list[int], slots: list[memoryview]) -> list[Record]:
+        """Records with their moments in `slots`."""
+        numbers = [bisect_right(self._starts, index) - 1 for index in indices]
+        records: list[Record] = [{}] * len(indices)
+        for number in set(numbers):
+            places = [place for place, found in enumerate(numbers) if found == number]
+            local = [indices[place] - self._starts[number] for place in places]
+            outs = [slots[place] for place in places]
+            read = _read_into(self.readers[number], local, outs)
+            for place, record in zip(places, read, strict=True):
+                records[place] = {**record, "moments": slots[place]}
+        return records
+
+    def _parse(self, record: Record, index: int, epoch: int) -> Sample:
         try:
-            record = _read(reader, local, slot)
             return parse(record, seed=self.seed, index=index, epoch=epoch)
-        except RecordError:
-            raise
         except ValueError as error:
-            raise RecordError(f"{reader.describe(local)}: {error}") from error
+            raise RecordError(f"{self._describe(index)}: {error}") from error
+
+    def _describe(self, index: int) -> str:
+        number = bisect_right(self._starts, index) - 1
+        return self.readers[number].describe(index - self._starts[number])
 
     def _stop_reading(self) -> None:
         for future in self._due:
@@ -204,14 +217,22 @@ class Loader:
         }
 
 
-def _read(reader: RecordReader, index: int, slot: memoryview) -> dict[str, Any]:
+def _read_into(reader: RecordReader, indices: list[int], slots: list[memoryview]) -> list[Record]:
     try:
-        record = reader.read_into(index, "moments", slot)
+        return reader.read_into(indices, "moments", slots)
     except RecordError:
-        moments(reader[index])  # says what is wrong, if it is the moments
+        for index in indices:
+            _explain(reader, index)
         raise
-    record["moments"] = slot
-    return record
+
+
+def _explain(reader: RecordReader, index: int) -> None:
+    """Raise what is wrong with the moments of a record, if it is they."""
+    record = reader[index]
+    try:
+        moments(record)
+    except ValueError as error:
+        raise RecordError(f"{reader.describe(index)}: {error}") from error
 
 
 def _check(

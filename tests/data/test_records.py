@@ -45,11 +45,11 @@ def test_a_record_larger_than_a_shard_gets_its_own(tmp_path):
 
 def test_a_payload_is_read_straight_into_memory(folder):
     reader = open_reader(folder)
-    for i in [*range(20), *range(20)]:  # first by copy, then by a scattered read
-        wanted = record(i)
-        out = memoryview(bytearray(wanted["moments"].nbytes))
-        rest = reader.read_into(i, "moments", out)
-        assert "moments" not in rest and same({**rest, "moments": out}, wanted)
+    order = [*range(20), *range(19, -1, -1)]  # first by copy, then by a scattered read
+    rows = [record(i) for i in order]
+    outs = [memoryview(bytearray(row["moments"].nbytes)) for row in rows]
+    for rest, out, row in zip(reader.read_into(order, "moments", outs), outs, rows, strict=True):
+        assert "moments" not in rest and same({**rest, "moments": out}, row)
 
 
 def test_payloads_at_changing_places_are_found(tmp_path):
@@ -62,7 +62,7 @@ def test_payloads_at_changing_places_are_found(tmp_path):
     reader = open_reader(tmp_path / "c")
     for i, row in enumerate(rows):
         out = memoryview(bytearray(64))
-        assert reader.read_into(i, "bytes", out) == {"caption": row["caption"]}
+        assert reader.read_into([i], "bytes", [out]) == [{"caption": row["caption"]}]
         assert out == row["bytes"]
 
 
@@ -70,7 +70,7 @@ def test_a_payload_of_another_size_is_refused(folder):
     with pytest.raises(
         RecordError, match=r"00000.data record 1 .* 384 bytes of 'moments', wanted 10"
     ):
-        open_reader(folder).read_into(1, "moments", memoryview(bytearray(10)))
+        open_reader(folder).read_into([1], "moments", [memoryview(bytearray(10))])
 
 
 def test_numbers_outside_are_refused(folder):

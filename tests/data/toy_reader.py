@@ -31,10 +31,11 @@ class ToyReader:
         moments = np.full(shape, index, "<f2").tobytes()
         return {"moments": moments, "shape": list(shape), "caption": f"{self.path} {index}"}
 
-    def read_into(self, index, field, out):
-        record = self[index]
-        out[:] = record.pop(field)
-        return record
+    def read_into(self, indices, field, outs):
+        records = [self[index] for index in indices]
+        for record, out in zip(records, outs, strict=True):
+            out[:] = record.pop(field)
+        return records
 
     def shapes(self):
         shapes = sorted(set(self.all_shapes))

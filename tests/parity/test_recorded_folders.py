@@ -38,7 +38,7 @@ def test_moments_are_read_into_memory(name):
     reader = open_reader(FOLDER / name)
     for index, wanted in enumerate(EXPECTED[name]):
         out = memoryview(bytearray(len(reader[index]["moments"])))
-        rest = reader.read_into(index, "moments", out)
+        (rest,) = reader.read_into([index], "moments", [out])
         assert {**hashed(rest), "moments": hashlib.sha256(out).hexdigest()} == wanted
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,8 +35,10 @@ class RecordReader(Protocol):
 
     def __getitem__(self, index: int) -> Record: ...
 
-    def read_into(self, index: int, field: str, out: memoryview) -> Record:
-        """Read one BYTES field straight into `out`; return the other fields."""
+    def read_into(
+        self, indices: Sequence[int], field: str, outs: Sequence[memoryview]
+    ) -> list[Record]:
+        """Read one BYTES field of several records straight into `outs`; return the other fields."""
         ...
 
     def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:

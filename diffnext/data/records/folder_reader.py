@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from diffnext.data.records.files import Files
 METADATA = "METADATA"
 JOURNAL = "diffnext.journal.json"  # the types of the fields, while a writer is at work
 LARGE = 10_000  # records from which reading the text index again costs more than a file beside it
+HEADS = 256  # beginnings of records whose decoded fields are kept
 PROBE = 256  # bytes; holds the shape of a record and where its moments begin
 
 
@@ -53,6 +54,7 @@ class FolderReader:
                 f"{len(self)}: one was lost or added (remove METADATA to read what is listed)"
             )
         self._payload_at: dict[tuple[str, int], int] = {}
+        self._heads: dict[bytes, Record | None] = {}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -66,17 +68,25 @@ class FolderReader:
         """
         return self._decode(index, self._read(index))
 
-    def read_into(self, index: int, field: str, out: memoryview) -> Record:
-        """Read the payload of one BYTES field straight into `out`; return the other fields.
+    def read_into(
+        self, indices: Sequence[int], field: str, outs: Sequence[memoryview]
+    ) -> list[Record]:
+        """Read the payloads of one BYTES field straight into `outs`; return the other fields.
 
         Records of one kind mostly agree in where the payload starts, so a single scattered read
-        fills `out`; where the guess was wrong, the record is read again and copied.
+        fills its memory; where the guess was wrong, the record is read again and copied. All is
+        read before anything is decoded: large copies push code and tables out of the caches.
 
         Raises:
-            RecordError: the payload has another size, or the bytes are damaged.
+            RecordError: a payload has another size, or the bytes are damaged.
         """
-        record = self._read_guessed(index, field, out)
-        return self._read_copied(index, field, out) if record is None else record
+        pairs = list(zip(indices, outs, strict=True))
+        parts = [self._read_guessed(index, field, out) for index, out in pairs]
+        records = []
+        for (index, out), part in zip(pairs, parts, strict=True):
+            record = None if part is None else self._decode_guessed(index, field, len(out), *part)
+            records.append(self._read_copied(index, field, out) if record is None else record)
+        return records
 
     def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
         """The different values of the field `shape`, sorted, and which of them each record has.
@@ -127,7 +137,8 @@ class FolderReader:
         except ValueError as error:
             raise RecordError(f"{self.describe(index)} is damaged: {error}") from error
 
-    def _read_guessed(self, index: int, field: str, out: memoryview) -> Record | None:
+    def _read_guessed(self, index: int, field: str, out: memoryview) -> tuple[bytes, bytes] | None:
+        """Fill `out` and return what lies before and behind it; None if the payload is elsewhere."""
         shard, offset, size = self._locate(index)
         start = self._payload_at.get((field, len(out)))
         if start is None or start + len(out) > size:
@@ -135,12 +146,33 @@ class FolderReader:
         head, tail = bytearray(start), bytearray(size - start - len(out))
         if self._files.read_into(shard, offset, [head, out, tail]) != size:
             return None
-        entry = wire.payload_before(head, field, len(out))
-        if entry is None:
-            return None
-        record = self._decode(index, bytes(head[:entry] + tail))
+        return bytes(head), bytes(tail)
+
+    def _decode_guessed(
+        self, index: int, field: str, size: int, head: bytes, tail: bytes
+    ) -> Record | None:
+        """The other fields; None if it was not the field's payload that stood between the two."""
+        try:
+            before = self._decode_head(head, field, size)
+            if before is None:
+                return None
+            behind = wire.decode_present(tail, 0, len(tail), self.fields)
+        except ValueError as error:
+            raise RecordError(f"{self.describe(index)} is damaged: {error}") from error
+        record = wire.complete({**before, **behind}, self.fields)
         del record[field]
         return record
+
+    def _decode_head(self, head: bytes, field: str, size: int) -> Record | None:
+        """The fields before a payload, which are the same in most records: a shape, as a rule."""
+        if head not in self._heads:
+            if len(self._heads) >= HEADS:
+                self._heads = {}
+            end = wire.payload_before(head, field, size)
+            known = None if end is None else wire.decode_present(head, 0, end, self.fields)
+            self._heads[head] = known
+            return known
+        return self._heads[head]
 
     def _read_copied(self, index: int, field: str, out: memoryview) -> Record:
         data = self._read(index)

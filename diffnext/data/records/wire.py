@@ -64,19 +64,26 @@ def decode(data: Buffer, types: Mapping[str, FeatureType]) -> dict[str, Any]:
     Raises:
         ValueError: the bytes are not such a map, or a value has another type.
     """
-    return _decode_map(data, 0, len(data), types)
+    return complete(decode_present(data, 0, len(data), types), types)
 
 
-def _decode_map(data: Buffer, pos: int, end: int, types: Mapping[str, FeatureType]) -> dict:
-    record = dict.fromkeys(types)
+def decode_present(
+    data: Buffer, pos: int, end: int, types: Mapping[str, FeatureType]
+) -> dict[str, Any]:
+    """As `decode`, for a part of a record: whole entries, without the fields that are absent."""
+    record = {}
     while pos < end:
         name, start, stop, pos = entry(data, pos, end)
-        if name in record:
+        if name in types:
             record[name] = _decode_feature(data, start, stop, types[name], name)
-    for name, value in record.items():
-        if value is None:
-            record[name] = _default(types[name])
     return record
+
+
+def complete(record: Mapping[str, Any], types: Mapping[str, FeatureType]) -> dict[str, Any]:
+    """The fields in the order of `types`, absent ones with the type's zero."""
+    return {
+        name: record[name] if name in record else _default(kind) for name, kind in types.items()
+    }
 
 
 def entry(data: Buffer, pos: int, end: int) -> tuple[str, int, int, int]:
@@ -143,7 +150,7 @@ def _decode_value(data: Buffer, start: int, end: int, kind: FeatureType, name: s
         value = varint(data, start, end)[0]
         return value - (1 << 64) if value >> 63 else value
     if isinstance(kind, dict):
-        return _decode_map(data, start, end, kind)
+        return complete(decode_present(data, start, end, kind), kind)
     if kind == ["INT64"]:
         return list(_integers(bytes(data[start:end]), name))
     return _decode_list(data, start, end, kind, name)
