@@ -16,6 +16,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
+REORDERED = 16  # frames that a decoder may hold back; decord can lose them at the end of a file
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -71,7 +73,7 @@ def read(info: VideoInfo, frame_ids: Sequence[int], size: tuple[int, int]) -> np
     Raises:
         ValueError: fewer frames than wanted, or a damaged one.
     """
-    if not info.doubt and frame_ids[-1] < info.num_frames:
+    if not info.doubt and frame_ids[-1] < info.num_frames - REORDERED:
         frames = _read_decord(info, frame_ids, size)
         if frames is not None:
             return frames
@@ -118,18 +120,41 @@ def _read_av(info: VideoInfo, frame_ids: Sequence[int], size: tuple[int, int]) -
     count = 0
     with _opened(info.path) as (container, stream):
         stream.thread_type = "AUTO"
-        shape = None
-        for frame in container.decode(stream):
-            shape = shape or (frame.height, frame.width)
+        for frame in _sound_frames(container, stream):
             if count == frame_ids[len(frames)]:
-                if frame.is_corrupt or (frame.height, frame.width) != shape:
-                    raise ValueError(f"{info.path}: frame {count} is damaged or of another size")
                 frames.append(_upright(frame, info.rotation, size))
             count += 1
             if len(frames) == len(frame_ids):
                 return np.stack(frames)
     wanted = frame_ids[-1] + 1
     raise ValueError(f"{info.path}: {count} frames can be decoded, {wanted} are wanted")
+
+
+def _sound_frames(container, stream) -> Iterator[av.VideoFrame]:
+    """Decode all frames; raise where one was damaged, which players patch up and show.
+
+    What comes before the first key frame is passed over: recordings begin anywhere. In transport and
+    program streams lost packets leave no other trace than a gap in time.
+    """
+    stream.codec_context.options = {"err_detect": "explode"}
+    started, first, last_s = False, None, None
+    rate = stream.guessed_rate if container.format.name in ("mpegts", "mpeg") else None
+    for packet in container.demux(stream):
+        started = started or packet.is_keyframe
+        if not started:
+            continue
+        if packet.is_corrupt:
+            raise ValueError(f"{container.name}: a damaged packet at {packet.pts}")
+        for frame in packet.decode():
+            first = first or frame
+            if rate and None not in (last_s, frame.time) and frame.time - last_s > 3 / rate:
+                raise ValueError(f"{container.name}: frames are lost after {last_s:.2f} s")
+            last_s = frame.time
+            if frame.is_corrupt or (frame.height, frame.width) != (first.height, first.width):
+                raise ValueError(
+                    f"{container.name}: the frame at {frame.pts} is damaged or resized"
+                )
+            yield frame
 
 
 def _upright(frame: av.VideoFrame, rotation: int, size: tuple[int, int]) -> np.ndarray:
@@ -151,5 +176,5 @@ def _opened(path: str) -> Iterator[tuple]:
                     yield container, stream
                     return
             raise ValueError(f"{path}: no video stream in this file")
-    except av.FFmpegError as error:
+    except (av.FFmpegError, IndexError) as error:  # IndexError: packets of a stream not declared
         raise ValueError(f"{path}: {error}") from error

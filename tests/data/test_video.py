@@ -97,6 +97,31 @@ def test_a_header_that_claims_more_frames(tmp_path):
         read_ids(str(path), [0, 99])
 
 
+def test_the_last_frames_of_open_groups_of_pictures(tmp_path):
+    """decord gives the last frame but one for the last of such a stream."""
+    options = {"bf": "3", "g": "50", "x264-params": "open-gop=1"}
+    path = write_clip(tmp_path / "open.mp4", options=options)
+    for ids in ([0, 1, 99], [98], range(35, 100), IDS):
+        assert numbers(read_ids(path, ids)) == list(ids)
+
+
+@pytest.mark.parametrize("start", range(4333, 24332, 3333))
+def test_lost_packets_are_found(tmp_path, start):
+    """Where frames of a stream are lost, the next ones are guessed; none of these may pass."""
+    path = Path(write_clip(tmp_path / "stream.ts", options={"bf": "2"}))
+    data = bytearray(path.read_bytes())
+    data[start : start + 2000] = bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"frames are lost after|a damaged packet at"):
+        read_ids(str(path))
+
+
+def test_a_recording_that_begins_anywhere_starts_at_its_first_key_frame(tmp_path):
+    path = Path(write_clip(tmp_path / "a.ts", options={"g": "12", "sc_threshold": "0"}))
+    path.write_bytes(path.read_bytes()[188 * 12 :])  # without tables and the first packets
+    assert numbers(read_ids(str(path), range(40))) == list(range(12, 52))
+
+
 def test_too_short(tmp_path):
     path = write_clip(tmp_path / "short.mp4", 10)
     with pytest.raises(ValueError, match="10 frames can be decoded, 65 are wanted"):
