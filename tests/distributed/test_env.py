@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who this process is, read from the variables that launchers set."""
+
+import pytest
+import torch
+
+from diffnext.distributed import env as processes
+from diffnext.distributed.mesh import make_mesh
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def as_worker(monkeypatch, **variables):
+    for name, value in ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"} | variables).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_without_a_launcher_there_is_one_process():
+    env = processes.init()
+    assert (env.rank, env.world, env.is_main) == (0, 1, True)
+    assert not processes.is_worker()
+    assert processes.broadcast("x") == "x"
+    assert torch.equal(processes.mean_over_ranks(torch.ones(2)), torch.ones(2))
+    processes.barrier()
+
+
+def test_a_launcher_s_worker_is_recognised(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert not processes.is_worker()
+    as_worker(monkeypatch)
+    assert processes.is_worker()
+
+
+@pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])  # torchrun, deepspeed
+def test_a_contradiction_in_the_number_of_processes_names_both(monkeypatch, name):
+    as_worker(monkeypatch, **{name: "2"})
+    processes.check_count(2)
+    with pytest.raises(
+        ValueError, match=rf"NUM_GPUS is 4, .* 2 processes .*{name}.*set NUM_GPUS to 2"
+    ):
+        processes.check_count(4)
+
+
+def test_a_single_process_is_not_compared():
+    processes.check_count(8)
+
+
+def test_a_mesh_of_one_process():
+    processes.init_alone()
+    try:
+        assert make_mesh("cpu").mesh_dim_names == ("shard",)
+        with pytest.raises(ValueError, match=r"replicate is 2; it must divide .* 1"):
+            make_mesh("cpu", replicate=2)
+    finally:
+        processes.shutdown()

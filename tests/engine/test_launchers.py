@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exit codes reach the caller, and no child outlives its launcher."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffnext.engine.launchers import LAUNCHERS
+from diffnext.engine.launchers.base import Job, run_group
+
+ROOT = Path(__file__).parents[2]
+SLEEPER = """
+import os, sys, time
+open(sys.argv[1] + os.environ.get("RANK", ""), "w").write(str(os.getpid()))
+time.sleep(60)
+"""
+PARENT = """
+import sys
+from diffnext.engine.launchers import LAUNCHERS
+from diffnext.engine.launchers.base import Job
+job = Job(main=lambda: 0, command=sys.argv[2:], num_processes=2)
+sys.exit(LAUNCHERS.get(sys.argv[1])(job))
+"""
+
+
+def job(script: Path, *arguments: str, processes: int = 2) -> Job:
+    return Job(main=lambda: 7, command=[str(script), *arguments], num_processes=processes)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def wait_for(paths: list[Path], seconds: float = 60.0) -> list[int]:
+    deadline = time.monotonic() + seconds
+    while not all(path.exists() and path.read_text() for path in paths):
+        assert time.monotonic() < deadline, "the children did not start"
+        time.sleep(0.05)
+    return [int(path.read_text()) for path in paths]
+
+
+def test_every_launcher_is_found():
+    assert LAUNCHERS.names() == ["deepspeed", "simple", "torch"]
+
+
+def test_the_simple_launcher_works_in_this_process():
+    assert LAUNCHERS.get("simple")(job(Path("unused"))) == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("pass", 0), ("raise SystemExit(5)", 5), ("import os; os.kill(os.getpid(), 9)", 137)],
+)
+def test_a_group_returns_the_exit_code(code, expected):
+    assert run_group([sys.executable, "-c", code]) == expected
+
+
+def test_arguments_are_not_read_by_a_shell(tmp_path):
+    odd = "a b; touch x $(touch y) 'c\""
+    code = "import sys; open('out', 'w').write(sys.argv[1])"
+    command = [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}", odd]
+    assert run_group(command) == 0
+    assert (tmp_path / "out").read_text() == odd
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_children_and_grandchildren(tmp_path, number):
+    nested = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, sys.argv[1]])"
+    )
+    code = (
+        "import sys; from diffnext.engine.launchers.base import run_group;"
+        f"sys.exit(run_group([sys.executable, '-c', {nested!r}, sys.argv[1]]))"
+    )
+    pid_file = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(pid_file)], cwd=ROOT)
+    (grandchild,) = wait_for([pid_file])
+    parent.send_signal(number)
+    assert parent.wait(timeout=30) == 128 + number
+    assert not alive(grandchild)
+
+
+def test_torchrun_returns_the_code_of_the_process_that_failed(tmp_path):
+    script = tmp_path / "fail.py"
+    script.write_text("import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)")
+    assert LAUNCHERS.get("torch")(job(script)) == 3
+    script.write_text("import os, sys; assert os.environ['WORLD_SIZE'] == '2'; sys.exit(0)")
+    assert LAUNCHERS.get("torch")(job(script)) == 0
+
+
+@pytest.mark.parametrize("name", ["torch", "deepspeed"])
+def test_ctrl_c_ends_all_processes(tmp_path, name):
+    script = tmp_path / "sleep.py"
+    script.write_text(SLEEPER)
+    command = [sys.executable, "-c", PARENT, name, str(script), str(tmp_path / "pid")]
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True)
+    children = wait_for([tmp_path / "pid0", tmp_path / "pid1"])
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(timeout=60) == 130
+    assert not any(map(alive, children))
+
+
+def test_deepspeed_returns_the_code_of_the_process_that_failed(tmp_path, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    script = tmp_path / "fail.py"
+    script.write_text("import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)")
+    assert LAUNCHERS.get("deepspeed")(job(script)) == 3
+
+
+def test_a_missing_hostfile_is_named(tmp_path):
+    wanted = Job(main=lambda: 0, command=["x"], num_processes=1, hostfile=str(tmp_path / "hosts"))
+    with pytest.raises(ValueError, match=r"--host .*hosts does not exist"):
+        LAUNCHERS.get("deepspeed")(wanted)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training command: what it answers, what it refuses, what it leaves behind."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from diffnext.config import get_cfg
+from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
+from diffnext.utils.metrics import read_rows
+from tests.runs.test_overfit import SCRIPT, train
+from tests.runs.tiny_nova import make_cache, make_run
+
+ROOT = SCRIPT.parents[1]
+ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    words = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=200)
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(run / "logs/metrics.jsonl")]
+
+
+def test_help_is_quick():
+    fastest = min(_seconds_of_help() for _ in range(3))  # the machine may be busy
+    assert fastest < 1.0
+
+
+def _seconds_of_help() -> float:
+    begin = time.perf_counter()
+    done = command("--help")
+    assert done.returncode == 0 and "--deepspeed" in done.stdout
+    return time.perf_counter() - begin
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of six steps with a checkpoint at three, and its config."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = make_run(folder, "t2i")
+    assert train("--cfg", str(config), "--exp-dir", str(folder / "run"), "--tensorboard") == 0
+    return config, folder / "run"
+
+
+def test_what_a_run_leaves_behind(finished):
+    config, run = finished
+    for kind in ("checkpoints", "ema_checkpoints"):
+        assert sorted(p.name for p in (run / kind).iterdir()) == ["tiny_iter_3", "tiny_iter_6"]
+        NOVATransformer3DModel.from_pretrained(run / kind / "tiny_iter_6/transformer")
+    rows = read_rows(run / "logs/metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert list((run / "logs/tensorboard").iterdir())
+    assert "step 6/6" in (run / "logs/train.log").read_text()
+    cfg = get_cfg()
+    cfg.merge_from_file(run / "config.yaml")
+    assert cfg.SOLVER.MAX_STEPS == 6
+    assert "# torch: " in (run / "config.yaml").read_text()
+    about = json.loads((run / "checkpoints/tiny_iter_3/run.json").read_text())["about"]
+    assert yaml.safe_load(about["config"])["SOLVER"]["MAX_STEPS"] == 6
+
+
+def test_a_finished_run_is_left_alone(finished, capsys):
+    config, run = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "train.log"}
+    assert train("--cfg", str(config), "--exp-dir", str(run)) == 0
+    assert "already finished" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != "train.log"}
+    assert after == before
+
+
+def test_the_same_command_goes_on_bit_for_bit(finished, tmp_path):
+    config, run = finished
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path)]
+    resume = ["TRAIN.RESUME", str(run / "checkpoints/tiny_iter_3")]
+    assert train(*arguments, *resume) == 0
+    assert losses(tmp_path) == losses(run)[3:]
+    for kind in ("checkpoints", "ema_checkpoints"):
+        name = f"{kind}/tiny_iter_6/transformer/diffusion_pytorch_model.safetensors"
+        one, two = load_file(run / name), load_file(tmp_path / name)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SOLVER.BASE_LRR", "1"], "BASE_LR"),
+        (["TRAIN.DATASET", "nowhere"], "nowhere"),
+        (["TRAIN.DATASET", ""], "TRAIN.DATASET is empty"),
+        (["MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+        (["MODEL.TYPE", "unet"], "MODEL.TYPE is 'unet'; NOVATrainT2IPipeline trains 'transformer'"),
+        (["PIPELINE.TYPE", "nova_train_t2j"], "did you mean 'nova_train_t2"),
+        (["PIPELINE.TYPE", "nova_train_c2i"], "no field 'label'"),
+        (["METHOD.TYPE", "finetun"], "did you mean 'finetune'"),
+        (["PARALLEL.BACKEND", "ddpp"], "did you mean 'ddp'"),
+        (["PARALLEL.BACKEND", "deepspeed"], "there is no --deepspeed JSON"),
+        (["NUM_GPUS", "2", "PARALLEL.BACKEND", "single"], "'single' and there are 2 processes"),
+        (["SOLVER.OPTIMIZER", "adamx"], "SOLVER.OPTIMIZER is 'adamx'"),
+        (["SOLVER.LR_POLICY", "cos"], "SOLVER.LR_POLICY is 'cos'"),
+        (["TRAIN.LOADER", "other"], "there is 'vae_train'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_made(finished, capsys, arguments, message):
+    config, _ = finished
+    assert train("--cfg", str(config), "--dry-run", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ({"channels": 3}, "moments of 3 latent channels .* the network takes 2"),
+        ({"size": 6}, "latents of 6 x 6, the network takes 8 x 8"),
+        ({"width": 12}, "embeddings of width 12, the network takes 16"),
+    ],
+)
+def test_a_cache_of_another_model_is_refused(finished, tmp_path, capfd, cache, message):
+    config, _ = finished
+    folder = make_cache(tmp_path / "other", "t2i", **cache)
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path / "run")]
+    assert train(*arguments, "TRAIN.DATASET", str(folder)) == 2
+    error = capfd.readouterr().err
+    assert re.search(message, error)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(finished, tmp_path, capsys, monkeypatch):
+    config, _ = finished
+    monkeypatch.chdir(tmp_path)
+    assert train("--cfg", str(config), "--dry-run", "NUM_GPUS", "4") == 0
+    out = capsys.readouterr().out
+    assert "8 records of [4, 8, 8]" in out
+    assert "step       16 samples: 4 a micro-batch, 1 micro-batches, 4 processes" in out
+    assert "backend ddp; 6 steps" in out
+    assert "MAX_STEPS: 6" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_weights_are_refused_by_name(finished, tmp_path, capsys):
+    config, run = finished
+    weights = run / "checkpoints/tiny_iter_6/transformer"
+    other = tmp_path / "transformer"
+    other.mkdir()
+    settings = json.loads((weights / "config.json").read_text())
+    settings["arch"][2] = "mlp_d1w64"
+    (other / "config.json").write_text(json.dumps(settings))
+    name = "diffusion_pytorch_model.safetensors"
+    (other / name).symlink_to(weights / name)
+    modules = f"{{transformer: {other}}}"
+    assert train("--cfg", str(config), "--dry-run", "PIPELINE.MODULES", modules) == 2
+    assert "image_decoder.blocks.1" in capsys.readouterr().err
+
+
+def test_weights_are_loaded_where_there_are_some(finished, tmp_path):
+    config, run = finished
+    weights = run / "checkpoints/tiny_iter_6/transformer"
+    modules = f"{{transformer: {weights}}}"
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path), "SOLVER.MAX_STEPS", "1"]
+    assert train(*arguments, "PIPELINE.MODULES", modules, "SOLVER.BASE_LR", "0.0") == 0
+    name = "diffusion_pytorch_model.safetensors"
+    one, two = (
+        load_file(weights / name),
+        load_file(tmp_path / f"checkpoints/tiny_iter_1/transformer/{name}"),
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "deepspeed"])
+def test_two_processes_train_like_one(finished, tmp_path, backend):
+    config, run = finished
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path / "run")]
+    if backend == "deepspeed":
+        (tmp_path / "zero.json").write_text('{"zero_optimization": {"stage": 2}}')
+        arguments += ["--deepspeed", str(tmp_path / "zero.json")]
+    done = command(*arguments, "NUM_GPUS", "2", "TRAIN.BATCH_SIZE", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "run") == pytest.approx(losses(run), rel=1e-4)
