@@ -27,6 +27,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, blocks: Sequence[int] | None = None
     Returns:
         (B, heads, M, d).
     """
+    if q.device.type == "cpu" and q.dtype != torch.float32:
+        # backward in half precision takes four times as long there, for sequences of a few tokens
+        return sdpa(q.float(), k.float(), v.float(), blocks=blocks).to(q.dtype)
     if blocks is None:
         return F.scaled_dot_product_attention(q, k, v)
     first = k.size(2) - q.size(2)
@@ -92,9 +95,11 @@ class Attention(nn.Module):
         Returns:
             (B, N - skip, D).
         """
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qk, v = qkv.split([2, 1])
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            qk = rotate(qk, rotary)
+        (q, k), v = qk.unbind(0), v.squeeze(0)
         if cache is not None:
             k, v = cache.append(k, v)
         out = sdpa(q[:, :, skip:], k, v, blocks=blocks)
