@@ -167,7 +167,7 @@ def test_videos_of_a_folder(train, tmp_path):
     [
         ({**PICTURES, "_class_name": "VQModel"}, {}, "_class_name 'VQModel'"),
         (PICTURES, {"num_frames": 5}, "needs an autoencoder of videos"),
-        (VIDEOS, {"num_frames": 8}, "wanted 4 k + 1, such as 5"),
+        (VIDEOS, {"num_frames": 8}, "wanted 4 k + 1, such as 9"),
         (PICTURES, {"input": "nowhere"}, "--input 'nowhere' is no folder"),
         (PICTURES, {"crop": 33}, "--crop is 33"),
         (PICTURES, {"size": 36}, "--size is 36"),
