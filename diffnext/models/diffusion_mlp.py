@@ -100,7 +100,7 @@ class DiffusionMLP(nn.Module):
 
     def denoise(self, noisy: Tensor, z: Tensor) -> Tensor:
         """Predict from tokens (..., N, P) and the sum of condition and timestep (..., N, D)."""
-        x = self.patch_embed(noisy)
+        x, z = self.patch_embed(noisy), F.silu(z)
         for block in self.blocks:
             if self._recompute and self.training:
                 x = checkpoint(block, x, z, use_reentrant=False, preserve_rng_state=False)

@@ -129,10 +129,14 @@ def rotary_positions(positions: Tensor, head_dim: int) -> Rotary:
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Turn the adjacent pairs of x (B, heads, N, d)."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rotary
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    """Turn the adjacent pairs of x (..., B, heads, N, d)."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # fuses real numbers, has no kernels for complex ones
+        even, odd = pairs.unbind(-1)
+        cos, sin = rotary
+        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(*rotary))
     return turned.flatten(-2).to(x.dtype)
 
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class AdaptiveNorm(nn.Module):
-    """norm(x) (1 + s0) + s1, with s = proj(lora(SiLU(z))) chunked on the last axis.
+    """norm(x) (1 + s0) + s1, with s = proj(lora(z)) chunked on the last axis.
+
+    The condition z has passed its activation (SiLU) already, once for all norms that share it.
 
     Args:
         dim: width of x.
@@ -31,5 +32,5 @@ class AdaptiveNorm(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         """Return the modulated x and the remaining chunks; x (..., D) and z (..., Z) broadcast."""
-        stats = self.proj(self.lora(F.silu(z))).chunk(self.num_stats, dim=-1)
+        stats = self.proj(self.lora(z)).chunk(self.num_stats, dim=-1)
         return self.norm(x) * (1 + stats[0]) + stats[1], *stats[2:]

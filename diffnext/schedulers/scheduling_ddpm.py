@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
+import torch
 from diffusers import DDPMScheduler as BaseScheduler
 from torch import Tensor
 
@@ -12,6 +15,11 @@ from diffnext.utils.seeding import Draws
 
 class DDPMScheduler(BaseScheduler):
     """Sampling is diffusers' own; training noise has any number of timesteps a sample."""
+
+    @cached_property
+    def _tables(self) -> dict[torch.device, Tensor]:
+        """Cumulative products of alpha, (timesteps,) float32, by device."""
+        return {}
 
     def draw_timesteps(self, draws: Draws, *shape: int) -> Tensor:
         """Uniform timesteps, (B, *shape) int64."""
@@ -45,5 +53,7 @@ class DDPMScheduler(BaseScheduler):
         raise ValueError(f"prediction_type of the scheduler is {kind!r}, wanted {choices}")
 
     def _alphas(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        alphas = self.alphas_cumprod.to(x.device, x.dtype)[timesteps]
+        if x.device not in self._tables:  # copying it in each step would wait for the device
+            self._tables[x.device] = self.alphas_cumprod.to(x.device)
+        alphas = self._tables[x.device][timesteps].to(x.dtype)
         return alphas.reshape(*timesteps.shape, *[1] * (x.dim() - timesteps.dim()))

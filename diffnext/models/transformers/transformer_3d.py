@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffnext.models.attention import KVCache
 from diffnext.models.diffusion_mlp import DiffusionMLP
@@ -191,7 +192,7 @@ class Transformer3D(nn.Module):
         """Condition of later frames: the first frame's output, modulated; (B, ..., D) each."""
         if not self.video_encoder.has_mixer:
             return later
-        return self.video_encoder.mixer(first, later)[0]
+        return self.video_encoder.mixer(first, F.silu(later))[0]
 
     def encode_frames(
         self,

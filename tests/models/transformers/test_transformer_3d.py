@@ -157,6 +157,15 @@ def test_a_new_network_predicts_nothing_and_learns_everything():
     assert not idle
 
 
+@pytest.mark.parametrize("kind", NETS)
+def test_a_training_forward_is_one_graph(kind):
+    """Nothing in it waits for the device or leaves the compiler; traced, it gives the same."""
+    net = NETS[kind]().train()
+    latents, cond, draws = inputs(net)
+    traced = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(latents, cond, **draws), net(latents, cond, **draws))
+
+
 def test_select():
     tokens, ids = torch.randn(2, 4, 3), torch.tensor([[3, 0], [1, 1]])
     wanted = torch.stack([tokens[b, ids[b]] for b in range(2)])
