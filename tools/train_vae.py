@@ -228,9 +228,11 @@ def check_sizes(size: int, crop: int) -> None:
 def describe(args: argparse.Namespace, config: dict) -> dict:
     """What a resumed run must share with the run that it goes on with."""
     keys = ("input", "init", "size", "num_frames", "crop", "batch_size", "dtype")
+    measured = ("_diffusers_version", "scaling_factor", "shift_factor")
+    shape = {key: value for key, value in config.items() if key not in measured}
     return {
         **{key: getattr(args, key) for key in keys},
-        "config": json.dumps(config, sort_keys=True),
+        "config": json.dumps(shape, sort_keys=True),
     }
 
 

@@ -169,6 +169,7 @@ def test_videos_of_a_folder(train, tmp_path):
         (PICTURES, {"num_frames": 5}, "needs an autoencoder of videos"),
         (VIDEOS, {"num_frames": 8}, "wanted 4 k + 1, such as 9"),
         (PICTURES, {"input": "nowhere"}, "--input 'nowhere' is no folder"),
+        (PICTURES, {"init": "nowhere"}, "--init nowhere has no"),
         (PICTURES, {"crop": 33}, "--crop is 33"),
         (PICTURES, {"size": 36}, "--size is 36"),
     ],

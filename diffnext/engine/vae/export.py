@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -133,9 +132,3 @@ def _psnr(decoded: Tensor, x: Tensor) -> Tensor:
     levels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round() / 255
     error = (levels - (x + 1) / 2).square().flatten(1).mean(1)
     return 10 * torch.log10(1 / error.clamp(min=1e-10))
-
-
-def to_pixels(decoded: Tensor) -> np.ndarray:
-    """Clips (B, 3, [T,] H, W) in [-1, 1] to uint8 (B, [T,] H, W, 3)."""
-    levels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return levels.movedim(1, -1).cpu().numpy()

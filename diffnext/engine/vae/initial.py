@@ -72,6 +72,8 @@ def _pass(conv: Conv, channels: int, *, gain: float = 1.0) -> None:
 
 def _hold_reference(conv: Conv, first: int) -> None:
     """Give the two channels after the colours a constant value, positive and negative."""
+    if conv.out_channels < first + 2:
+        return
     for channel, sign in ((first, 1.0), (first + 1, -1.0)):
         conv.weight[channel].zero_()
         conv.bias[channel] = sign * REFERENCE

@@ -51,7 +51,12 @@ def load_initial(vae: nn.Module, folder: str) -> list[str]:
     Returns:
         Names that found no weights of a fitting shape and keep their own.
     """
-    given = load_file(Path(folder) / WEIGHTS)
+    path = Path(folder) / WEIGHTS
+    if not path.exists():
+        raise ValueError(
+            f"--init {folder} has no {WEIGHTS}; give the folder of a trained autoencoder"
+        )
+    given = load_file(path)
     kept = []
     state = vae.state_dict()
     for name, own in state.items():

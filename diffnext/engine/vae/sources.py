@@ -90,9 +90,8 @@ class FolderSource:
             )
 
     def train(self, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-        kept = len(self.files) - self.num_heldout()
-        number = int(rng.integers(kept))
-        return self._read(self.num_heldout() + number, num_frames, rng)
+        number = int(rng.integers(self.num_heldout(), len(self.files)))
+        return self._read(number, num_frames, rng)
 
     def heldout(self, number: int, num_frames: int) -> np.ndarray:
         return self._read(number, num_frames, np.random.default_rng(mix("heldout", number)))
@@ -101,7 +100,6 @@ class FolderSource:
         return max(len(self.files) // HELDOUT_SHARE, 1)
 
     def _read(self, number: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        # The order of files is shuffled by name, so that the held-out part is no single sub-folder.
         file = self.files[number]
         if file.kind == "image":
             return media.read(file, media.Cut(self.size, self.size))
