@@ -103,7 +103,7 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> int:
         if env.is_main:
             print(f"already finished: {done} has all {cfg.SOLVER.MAX_STEPS} steps")
     else:
-        coordinator.write_config(str(cfg))
+        coordinator.start(str(cfg))
         build.build_trainer(cfg, plan, coordinator, tensorboard=args.tensorboard).train()
     processes.shutdown()
     return 0

@@ -23,7 +23,7 @@ _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "deep
 
 
 class Coordinator:
-    """Makes the experiment folder; the first process writes to it, all know it.
+    """Knows the experiment folder; nothing is made before `start`, and the first process writes.
 
     <folder>/config.yaml        the options of the run, with versions and commit as comments
              logs/train.log, logs/metrics.jsonl, logs/tensorboard/
@@ -40,14 +40,19 @@ class Coordinator:
         self.folder = Path(str(processes.broadcast(chosen))).absolute()
         self.env = env
         self.logs = self.folder / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
-        logging.setup(rank=env.rank, file=str(self.logs / "train.log"))
+        logging.setup(rank=env.rank)
 
-    def write_config(self, text: str) -> None:
-        """Write the options of the run; `--cfg` reads the file back."""
+    def start(self, config: str) -> None:
+        """Make the folder, begin the log, write the options of the run.
+
+        Args:
+            config: YAML text; `--cfg` reads the written file back.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        logging.setup(rank=self.env.rank, file=str(self.logs / "train.log"))
         if self.env.is_main:
             about = "".join(f"# {key}: {value}\n" for key, value in describe().items())
-            files.write_text(self.folder / "config.yaml", about + text)
+            files.write_text(self.folder / "config.yaml", about + config)
 
     def writers(self, *, step: int, tensorboard: bool) -> Sequence[Writer]:
         """Where rows of numbers go; nowhere except on the first process.

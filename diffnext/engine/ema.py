@@ -29,8 +29,9 @@ class EMA:
         self.device = torch.device(device)
         self._names = list(weights)
         self._average = [self._local(w).float().clone() for w in weights.values()]
+        meshes: dict[DeviceMesh, DeviceMesh] = {}  # of the weights -> of the average
         self._tensors = {
-            name: _wrap(average, weights[name], self.device)
+            name: _wrap(average, weights[name], self.device, meshes)
             for name, average in zip(self._names, self._average, strict=True)
         }
 
@@ -50,13 +51,18 @@ class EMA:
         return weight.detach().to(self.device)
 
 
-def _wrap(average: Tensor, weight: Tensor, device: torch.device) -> Tensor:
+def _wrap(
+    average: Tensor, weight: Tensor, device: torch.device, meshes: dict[DeviceMesh, DeviceMesh]
+) -> Tensor:
     """Give a local average the sharding of its weight; the memory is shared."""
     if not isinstance(weight, DTensor):
         return average
     mesh = weight.device_mesh
     if mesh.device_type != device.type:
-        mesh = DeviceMesh(device.type, mesh.mesh, mesh_dim_names=mesh.mesh_dim_names)
+        if mesh not in meshes:  # making one is a collective
+            names = mesh.mesh_dim_names
+            meshes[mesh] = DeviceMesh(device.type, mesh.mesh, mesh_dim_names=names)
+        mesh = meshes[mesh]
     return DTensor.from_local(
         average,
         mesh,

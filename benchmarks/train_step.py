@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of a training step: the trainer against a hand-written loop, eager and compiled.
+
+python benchmarks/train_step.py                                  d48w768 at 256 px, batch 2
+python benchmarks/train_step.py --model d48w1024 --pixels 1024 --precision bfloat16
+python benchmarks/train_step.py --small                          seconds, to see that it works
+
+Both loops step the same network with the same batches, in turns, so that a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffnext.data.schema import Batch
+from diffnext.distributed import env as processes
+from diffnext.engine.backends.base import Backend
+from diffnext.engine.blocks import compile_blocks
+from diffnext.engine.hooks.log import LogHook
+from diffnext.engine.lr_scheduler import make_schedule
+from diffnext.engine.optim import optimizer_factory
+from diffnext.engine.trainer import Trainer
+from diffnext.methods.finetune import Finetune
+from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
+from diffnext.pipelines.nova.pipeline_train_t2i import NOVATrainT2IPipeline
+from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
+from diffnext.utils.metrics import JsonlWriter, memory_bytes
+from diffnext.utils.seeding import Draws
+
+ARCHS = {
+    "d48w768": ("vit_d16w768", "vit_d32w768", "mlp_d3w1280"),
+    "d48w1024": ("vit_d16w1024", "vit_d32w1024", "mlp_d6w1024"),
+    "d48w1536": ("vit_d16w1536", "vit_d32w1536", "mlp_d6w1536"),
+    "small": ("vit_d2w64", "vit_d2w64", "mlp_d2w64"),
+}
+SMALL = {"model": "small", "pixels": 64, "tokens": 8, "steps": 3}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=sorted(ARCHS), default="d48w768")
+    parser.add_argument("--pixels", type=int, default=256, help="side of the pictures")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of a prompt")
+    parser.add_argument("--repeat", type=int, default=4, help="TRAIN.LOSS_REPEAT")
+    parser.add_argument("--checkpointing", type=int, default=0, choices=range(4))
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps of each loop")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
+    parser.add_argument("--no-compile", action="store_true", help="measure eager only")
+    parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark")
+    args = parser.parse_args()
+    if args.small:
+        vars(args).update(SMALL)
+    return args
+
+
+def make_pipeline(args: argparse.Namespace) -> NOVATrainT2IPipeline:
+    """The text-to-image model of a published size, with random weights."""
+    side = args.pixels // 16
+    net = NOVATransformer3DModel(
+        image_size=args.pixels,
+        text_token_len=args.tokens,
+        image_base_size=(side, side),
+        video_base_size=(1, side // 2, side // 2),
+        arch=ARCHS[args.model],
+    )
+    config = {"scaling_factor": 0.13025}
+    return NOVATrainT2IPipeline(net, DDPMScheduler(), vae_config=config, loss_repeat=args.repeat)
+
+
+def batches(args: argparse.Namespace) -> Iterator[Batch]:
+    """One batch for ever, as a loader would give it."""
+    generator = torch.Generator().manual_seed(0)
+    side = args.pixels // 8
+    moments = torch.randn(args.batch, 8, 1, side, side, generator=generator).half()
+    prompts = list(torch.randn(args.batch, args.tokens, 2560, generator=generator).half())
+    index = torch.arange(args.batch)
+    while True:
+        yield Batch(moments, index, torch.zeros_like(index), prompts=prompts)
+
+
+def make_trainer(args: argparse.Namespace, env: processes.Env, log: Path) -> Trainer:
+    pipe = make_pipeline(args).to(env.device)
+    backend = Backend(env, precision=args.precision)
+    make = optimizer_factory("AdamW", lr=1e-4, weight_decay=0.02, beta2=0.95)
+    net = backend.add("student", pipe.configure(checkpointing=args.checkpointing), make)
+    hook = LogHook([JsonlWriter(log)], display=10**9, samples_per_step=args.batch)
+    trainer = Trainer(
+        pipe=pipe,
+        method=Finetune(pipe, {"student": net}),
+        backend=backend,
+        batches=batches(args),
+        schedules={"student": make_schedule("constant", base_lr=1e-4, max_steps=10**9)},
+        max_steps=10**9,
+        seed=0,
+        hooks=[hook],
+    )
+    hook.before_train(trainer)
+    return trainer
+
+
+def trainer_step(trainer: Trainer) -> None:
+    """What `Trainer.train` does in a step."""
+    trainer.timer.start()
+    metrics = trainer.train_step()
+    trainer.timer.stop()
+    trainer.step += 1
+    for hook in trainer.hooks:
+        hook.after_step(trainer, metrics)
+
+
+def plain_step(trainer: Trainer) -> Tensor:
+    """The floor: no more than a loop of a few lines needs, with the same network and optimizer."""
+    learner, pipe = trainer.backend.learners["student"], trainer.pipe
+    batch = next(trainer.batches)
+    draws = Draws(0, trainer.step, batch.keys(), device=trainer.backend.env.device)
+    inputs = pipe.prepare(batch, draws=draws)
+    with trainer.backend.autocast():
+        loss = pipe.loss(learner.net, inputs).loss
+    loss.backward()
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def seconds(step: Callable[[Trainer], object], trainer: Trainer) -> float:
+    device = trainer.backend.env.device
+    begin = time.perf_counter()
+    step(trainer)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def measure(trainer: Trainer, steps: int) -> dict[str, list[float]]:
+    """Durations of both loops, taken in turns after one step each to warm up."""
+    loops = {"plain": plain_step, "trainer": trainer_step}
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for step in loops.values():
+        seconds(step, trainer)
+    for _ in range(steps):
+        for name, step in loops.items():
+            times[name].append(seconds(step, trainer))
+    return times
+
+
+def report(args: argparse.Namespace, trainer: Trainer, mode: str) -> float:
+    """Measure one mode, print it, return the trainer's median."""
+    times = measure(trainer, args.steps)
+    peak = memory_bytes(trainer.backend.env.device) / 2**30
+    for name, found in times.items():
+        median = statistics.median(found)
+        print(
+            f"{mode:9} {name:8} median {median:8.3f} s  best {min(found):8.3f} s  "
+            f"{args.batch / median:7.2f} samples/s  peak {peak:6.2f} GiB"
+        )
+    ratio = statistics.median(t / p for t, p in zip(times["trainer"], times["plain"], strict=True))
+    print(f"{mode:9} trainer / plain {ratio:.3f}")
+    return statistics.median(times["trainer"])
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    env = processes.init()
+    print(json.dumps(vars(args) | {"torch": torch.__version__, "device": str(env.device)}))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(args, env, Path(folder, "metrics.jsonl"))
+        count = sum(p.numel() for p in trainer.backend.learners["student"].net.parameters())
+        print(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
+        eager = report(args, trainer, "eager")
+        if not args.no_compile:
+            compile_blocks(trainer.backend.learners["student"].net)
+            compiled = report(args, trainer, "compiled")
+            print(f"compiled / eager {compiled / eager:.3f}")
+        trainer.hooks[0].close()
+
+
+if __name__ == "__main__":
+    main()
