@@ -28,7 +28,7 @@ from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.log import LogHook
 from diffnext.engine.hooks.snapshot import SnapshotHook
 from diffnext.engine.lr_scheduler import Schedule, make_schedule
-from diffnext.engine.optim import OptimizerFactory, optimizer_factory
+from diffnext.engine.optim import OptimizerFactory, check_whole, optimizer_factory
 from diffnext.engine.trainer import Trainer
 from diffnext.methods import METHODS
 from diffnext.methods.base import TrainingMethod
@@ -37,6 +37,7 @@ from diffnext.pipelines.train_base import TrainPipeline
 from diffnext.utils.logging import logger
 from diffnext.utils.registry import construct
 
+_MUON = "SOLVER.OPTIMIZER is 'muon', which needs whole matrices, and {}; take 'AdamW' or ddp"
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
@@ -73,6 +74,8 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         beta2=cfg.SOLVER.ADAM_BETA2,
     )
+    stage = zero_stage(options.get("config", {}))
+    check_whole(cfg.SOLVER.OPTIMIZER, backend=backend, stage=stage)
     METHODS.get(cfg.METHOD.TYPE)
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
     readers, shares = _datasets(cfg)
@@ -81,7 +84,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     for reader in readers:
         check.check_data(reader, reads=family.reads, expected=family.expects(config))
     settings = dict(cfg.MODEL.CONFIG)
-    if not settings and check.saved_shapes(folder) is None:
+    if not settings and not check.has_weights(folder):
         settings = {key: value for key, value in config.items() if not key.startswith("_")}
     modules = _modules(cfg, embedded=all(map(check.embedded_text, readers)))
     skeleton = _skeleton(cfg, modules, settings or config)
@@ -93,7 +96,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         backend=backend,
         world=world,
         precision=cfg.MODEL.PRECISION,
-        stage=zero_stage(options.get("config", {})),
+        stage=stage,
         replicate=options.get("replicate", 1),
         average=cfg.TRAIN.MODEL_EMA > 0,
     )
@@ -231,6 +234,8 @@ def _backend(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str,
             f"PARALLEL.BACKEND is 'single' and there are {world} processes; take 'ddp'"
         )
     BACKENDS.get(name)
+    if name == "fsdp" and cfg.SOLVER.OPTIMIZER.lower() == "muon":
+        raise ValueError(_MUON.format("PARALLEL.BACKEND is 'fsdp'"))
     options = dict(cfg.PARALLEL.CONFIG)
     if deepspeed:
         options["config"] = merge_config(
@@ -241,6 +246,8 @@ def _backend(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str,
             precision=cfg.MODEL.PRECISION,
             max_norm=cfg.SOLVER.CLIP_GRAD,
         )
+        if zero_stage(options["config"]) > 0 and cfg.SOLVER.OPTIMIZER.lower() == "muon":
+            raise ValueError(_MUON.format("ZeRO splits them"))
     return name, options
 
 

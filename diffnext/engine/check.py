@@ -79,8 +79,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a component's folder has weights, of whatever format."""
+    return any(file.suffix in (".safetensors", ".bin") for file in folder.glob("*.*"))
+
+
 def saved_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Name and shape of each tensor of a component's weights; None if the folder has no weights."""
+    """Name and shape of each tensor of a component's weights; None if there is no safetensors file."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         return None

@@ -107,6 +107,10 @@ def test_the_same_command_goes_on_bit_for_bit(finished, tmp_path):
         (["PARALLEL.BACKEND", "deepspeed"], "there is no --deepspeed JSON"),
         (["NUM_GPUS", "2", "PARALLEL.BACKEND", "single"], "'single' and there are 2 processes"),
         (["SOLVER.OPTIMIZER", "adamx"], "SOLVER.OPTIMIZER is 'adamx'"),
+        (
+            ["SOLVER.OPTIMIZER", "Muon", "PARALLEL.BACKEND", "fsdp"],
+            "'muon', which needs whole matrices",
+        ),
         (["SOLVER.LR_POLICY", "cos"], "SOLVER.LR_POLICY is 'cos'"),
         (["TRAIN.LOADER", "other"], "there is 'vae_train'"),
     ],
