@@ -28,7 +28,7 @@ from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.log import LogHook
 from diffnext.engine.hooks.snapshot import SnapshotHook
 from diffnext.engine.lr_scheduler import Schedule, make_schedule
-from diffnext.engine.optim import OptimizerFactory, check_whole, optimizer_factory
+from diffnext.engine.optim import OptimizerFactory, optimizer_factory
 from diffnext.engine.trainer import Trainer
 from diffnext.methods import METHODS
 from diffnext.methods.base import TrainingMethod
@@ -74,8 +74,6 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         beta2=cfg.SOLVER.ADAM_BETA2,
     )
-    stage = zero_stage(options.get("config", {}))
-    check_whole(cfg.SOLVER.OPTIMIZER, backend=backend, stage=stage)
     METHODS.get(cfg.METHOD.TYPE)
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
     readers, shares = _datasets(cfg)
@@ -96,7 +94,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         backend=backend,
         world=world,
         precision=cfg.MODEL.PRECISION,
-        stage=stage,
+        stage=zero_stage(options.get("config", {})),
         replicate=options.get("replicate", 1),
         average=cfg.TRAIN.MODEL_EMA > 0,
     )

@@ -70,23 +70,6 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return classes[name.lower()]
 
 
-def check_whole(name: str, *, backend: str, stage: int) -> None:
-    """Refuse an optimizer that needs whole matrices where the backend splits or flattens them.
-
-    Args:
-        stage: of ZeRO, 0 without.
-
-    Raises:
-        ValueError: optimizer and backend do not go together.
-    """
-    if optimizer_class(name) is Muon and (backend == "fsdp" or stage > 0):
-        found = backend if stage == 0 else f"ZeRO stage {stage}"
-        raise ValueError(
-            f"SOLVER.OPTIMIZER is {name!r}, which needs whole matrices, and {found} splits them; take "
-            "'AdamW', or PARALLEL.BACKEND 'ddp'"
-        )
-
-
 def optimizer_factory(
     name: str, *, lr: float, weight_decay: float, beta2: float
 ) -> OptimizerFactory:
