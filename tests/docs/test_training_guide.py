@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command and snippet of the training guide runs, at a tiny size."""
+
+import re
+from pathlib import Path
+
+import torch.distributed.launcher.api
+import yaml
+
+from diffnext.engine.launchers import deepspeed as by_deepspeed
+from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
+from diffnext.utils.metrics import read_rows
+from tests.docs.guides import ROOT, Guide, prepare, run_script, words
+from tests.pipelines import tiny
+
+PATH = ROOT / "docs" / "training.md"
+RULES = [
+    (r"--resolution (1024|480x768)", "--resolution 32"),
+    (r"--resolution 256", "--resolution 64"),
+    (r"image_size: 256", "image_size: 64"),
+    (r"(vit|mlp)_d\d+w\d+", r"\1_d1w64"),
+    (r"--num-frames 33", "--num-frames 5"),
+    (r"= 100$", "= 2"),
+    (r"_iter_100", "_iter_2"),
+    (r"MAX_STEPS 200", "MAX_STEPS 3"),
+    (r"_(STEPS|EVERY): \d+", r"_\1: 2"),
+    (r"NUM_GPUS 8", "NUM_GPUS 2"),
+]
+
+
+class Runner:
+    """Runs the commands; those of several nodes up to what would be started there."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.texts: list[str] = []
+
+    def command(self, line: str) -> None:
+        given = words(line)
+        with self.monkeypatch.context() as patch:
+            started = []
+            if "--nnodes" in given:
+                patch.setattr(torch.distributed.launcher.api, "elastic_launch", recorder(started))
+            if "--host" in given:
+                Path("hostfile").write_text("node1 slots=8\nnode2 slots=8\n")
+                patch.setattr(by_deepspeed, "run_group", lambda c: started.append(c) or 0)
+            run_script(given)
+        if "--nnodes" in given:
+            check_torchrun(*started.pop(), given)
+        if "--host" in given:
+            check_deepspeed(started.pop(), given)
+
+    def text(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def recorder(started):
+    """In place of `elastic_launch`: notes what would be started."""
+
+    def launch(config, program):
+        return lambda *arguments: started.append((config, arguments))
+
+    return launch
+
+
+def check_torchrun(config, arguments, given) -> None:
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 2)
+    assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "node1:29500")
+    assert config.run_id == "t2i"
+    assert arguments[-len(given) + 1 :] == tuple(given[1:])
+
+
+def check_deepspeed(command, given) -> None:
+    options = command[: command.index(str(ROOT / given[0]))]
+    assert options[options.index("--hostfile") + 1] == "./hostfile"
+    assert options[options.index("--num_gpus") + 1] == "2"
+    assert command[-len(given) + 1 :] == given[1:]
+
+
+def test_commands_and_snippets(tmp_path, monkeypatch):
+    prepare(tmp_path, monkeypatch)
+    tiny.t2i().save_pretrained(tmp_path / "nova-d48w1024-sdxl1024")
+    tiny.t2v().save_pretrained(tmp_path / "nova-d48w1024-osp480")
+    runner = Runner(monkeypatch)
+    rules = [(r"/path/to", str(tmp_path)), *RULES]
+    Guide(PATH, rules, runner.command, {"text": runner.text}).run()
+
+    steps = {run: len(rows(run)) for run in ("t2i", "t2v", "long", "second", "small")}
+    assert steps == {"t2i": 2, "t2v": 3, "long": 2, "second": 2, "small": 2}
+    assert len(rows("t2i_8")) == len(rows("t2i_zero2")) == 2  # two processes each
+    assert not Path("runs/t2i_nodes").exists() and not Path("runs/t2i_hosts").exists()
+    check_text(runner.texts)
+    check_keys(rows("t2v"))
+    long = yaml.safe_load(Path("runs/long/config.yaml").read_text())
+    assert (long["SOLVER"]["BASE_LR"], long["TRAIN"]["BATCH_SIZE"]) == (5e-5, 4)
+    weights = "runs/small/checkpoints/nova_d48w1024_1024px_iter_2/transformer"
+    assert NOVATransformer3DModel.from_pretrained(weights).config.image_size == 64
+
+
+def rows(run: str) -> list[dict]:
+    return read_rows(f"runs/{run}/logs/metrics.jsonl")
+
+
+def check_text(texts: list[str]) -> None:
+    """The line of the log and the folder of a run are as the guide shows them."""
+    line, tree = texts
+    log = Path("runs/t2v/logs/train.log").read_text()
+    found = re.search(r"step 2/2 .*", log)[0]
+    assert shape(line.partition(" ")[2]) == shape(found)
+    root, *files = tree.split()
+    for name in files:
+        assert Path(root, name).exists(), name
+    shown = {Path(root, name).parts[2] for name in files}
+    assert shown == {path.name for path in Path(root).iterdir()}
+    inside = next(Path(root, "checkpoints").glob("*_iter_2"))
+    assert all(path.name in tree for path in inside.iterdir())
+
+
+def shape(line: str) -> str:
+    """A line of the log without its numbers."""
+    return re.sub(r"-?\d[\d.:e+-]*", "#", line).strip()
+
+
+def check_keys(found: list[dict]) -> None:
+    """The guide's table explains every key of a row, and nothing else."""
+    table = re.search(r"^\| key \|.*?\n\n", PATH.read_text(), flags=re.DOTALL | re.MULTILINE)[0]
+    keys = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.strip().splitlines()))
+    assert set(keys) == set(found[0])
+    for row in found:
+        assert abs(row["loss"] - row["loss_t2i"] - row["loss_i2i"]) < 1e-4
