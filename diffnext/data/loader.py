@@ -45,6 +45,7 @@ class Loader:
         num_threads: readers ahead of the consumer; 0 reads when a batch is asked for.
         prefetch: micro-batches that are read ahead.
         weights: how often each dataset passes in an epoch, 1 each if not given.
+        short_caption: probability that a sample is trained on its short caption.
         pin_memory: make batches in page-locked memory.
 
     Raises:
@@ -63,6 +64,7 @@ class Loader:
         num_threads: int = 4,
         prefetch: int = 8,
         weights: Sequence[float] | None = None,
+        short_caption: float = 0.5,
         pin_memory: bool = False,
     ) -> None:
         self.readers = list(readers) if isinstance(readers, list | tuple) else [readers]
@@ -74,6 +76,7 @@ class Loader:
         self.world = world
         self.num_threads = num_threads
         self.prefetch = max(1, prefetch)
+        self.short_caption = short_caption
         self.wait_s = 0.0  # seconds that the consumer has waited for data, since the start
         size = world * accum_steps * batch_size
         buckets = group(self.readers, weights)
@@ -152,7 +155,13 @@ class Loader:
 
     def _parse(self, record: Record, index: int, epoch: int) -> Sample:
         try:
-            return parse(record, seed=self.seed, index=index, epoch=epoch)
+            return parse(
+                record,
+                seed=self.seed,
+                index=index,
+                epoch=epoch,
+                short_caption=self.short_caption,
+            )
         except ValueError as error:
             raise RecordError(f"{self._describe(index)}: {error}") from error
 

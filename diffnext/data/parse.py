@@ -21,26 +21,31 @@ FLOAT16 = np.dtype("<f2")
 SENTENCE = re.compile(".+?(?:[.!?](?=\\s|$)|[\u3002\uff01\uff1f]|$)", re.DOTALL)
 
 
-def parse(record: Mapping[str, Any], *, seed: int, index: int, epoch: int) -> Sample:
+def parse(
+    record: Mapping[str, Any], *, seed: int, index: int, epoch: int, short_caption: float = 0.5
+) -> Sample:
     """Make a sample of a record.
 
-    The caption is drawn from (seed, epoch, index) alone: `text`, the short one, half of the time,
-    else `caption`. Where there is no `text`, the first sentence of `caption` stands for it.
+    The caption is drawn from (seed, epoch, index) alone: `text`, the short one, with probability
+    `short_caption`, else `caption`. Where there is no `text`, the first sentence of `caption` stands
+    for it.
 
     Args:
         record: decoded fields; `moments` is any buffer, which the sample's moments are a view of.
         seed: of the run.
         index: number of the record in its dataset.
         epoch: how many times the dataset was gone through before.
+        short_caption: probability of the short caption; 0.5 is that of the published models.
 
     Raises:
         ValueError: the moments are not float16 of the record's shape, or there are none.
     """
+    lot = mix(seed, "caption", epoch, index) / 2**63  # in [0, 1)
     return Sample(
         moments=moments(record),
         index=index,
         epoch=epoch,
-        prompt=choose_prompt(record, short=mix(seed, "caption", epoch, index) & 1 == 1),
+        prompt=choose_prompt(record, short=lot < short_caption),
         label=int(record["label"]) if "label" in record else None,
         flow=float(record["flow"]) if "flow" in record else None,
     )

@@ -143,3 +143,18 @@ def test_an_embedding_does_not_hold_the_record():
     prompt = choose_prompt({"caption": {"data": data, "shape": [3, 4]}}, short=False)
     data[:] = bytes(len(data))
     assert prompt.min() == 1
+
+
+def test_the_share_of_short_captions_is_an_option():
+    record = {**RECORD, "caption": "A long one.", "text": "short"}
+
+    def share(probability):
+        prompts = [
+            parse(record, seed=3, index=i, epoch=0, short_caption=probability).prompt
+            for i in range(2000)
+        ]
+        return prompts.count("short") / len(prompts)
+
+    assert share(0.0) == 0.0
+    assert share(1.0) == 1.0
+    assert abs(share(0.2) - 0.2) < 0.03  # three standard deviations
