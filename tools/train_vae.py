@@ -51,6 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="train on random squares of this side; 0 takes the whole",
     )
     add("--steps", type=int, default=10000, help="updates in all (default 10000)")
+    add("--until", type=int, default=0, help="end after this many of them; 0 makes all")
     add("--batch-size", type=int, default=16, help="clips an update (default 16)")
     add("--lr", type=float, default=2e-3, help="top learning rate (default 2e-3)")
     add("--kl-weight", type=float, default=1e-4, help="weight of the divergence (default 1e-4)")
@@ -162,7 +163,11 @@ def train(trainer, folder: Path, args: argparse.Namespace) -> None:
 
     trainer.restore(folder)
     with tqdm(
-        total=args.steps, initial=trainer.finished, unit="step", disable=args.quiet, mininterval=1.0
+        total=args.until or args.steps,
+        initial=trainer.finished,
+        unit="step",
+        disable=args.quiet,
+        mininterval=1.0,
     ) as bar:
 
         def after_step(step: int, metrics: dict) -> None:
@@ -171,7 +176,8 @@ def train(trainer, folder: Path, args: argparse.Namespace) -> None:
                 shown = ("loss/reconstruction", "loss/kl")
                 bar.set_postfix({key.split("/")[1]: f"{metrics[key]:.4f}" for key in shown})
 
-        trainer.run(folder, save_every=args.save_every, after_step=after_step)
+        until = args.until or args.steps
+        trainer.run(folder, save_every=args.save_every, until=until, after_step=after_step)
 
 
 def finish(trainer, folder: Path, args: argparse.Namespace) -> None:

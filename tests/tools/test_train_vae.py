@@ -126,6 +126,16 @@ def test_a_finished_run_is_not_trained_again(train, tmp_path):
     assert (tmp_path / "run" / "training_state.pt").stat().st_mtime_ns == before
 
 
+def test_a_run_that_is_ended_early_is_exported_and_can_go_on(train, tmp_path):
+    train("whole")
+    train("parts", until=4)
+    assert len(log(tmp_path / "parts")) == 4
+    assert (tmp_path / "parts" / "quality.json").exists()
+    train("parts")
+    weights = [(tmp_path / name / models.WEIGHTS).read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
 def test_resume_with_other_settings_says_which(train, capsys):
     train("run", steps=2)
     assert train("run", steps=2, lr=1e-3) == 2

@@ -100,7 +100,8 @@ def save(vae: nn.Module, folder: Path, *, dtype: torch.dtype = torch.float32) ->
     """Write configuration and weights, loadable by `from_pretrained`; replaces an older export."""
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    vae.to(dtype).save_pretrained(aside)
+    nn.Module.to(vae, dtype)  # the method of diffusers warns about layers that it does not have
+    vae.save_pretrained(aside)
     folder.mkdir(parents=True, exist_ok=True)
     for file in aside.iterdir():
         file.replace(folder / file.name)

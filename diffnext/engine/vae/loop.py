@@ -91,15 +91,16 @@ class Trainer:
         self.finished = 0
 
     def run(
-        self, folder: Path, *, save_every: int, after_step: Callable[[int, dict], None]
+        self, folder: Path, *, save_every: int, until: int, after_step: Callable[[int, dict], None]
     ) -> None:
-        """Train to the last step; resume from the state in `folder` if there is one.
+        """Train to the end; resume from the state in `folder` if there is one.
 
         Args:
+            until: the last step that is made, where that is not the end of the schedule.
             after_step: called with the number of finished steps and the numbers of the last one.
         """
         self.restore(folder)
-        last = self.settings.steps
+        last = min(until, self.settings.steps)
         for x in self.batches.between(self.finished, last):
             metrics = self.step(x)
             state.append(folder, {"step": self.finished, **metrics})
