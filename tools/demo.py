@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -26,12 +27,13 @@ VIDEO_MODEL = "assets/nova_shapes_video"
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of the demo, and about how long it takes on two CPU cores."""
+    """One command of the demo."""
 
     name: str
     title: str
     command: tuple[str, ...]
-    minutes: float
+    minutes: float  # about how long it takes on two CPU cores
+    output: str = ""  # folder that is emptied if another command or other inputs filled it
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,6 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--prompts", type=int, default=96, help="number of held-out picture prompts"
     )
+    parser.add_argument("--ar-steps", type=int, default=8, help="sets of tokens a frame")
+    parser.add_argument("--diffusion-steps", type=int, default=20, help="steps of each set")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options for both trainings")
     return parser.parse_args()
@@ -52,33 +56,47 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     out = args.out
     world = ("--images", str(args.images), "--videos", str(args.videos), "--seed", str(args.seed))
     frames = ("--num-frames", "17", "--frame-stride", "1", "--batch-size", "4")
+    steps = ("--steps", str(args.ar_steps), "--diffusion-steps", str(args.diffusion_steps))
+    steps += ("--guidance-scale", "2")
+    images = ("--limit", str(args.prompts), "--batch-size", "32", *steps)
+    videos = (
+        "--limit",
+        str(min(args.prompts, 12)),
+        "--batch-size",
+        "12",
+        "--format",
+        "gif",
+        *steps,
+    )
     return [
         Stage(
             "shapes",
             "draw pictures and videos",
             ("tools/make_shapes.py", "--out", f"{out}/data", "--size", "64", *world),
-            0.5,
+            0.2,
+            output=f"{out}/data",
         ),
         cache_stage("images", IMAGE_MODEL, out, ("--batch-size", "64")),
         cache_stage("videos", VIDEO_MODEL, out, frames),
         train_stage("t2i", "images", out, args.opts, 6.0),
         train_stage("t2v", "videos", out, args.opts, 2.0),
-        *sample_stages("t2i", "images", IMAGE_MODEL, out, ("--limit", str(args.prompts))),
-        *sample_stages("t2v", "videos", VIDEO_MODEL, out, ("--format", "gif", "--limit", "12")),
+        *sample_stages("t2i", "images", IMAGE_MODEL, out, images),
+        *sample_stages("t2v", "videos", VIDEO_MODEL, out, videos),
     ]
 
 
 def cache_stage(media: str, model: str, out: str, options: tuple[str, ...]) -> Stage:
     paths = ("--input", f"{out}/data/{media}", "--output", f"{out}/cache/{media}", "--vae", model)
     command = ("tools/build_cache.py", *paths, "--resolution", "64", *options)
-    return Stage(f"cache_{media}", f"encode the {media}", command, 0.8)
+    return Stage(f"cache_{media}", f"encode the {media}", command, 0.4, output=paths[3])
 
 
 def train_stage(task: str, media: str, out: str, opts: list[str], minutes: float) -> Stage:
     config = f"configs/demo/shapes_{task}.yml"
     command = ("scripts/train.py", "--cfg", config, "--exp-dir", f"{out}/{task}")
     dataset = ("TRAIN.DATASET", f"{out}/cache/{media}")
-    return Stage(f"train_{task}", f"train on the {media}", (*command, *dataset, *opts), minutes)
+    command = (*command, *dataset, *opts)
+    return Stage(f"train_{task}", f"train on the {media}", command, minutes, output=f"{out}/{task}")
 
 
 def sample_stages(
@@ -90,29 +108,45 @@ def sample_stages(
     score = ("tools/score_shapes.py", "--prompts", prompts, "--pictures", made)
     scores = (*score, "--json", f"{out}/generated/{media}_scores.json")
     return [
-        Stage(f"sample_{task}", f"generate {media} from held-out prompts", sample, 0.8),
+        Stage(
+            f"sample_{task}", f"generate {media} from held-out prompts", sample, 0.3, output=made
+        ),
         Stage(f"score_{task}", f"score the {media}", scores, 0.1),
     ]
 
 
 def run(plan: list[Stage], out: Path) -> dict[str, float]:
-    """Run what is not done yet. Returns the seconds that each stage took when it was run."""
+    """Run what is not done yet, and all that follows a stage that was run.
+
+    Returns:
+        Seconds that each stage took when it was run.
+    """
     marks = out / "stages"
     marks.mkdir(parents=True, exist_ok=True)
     seconds = {}
+    key = fingerprint(ROOT / "assets", ROOT / "configs" / "demo")
     for number, stage in enumerate(plan, 1):
         mark = marks / f"{stage.name}.json"
-        key = hashlib.sha256("\0".join(stage.command).encode()).hexdigest()
+        key = hashlib.sha256("\0".join((key, *stage.command)).encode()).hexdigest()
         done = json.loads(mark.read_text()) if mark.exists() else {}
-        if done.get("command") != key:
+        if done.get("key") != key:
+            if done and stage.output:
+                shutil.rmtree(ROOT / stage.output, ignore_errors=True)
             left = sum(later.minutes for later in plan[number - 1 :])
             print(
                 f"\n[{number}/{len(plan)}] {stage.title}; about {left:.0f} min to go on two cores"
             )
-            done = {"command": key, "seconds": timed(stage)}
+            done = {"key": key, "seconds": timed(stage)}
             mark.write_text(json.dumps(done))
         seconds[stage.name] = done["seconds"]
     return seconds
+
+
+def fingerprint(*folders: Path) -> str:
+    """Changes with the names, sizes and times of the files in some folders."""
+    files = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def timed(stage: Stage) -> float:

@@ -22,7 +22,7 @@ TEXT_LENGTH = 20  # tokens; the longest caption has 16
 LATENT_CHANNELS = 4
 TRANSFORMER = {
     "_class_name": "NOVATransformer3DModel",
-    "arch": ["vit_d4w192", "vit_d6w192", "mlp_d3w256"],
+    "arch": ["vit_d2w192", "vit_d6w192", "mlp_d3w192"],
     "image_base_size": [4, 4],
     "image_dim": LATENT_CHANNELS,
     "image_size": 64,
