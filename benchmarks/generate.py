@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of sampling: networks of the published sizes, eager against compiled.
+
+python benchmarks/generate.py                                   d48w768 at 256 px
+python benchmarks/generate.py --model d48w1024 --pixels 1024 --dtype bfloat16 --device cuda
+python benchmarks/generate.py --small                           seconds, to see that it works
+
+Weights and prompt embeddings are random: the time does not depend on them. The network samples
+latents; text encoder and autoencoder are not part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+from diffnext.engine.blocks import compile_blocks
+from diffnext.models.guidance_scaler import Guidance
+from diffnext.models.transformers.generation_3d import generate
+from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
+from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
+from diffnext.utils.metrics import memory_bytes
+
+ARCHS = {
+    "d48w768": ("vit_d16w768", "vit_d32w768", "mlp_d3w1280"),
+    "d48w1024": ("vit_d16w1024", "vit_d32w1024", "mlp_d6w1024"),
+    "d48w1536": ("vit_d16w1536", "vit_d32w1536", "mlp_d6w1536"),
+    "small": ("vit_d2w64", "vit_d2w64", "mlp_d2w64"),
+}
+SMALL = {"model": "small", "pixels": 64, "tokens": 8, "steps": 4, "diffusion_steps": 4}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=sorted(ARCHS), default="d48w768")
+    parser.add_argument("--pixels", type=int, default=256, help="side of the pictures")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of a prompt")
+    parser.add_argument("--steps", type=int, default=64, help="autoregressive steps")
+    parser.add_argument("--diffusion-steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=5.0)
+    parser.add_argument("--repeats", type=int, default=3, help="measured calls of each mode")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--no-compile", action="store_true", help="measure eager only")
+    parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark")
+    args = parser.parse_args()
+    if args.small:
+        vars(args).update(SMALL)
+    return args
+
+
+def make_network(args: argparse.Namespace) -> NOVATransformer3DModel:
+    side = args.pixels // 16
+    net = NOVATransformer3DModel(
+        image_size=args.pixels,
+        text_token_len=args.tokens,
+        image_base_size=(side, side),
+        video_base_size=(1, side // 2, side // 2),
+        arch=ARCHS[args.model],
+    )
+    return net.eval().to(args.device, getattr(torch, args.dtype))
+
+
+@torch.no_grad()
+def seconds(net: NOVATransformer3DModel, args: argparse.Namespace) -> float:
+    """Duration of one call: latents of a batch of pictures."""
+    guidance = Guidance(scale=args.guidance_scale)
+    generator = torch.Generator().manual_seed(0)
+    rows = guidance.num_passes * args.batch
+    text = torch.randn(rows, args.tokens, 2560, generator=generator).to(net.device, net.dtype)
+    cond = net.embed(text=text, text_length=torch.full((rows,), args.tokens, device=net.device))
+    begin = time.perf_counter()
+    latents = generate(
+        net,
+        DDPMScheduler(),
+        cond,
+        num_frames=1,
+        num_ar_steps=args.steps,
+        num_diffusion_steps=args.diffusion_steps,
+        guidance=guidance,
+        generator=generator,
+    )
+    latents.sum().item()  # waits for the device
+    return time.perf_counter() - begin
+
+
+def report(net: NOVATransformer3DModel, args: argparse.Namespace, mode: str) -> float:
+    """Measure after one call to warm up, print, return the median."""
+    seconds(net, args)
+    times = [seconds(net, args) for _ in range(args.repeats)]
+    median, peak = statistics.median(times), memory_bytes(net.device) / 2**30
+    print(
+        f"{mode:9} median {median:8.3f} s  best {min(times):8.3f} s  "
+        f"{args.batch / median:7.3f} pictures/s  peak {peak:6.2f} GiB",
+        flush=True,
+    )
+    return median
+
+
+def main() -> None:
+    args = parse_args()
+    print(json.dumps(vars(args) | {"torch": torch.__version__}))
+    net = make_network(args)
+    count = sum(p.numel() for p in net.parameters())
+    print(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
+    eager = report(net, args, "eager")
+    if not args.no_compile:
+        compile_blocks(net)
+        print(f"compiled / eager {report(net, args, 'compiled') / eager:.3f}")
+
+
+if __name__ == "__main__":
+    main()
