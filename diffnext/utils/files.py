@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
 def sync_file(path: str | Path) -> None:
     """Wait until the content of a file, or the entries of a folder, have reached the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and os.path.isdir(path):
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -26,14 +32,35 @@ def sync_tree(folder: str | Path) -> None:
         sync_file(root)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Replace a file in one step: a reader sees the old content or the new, never a part."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give the name of a draft to write; at the end of the block it takes the place of `path`.
+
+    A reader sees the old content or the new, never a part, even after the power was cut. Where the
+    block or the disk fails, the draft is removed and `path` stays as it is.
+    """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text)
-    sync_file(aside)
-    os.replace(aside, path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        yield aside
+        sync_file(aside)
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
     sync_file(path.parent)
+
+
+def write_bytes(path: str | Path, *pieces: bytes | bytearray | memoryview) -> None:
+    """Replace a file by these pieces, one after another, in one step."""
+    with replacing(path) as aside, open(aside, "wb") as file:
+        file.writelines(pieces)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replace a file by text in utf-8, in one step."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -41,19 +68,30 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def promote(aside: str | Path, final: str | Path) -> None:
+def promote(aside: str | Path, final: str | Path, *, replace: bool = False) -> None:
     """Make a finished folder durable and give it its final name.
 
+    Args:
+        replace: a folder at `final` is put out of the way first and removed last, so that what is
+            found at `final` is never a mixture of the two.
+
     Raises:
-        FileExistsError: there is something at `final`; nothing is overwritten.
+        FileExistsError: there is something at `final`, and it is not to be replaced.
     """
     aside, final = Path(aside), Path(final)
-    if final.exists():
+    if final.exists() and not replace:
         raise FileExistsError(f"{final} exists and is not overwritten")
     sync_tree(aside)
     final.parent.mkdir(parents=True, exist_ok=True)
+    old = final.with_name(f".{final.name}.old")
+    if old.exists():  # left by a crash right here
+        shutil.rmtree(old)
+    if final.exists():
+        os.rename(final, old)
     os.rename(aside, final)
     sync_file(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def sizes(folder: str | Path) -> dict[str, int]:

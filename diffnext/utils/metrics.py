@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffnext.utils.files import write_text
+
 Row = dict[str, float | int | None]  # one step, by name; None where a number was not finite
 
 
@@ -95,10 +97,7 @@ class JsonlWriter:
     """
 
     def __init__(self, path: str | Path, *, step: int = 0) -> None:
-        kept = [json.dumps(row) for row in read_rows(path) if row["step"] <= step]
-        aside = Path(f"{path}.tmp")
-        aside.write_text("".join(line + "\n" for line in kept))
-        os.replace(aside, path)
+        cut_rows(path, step=step)
         self._file = open(path, "a")
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -110,16 +109,49 @@ class JsonlWriter:
         self._file.close()
 
 
+def cut_rows(path: str | Path, *, step: int) -> None:
+    """Drop the rows of a metrics file after `step`, and its damaged end; make it if it is not there.
+
+    Raises:
+        ValueError: a damaged line before the end.
+    """
+    kept = [json.dumps(row) for row in read_rows(path) if row["step"] <= step]
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a metrics file, in order; an unfinished last line is left out."""
+    """The rows of a metrics file, in order; [] if there is none.
+
+    A crash may leave the end of the file unfinished or damaged: lines after the last whole row are
+    left out.
+
+    Raises:
+        ValueError: a damaged line with whole ones after it, by its number.
+    """
     if not os.path.exists(path):
         return []
-    rows = []
-    with open(path) as file:
-        for line in file:
-            if line.endswith("\n"):
-                rows.append(json.loads(line))
+    with open(path, "rb") as file:
+        rows = [_parse_row(line) for line in file]
+    while rows and rows[-1] is None:
+        rows.pop()
+    if None in rows:
+        raise ValueError(
+            f"{path}:{rows.index(None) + 1} is damaged, wanted a JSON object with a step; "
+            "remove that line, or the whole file, and start again"
+        )
     return rows
+
+
+def _parse_row(line: bytes) -> Row | None:
+    """The row in a line; None if it is unfinished or damaged."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(row, dict) and isinstance(row.get("step"), int)
+    return row if whole else None
 
 
 class TensorBoardWriter:

@@ -44,6 +44,24 @@ def test_a_resumed_file_drops_later_rows_and_torn_lines(tmp_path):
     assert read_rows(path) == rows
 
 
+@pytest.mark.parametrize("end", [b'{"step": 3, "lo\n', b"\0\0\0\n\0\0", b"\xff\n[1]\n{}\n"])
+def test_a_damaged_end_is_dropped(tmp_path, end):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + end)
+    assert read_rows(path) == [{"step": 1}, {"step": 2}]
+    JsonlWriter(path, step=2).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_damage_before_the_end_names_file_and_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
+    for read in (read_rows, JsonlWriter):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is damaged, wanted a JSON object"):
+            read(path)
+    assert path.read_text().endswith('{"step": 3}\n')
+
+
 def test_tensorboard_reads_what_was_written(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     writer = TensorBoardWriter(tmp_path)

@@ -3,29 +3,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+from diffnext.utils.files import write_bytes
+
 Buffer = bytes | bytearray | memoryview
 
 
 def write_atomic(path: str, *pieces: Buffer) -> None:
     """Write a file under another name and move it into place when all of it is on the disk."""
-    draft = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
-    try:
-        with open(draft, "wb") as stream:
-            stream.writelines(pieces)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
+    write_bytes(path, *pieces)
 
 
 def write_all(stream: io.FileIO, pieces: Iterable[Buffer]) -> None:

@@ -4,25 +4,23 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffnext.utils.files import sync_file
+from diffnext.utils import metrics
+from diffnext.utils.files import replacing
 
 STATE = "training_state.pt"
 METRICS = "metrics.jsonl"
 
 
 def save(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state aside, then give it its name: a killed run leaves the old state or the new."""
-    aside = folder / f".{STATE}.{os.getpid()}.tmp"
-    torch.save(dict(state), aside)
-    sync_file(aside)
-    os.replace(aside, folder / STATE)
+    """Replace the state in one step: a killed run leaves the old one or the new."""
+    with replacing(folder / STATE) as aside:
+        torch.save(dict(state), aside)
 
 
 def load(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -51,19 +49,9 @@ def append(folder: Path, row: Mapping[str, Any]) -> None:
 
 
 def cut(folder: Path, step: int) -> None:
-    """Drop the lines after `step`: those of a run that was killed before it saved."""
-    path = folder / METRICS
-    if not path.exists():
-        return
-    rows = [line for line in path.read_text().splitlines() if _step(line) <= step]
-    aside = path.with_suffix(".tmp")
-    aside.write_text("".join(row + "\n" for row in rows))
-    os.replace(aside, path)
+    """Drop the lines after `step`: those of a run that was killed before it saved.
 
-
-def _step(line: str) -> float:
-    """The step of a line; a line that was cut off by a kill counts as the last."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
+    Raises:
+        ValueError: a damaged line before the end.
+    """
+    metrics.cut_rows(folder / METRICS, step=step)
