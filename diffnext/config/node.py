@@ -31,9 +31,10 @@ class CfgNode(yacs.config.CfgNode):
 
     Defaults are declared by assignment; `seal()` ends the declaration. From then on a name that does
     not exist is an error that says the nearest one, and a value must have the type of the default:
-    an int or a numeral serves where a float is wanted, None where a text is (as ""), a list for a
-    tuple and back; a bool is never a number. Attributes, items, files and the command line obey the
-    same rules, and `str(cfg)` is YAML that `merge_from_file` reads back exactly.
+    an int or a numeral serves where a float is wanted, a whole float as 1e4 where an int is, None
+    where a text is (as ""), a list for a tuple and back; a bool is never a number, nor is nan.
+    Attributes, items, files and the command line obey the same rules, and `str(cfg)` is YAML that
+    `merge_from_file` reads back exactly.
 
     A section made with `new_allowed=True` is free: it takes any names and plain values, and also the
     path of a YAML or JSON file that holds them.

@@ -28,7 +28,8 @@ python scripts/train.py --cfg my_run.yml SOLVER.BASE_LR 5e-5 MODEL.CONFIG.image_
 - `_BASE_: other.yml` (or a list) at the top of a file takes over the values of another one first; its
   path is relative to the file.
 - A name that does not exist is an error, and so is a value of another type. An integer or a numeral
-  serves as a float, `null` as an empty text, a list as a tuple.
+  serves as a float, a whole float such as `1e4` as an integer, `null` as an empty text, a list as a
+  tuple; `nan` is no number.
 - A section of type *free* takes any names: those of the options of the class it belongs to, which
   refuses what it does not know. It may also be the path of a YAML or JSON file with these options,
   relative to the file that says so; names in it that begin with `_` are passed over. Values given in

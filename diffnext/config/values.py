@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,9 @@ def convert(value: Any, wanted: type) -> Any:
         TypeError, ValueError, OverflowError: it is not.
     """
     if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        return float(value)
+        return _number(value)
+    if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)  # 1e4; floats beyond 2**53 do not say which integer is meant
     if wanted is str and value is None:
         return ""
     if wanted in (list, tuple) and isinstance(value, (list, tuple)):
@@ -37,6 +40,14 @@ def convert(value: Any, wanted: type) -> Any:
     if isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool)):
         return value
     raise TypeError
+
+
+def _number(value: float | str) -> float:
+    """Return a float; "not a number" is none."""
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError
+    return number
 
 
 def plain(value: Any, name: str, source: str) -> Any:

@@ -3,6 +3,7 @@
 
 import copy
 import json
+import math
 import pickle
 
 import pytest
@@ -68,7 +69,9 @@ def test_the_base_class_is_that_of_yacs(cfg):
         ("SOLVER.BASE_LR", 1, 1.0),
         ("SOLVER.BASE_LR", "1e-5", 1e-5),
         ("SOLVER.BASE_LR", 3e-4, 3e-4),
+        ("SOLVER.BASE_LR", "inf", math.inf),
         ("SOLVER.MAX_STEPS", 7, 7),
+        ("SOLVER.MAX_STEPS", 1e4, 10000),
         ("MODEL.WEIGHTS", "/data/nova", "/data/nova"),
         ("MODEL.WEIGHTS", "1e-5", "1e-5"),
         ("SOLVER.DECAY_STEPS", (10, 20), [10, 20]),
@@ -95,7 +98,9 @@ def test_none_is_an_empty_text(cfg, way, tmp_path):
         ("SOLVER.BASE_LR", "fast", "float"),
         ("SOLVER.BASE_LR", True, "float"),
         ("SOLVER.MAX_STEPS", True, "int"),
+        ("SOLVER.BASE_LR", "nan", "float"),
         ("SOLVER.MAX_STEPS", 1.5, "int"),
+        ("SOLVER.MAX_STEPS", 1e30, "int"),
         ("TRAIN.COMPILE", 1, "bool"),
         ("SOLVER.DECAY_STEPS", 5, "list"),
         ("SOLVER.BASE_LR", {"a": 1}, "float"),
@@ -107,6 +112,24 @@ def test_a_wrong_type_names_key_value_and_wanted_type(cfg, way, key, value, want
     for part in (key, repr(value), type(value).__name__, f"wanted is {wanted}"):
         assert part in str(caught.value)
     assert str(get_cfg()) == str(cfg)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", ".nan", "-nan"])
+def test_no_way_leads_to_not_a_number(cfg, word, tmp_path):
+    with pytest.raises(ConfigError, match=r"SOLVER\.BASE_LR = .*command line: wanted is float"):
+        cfg.merge_from_list(["SOLVER.BASE_LR", word])
+    (tmp_path / "run.yml").write_text(f"SOLVER: {{BASE_LR: {word}}}")
+    with pytest.raises(ConfigError, match=r"SOLVER\.BASE_LR = .*run\.yml: wanted is float"):
+        cfg.merge_from_file(tmp_path / "run.yml")
+    with pytest.raises(ConfigError, match="wanted is float"):
+        cfg.SOLVER.BASE_LR = math.nan
+
+
+def test_a_power_of_ten_is_a_number_of_steps(cfg, tmp_path):
+    cfg.merge_from_list(["SOLVER.MAX_STEPS", "1e4"])
+    (tmp_path / "run.yml").write_text("SOLVER: {DISPLAY: 1e2}")
+    cfg.merge_from_file(tmp_path / "run.yml")
+    assert repr((cfg.SOLVER.MAX_STEPS, cfg.SOLVER.DISPLAY)) == "(10000, 100)"
 
 
 def test_an_error_names_the_file_or_the_command_line(cfg, tmp_path):
