@@ -48,10 +48,9 @@ def make_schedule(
         warm_up_factor: multiplier that the warm-up starts from.
 
     Raises:
-        ValueError: an unknown policy, or boundaries that do not ascend.
+        ValueError: an unknown policy, or boundaries that are no numbers or do not ascend.
     """
-    if list(decay_steps) != sorted(decay_steps):
-        raise ValueError(f"SOLVER.DECAY_STEPS must ascend, found {list(decay_steps)}")
+    _check_boundaries(decay_steps)
 
     def constant(step: int) -> float:
         return base_lr
@@ -81,3 +80,15 @@ def make_schedule(
         return decay(step)
 
     return schedule
+
+
+def _check_boundaries(decay_steps: Sequence[int]) -> None:
+    for step in decay_steps:
+        whole = isinstance(step, int) or (isinstance(step, float) and step.is_integer())
+        if isinstance(step, bool) or not whole or step < 0:
+            raise ValueError(
+                f"SOLVER.DECAY_STEPS has {step!r} ({type(step).__name__}), wanted are whole numbers "
+                "from 0 up"
+            )
+    if list(decay_steps) != sorted(decay_steps):
+        raise ValueError(f"SOLVER.DECAY_STEPS must ascend, found {list(decay_steps)}")

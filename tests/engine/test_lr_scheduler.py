@@ -37,6 +37,17 @@ def test_no_warm_up_begins_at_the_base_rate():
     assert make_schedule("constant", base_lr=0.3, max_steps=5)(0) == 0.3
 
 
+@pytest.mark.parametrize("wrong", ["a", "10", True, None, 1.5, -1, [1], float("nan")])
+def test_boundaries_are_numbers_of_steps(wrong):
+    with pytest.raises(ValueError, match=r"SOLVER\.DECAY_STEPS has .* wanted are whole numbers"):
+        make_schedule("constant", base_lr=1.0, max_steps=5, decay_steps=[wrong])
+
+
+def test_boundaries_may_be_powers_of_ten():
+    schedule = make_schedule("steps_with_decay", base_lr=1.0, max_steps=30, decay_steps=[1e1, 20])
+    assert [schedule(step) for step in (9, 10, 20)] == [1.0, 0.5, 0.25]
+
+
 def test_errors_name_key_and_choices():
     with pytest.raises(
         ValueError, match=r"LR_POLICY is 'cos'; there are \['constant', 'cosine_decay'"
