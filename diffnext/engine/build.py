@@ -38,6 +38,18 @@ from diffnext.utils.logging import logger
 from diffnext.utils.registry import construct
 
 _MUON = "SOLVER.OPTIMIZER is 'muon', which needs whole matrices, and {}; take 'AdamW' or ddp"
+_SET_ELSEWHERE = {  # options of a class that an option of the run, or the start of it, decides
+    "PARALLEL.CONFIG": {"precision": "MODEL.PRECISION", "config": "--deepspeed"},
+    "TRAIN.LOADER_CONFIG": {
+        "batch_size": "TRAIN.BATCH_SIZE",
+        "accum_steps": "SOLVER.ACCUM_STEPS",
+        "seed": "RNG_SEED",
+        "rank": "the launcher",
+        "world": "the launcher",
+        "num_threads": "TRAIN.NUM_THREADS",
+        "weights": "TRAIN.DATASET",
+    },
+}
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
@@ -234,6 +246,7 @@ def _backend(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str,
     BACKENDS.get(name)
     if name == "fsdp" and cfg.SOLVER.OPTIMIZER.lower() == "muon":
         raise ValueError(_MUON.format("PARALLEL.BACKEND is 'fsdp'"))
+    _check_set_once(cfg.PARALLEL.CONFIG, "PARALLEL.CONFIG")
     options = dict(cfg.PARALLEL.CONFIG)
     if deepspeed:
         options["config"] = merge_config(
@@ -249,7 +262,15 @@ def _backend(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str,
     return name, options
 
 
+def _check_set_once(options: Mapping[str, Any], key: str) -> None:
+    """Refuse what is set elsewhere: there is one place for each thing."""
+    for name, place in _SET_ELSEWHERE[key].items():
+        if name in options:
+            raise ValueError(f"{key} has {name!r}, which {place} sets; take it out of {key}")
+
+
 def _datasets(cfg: Config) -> tuple[list[RecordReader], list[float]]:
+    _check_set_once(cfg.TRAIN.LOADER_CONFIG, "TRAIN.LOADER_CONFIG")
     if not cfg.TRAIN.DATASET:
         raise ValueError("TRAIN.DATASET is empty; name a folder that tools/build_cache.py made")
     if cfg.TRAIN.LOADER != "vae_train":

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options are checked against each other before anything is loaded."""
+
+import pytest
+
+from diffnext.config import get_cfg
+from diffnext.engine import build
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "place"),
+    [
+        ("TRAIN.LOADER_CONFIG", "batch_size", "TRAIN.BATCH_SIZE"),
+        ("TRAIN.LOADER_CONFIG", "accum_steps", "SOLVER.ACCUM_STEPS"),
+        ("TRAIN.LOADER_CONFIG", "seed", "RNG_SEED"),
+        ("TRAIN.LOADER_CONFIG", "rank", "the launcher"),
+        ("TRAIN.LOADER_CONFIG", "world", "the launcher"),
+        ("TRAIN.LOADER_CONFIG", "num_threads", "TRAIN.NUM_THREADS"),
+        ("TRAIN.LOADER_CONFIG", "weights", "TRAIN.DATASET"),
+        ("PARALLEL.CONFIG", "precision", "MODEL.PRECISION"),
+        ("PARALLEL.CONFIG", "config", "--deepspeed"),
+    ],
+)
+def test_a_thing_is_set_in_one_place(section, option, place):
+    cfg = get_cfg()
+    cfg.merge_from_list(["PIPELINE.TYPE", "nova_train_t2i", f"{section}.{option}", "1"])
+    with pytest.raises(ValueError, match=f"{section} has '{option}', which {place} sets"):
+        build.make_plan(cfg, world=1)
