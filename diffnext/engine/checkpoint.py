@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -87,12 +88,14 @@ def find(resume: str, run_folder: str | Path) -> Checkpoint | None:
 
     Args:
         resume: "auto" (the newest complete checkpoint of the run, if any), "none", or the path of a
-            checkpoint or of another run.
+            checkpoint or of another run. A run that has gone further than that path goes on from its
+            own checkpoint, so that a repeated command does not repeat the work.
+        run_folder: the experiment folder; "" for a run that has none yet.
 
     Raises:
         ValueError: "none" in a folder that has checkpoints, or a path without a complete one.
     """
-    own = newest(run_folder)
+    own = newest(run_folder) if run_folder else None
     if resume == "auto":
         return own
     if resume == "none":
@@ -102,7 +105,17 @@ def find(resume: str, run_folder: str | Path) -> Checkpoint | None:
                 "choose another --exp-dir, or resume with 'auto'"
             )
         return None
-    path = Path(resume)
+    given = _find_at(Path(resume))
+    if own is not None and own.step > given.step:
+        logger.info(
+            f"{run_folder} has gone on to step {own.step} since {resume}, step {given.step}"
+        )
+        return own
+    return given
+
+
+def _find_at(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, or the newest one of the run at `path`."""
     match = _NAME.match(path.name)
     if match and find_flaw(path) is None:
         return Checkpoint(path, int(match["step"]))
@@ -110,7 +123,7 @@ def find(resume: str, run_folder: str | Path) -> Checkpoint | None:
     if found is None:
         why = find_flaw(path) if match else "no complete checkpoint is in it"
         raise ValueError(
-            f"TRAIN.RESUME is {resume!r}: {why}; give 'auto', 'none' or a checkpoint's folder"
+            f"TRAIN.RESUME is {str(path)!r}: {why}; give 'auto', 'none' or a checkpoint's folder"
         )
     return found
 
@@ -148,18 +161,20 @@ class CheckpointManager:
         self.keep = keep
 
     def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint aside, make it durable, rename it. Collective."""
+        """Write a checkpoint aside, make it durable, rename it. Collective.
+
+        A torn checkpoint of the same step is replaced, a complete one is not.
+
+        Raises:
+            RuntimeError: the first process could not write; there, its own error.
+        """
         name = f"{self.prefix}_iter_{trainer.step}"
         final = self.run_folder / "checkpoints" / name
         aside = final.with_name(f".{name}.tmp")
-        if processes.rank() == 0:
-            self._clear(aside)
-        processes.barrier()
+        _on_first(lambda: self._clear(aside))
         save_tensors(self._tensors(trainer), aside / "state")
         processes.barrier()
-        if processes.rank() == 0:
-            self._finish(trainer, aside, final)
-        processes.barrier()
+        _on_first(lambda: self._finish(trainer, aside, final))
 
     def load(self, checkpoint: Checkpoint, trainer: Trainer) -> None:
         """Put a run back to where it was saved. Collective.
@@ -209,7 +224,8 @@ class CheckpointManager:
         if self.ema is not None:
             averaged = weights | saved.below(f"ema.{role}.{self.module}.").full()
             self._save_average(net, averaged, final.name)
-        files.promote(aside, final)
+        torn = final.exists() and find_flaw(final) is not None
+        files.promote(aside, final, replace=torn)
         logger.info(f"saved {final}")
         self._forget()
 
@@ -224,9 +240,7 @@ class CheckpointManager:
         aside = final.with_name(f".{name}.tmp")
         self._clear(aside)
         save_network(net, tensors, aside / self.module)
-        if final.exists():  # its checkpoint was never finished
-            shutil.rmtree(final)
-        files.promote(aside, final)
+        files.promote(aside, final, replace=True)  # if there is one, its checkpoint is torn
 
     def _load_ema(self, saved: SavedTensors, trainer: Trainer) -> None:
         if self.ema is None:
@@ -260,6 +274,21 @@ class CheckpointManager:
 def learning_roles(trainer: Trainer) -> list[str]:
     """Names of the roles whose networks move, in order."""
     return [role.name for role in trainer.method.roles if role.learns]
+
+
+def _on_first(write: Callable[[], None]) -> None:
+    """Write on the first process; if that fails, no other one goes on without it. Collective."""
+    error: Exception | None = None
+    if processes.rank() == 0:
+        try:
+            write()
+        except Exception as caught:
+            error = caught
+    told = processes.broadcast(None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    if told is not None:
+        raise RuntimeError(f"the first process could not write the checkpoint: {told}")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

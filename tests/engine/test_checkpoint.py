@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from diffnext.distributed import env as processes
 from diffnext.engine.checkpoint import find, newest
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
@@ -98,6 +99,43 @@ def test_a_torn_checkpoint_is_passed_over_and_named(tmp_path, damage, caplog):
     assert "passing over" in caplog.text and "toy_iter_8" in caplog.text
 
 
+def test_a_run_trains_on_over_a_torn_checkpoint(tmp_path):
+    finish(tmp_path / "whole")
+    finish(tmp_path / "torn")
+    (tmp_path / "torn/checkpoints/toy_iter_8/complete.json").unlink()
+    finish(tmp_path / "torn")
+    assert newest(tmp_path / "torn").step == 8
+    assert rows(tmp_path / "torn") == rows(tmp_path / "whole")
+    for folder in ("checkpoints", "ema_checkpoints"):
+        names = sorted(path.name for path in (tmp_path / "torn" / folder).iterdir())
+        assert names == ["toy_iter_4", "toy_iter_8"]
+
+
+def test_a_complete_checkpoint_is_not_overwritten(tmp_path):
+    trainer = finish(tmp_path)
+    with pytest.raises(FileExistsError, match="toy_iter_8 exists and is not overwritten"):
+        trainer.hooks[2].save(trainer)
+
+
+def test_other_processes_hear_that_the_first_could_not_write(tmp_path, monkeypatch):
+    told = []
+
+    def broadcast(value):
+        told.append(value)
+        return value
+
+    monkeypatch.setattr(processes, "broadcast", broadcast)
+    trainer = toy_run(tmp_path)
+    (tmp_path / "checkpoints").touch()  # a file where a folder should be
+    with pytest.raises(NotADirectoryError):
+        trainer.hooks[2].save(trainer)
+    assert len(told) == 1 and told[0].startswith("NotADirectoryError: ")
+    monkeypatch.setattr(processes, "rank", lambda: 1)
+    monkeypatch.setattr(processes, "broadcast", lambda value: told[0])
+    with pytest.raises(RuntimeError, match=r"first process could not write.*NotADirectoryError"):
+        trainer.hooks[2].save(trainer)
+
+
 def test_what_a_killed_save_leaves_is_not_used(tmp_path):
     finish(tmp_path, max_steps=4)
     left = tmp_path / "checkpoints/.toy_iter_8.tmp/state"
@@ -120,10 +158,22 @@ def test_where_a_run_starts(tmp_path):
     assert find("auto", first).step == 8
     assert find(str(first), tmp_path).step == 8
     assert find(str(first / "checkpoints/toy_iter_4"), tmp_path).step == 4
+    assert find(str(first / "checkpoints/toy_iter_4"), "").step == 4
     with pytest.raises(ValueError, match=r"TRAIN.RESUME is 'none', but .* up to step 8"):
         find("none", first)
     with pytest.raises(ValueError, match=r"TRAIN.RESUME is .*nowhere.*no complete checkpoint"):
         find(str(tmp_path / "nowhere"), tmp_path)
+
+
+def test_a_repeated_command_does_not_go_back_to_where_it_began(tmp_path):
+    finish(tmp_path / "first")
+    begin = {"resume": str(tmp_path / "first/checkpoints/toy_iter_4"), "snapshot_every": 2}
+    interrupt(tmp_path / "second", at=7, **begin)
+    assert toy_run(tmp_path / "second", **begin).step == 6
+    finish(tmp_path / "second", **begin)
+    assert rows(tmp_path / "second") == rows(tmp_path / "first")[4:]
+    interrupt(tmp_path / "third", at=6)
+    assert toy_run(tmp_path / "third", resume=str(tmp_path / "first")).step == 8  # is further
 
 
 def test_only_the_last_ones_are_kept(tmp_path):
