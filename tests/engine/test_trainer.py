@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from diffnext.distributed import env as processes
 from diffnext.utils.metrics import read_rows
 from diffnext.utils.seeding import Draws
-from tests.engine.runs import toy_run
+from tests.engine.runs import Interrupted, toy_run
 from tests.engine.toy import ToyPipeline, make_batch, toy_net
 
 
@@ -71,6 +72,27 @@ def test_rows_carry_what_a_curve_needs(tmp_path):
     assert set(wanted.split()) == set(rows[0])
     assert rows[1]["lr"] == 1e-2  # host numbers are not rounded to float32
     assert rows[0]["loss"] == rows[0]["loss_toy"]
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "error"), [(2, Interrupted), (None, ConnectionError)], ids=["between", "in"]
+)
+def test_a_run_that_breaks_off_writes_its_rows_without_the_others(
+    tmp_path, monkeypatch, stop_at, error
+):
+    def gone(values):
+        raise ConnectionError("the other process is gone")
+
+    toy_run(tmp_path, max_steps=2).train()
+    whole = losses(tmp_path)
+    (tmp_path / "cut").mkdir()
+    trainer = toy_run(tmp_path / "cut", stop_at=stop_at)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(processes, "mean_over_ranks", gone)
+    with pytest.raises(error):
+        trainer.train()  # rows are exchanged every three steps
+    assert losses(tmp_path / "cut")[:2] == whole
+    assert len(losses(tmp_path / "cut")) == (stop_at or 3)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "RAdam"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +37,7 @@ class LogHook(Hook):
         self.samples_per_step = samples_per_step
         self.skipped = 0
         self._steps: list[tuple[int, dict[str, Tensor | float], float]] = []
+        self._times: list[float] = []  # seconds of these steps, as far as they were read
         self._unprinted: list[Row] = []
         self._bar = None
         self._trainer: Trainer | None = None
@@ -58,9 +59,14 @@ class LogHook(Hook):
 
     def flush(self) -> None:
         """Read what the device holds and write the rows. All processes call it together."""
-        if not self._steps:
-            return
-        rows = self._rows(self._trainer.timer.take())
+        if self._steps:
+            self._write(processes.mean_over_ranks)
+
+    def _write(self, average: Callable[[Tensor], Tensor]) -> None:
+        """Make rows of the steps since the last time, and forget the steps once that has worked."""
+        self._times += self._trainer.timer.take()
+        rows = self._rows(average)
+        self._steps, self._times = [], []
         skipped = sum(row["skipped"] for row in rows)
         if skipped:
             self.skipped += int(skipped)
@@ -73,22 +79,24 @@ class LogHook(Hook):
         self._unprinted.extend(rows)
 
     def close(self) -> None:
-        if processes.world_size() == 1 and self._trainer is not None:
-            self.flush()
+        """Write what a run that breaks off has left: this process's numbers, the others may be gone."""
+        if self._steps and self.writers:
+            try:
+                self._write(lambda values: values)
+            except Exception as error:  # what ended the run is the news
+                logger.warning(f"the rows of the last {len(self._steps)} steps are lost: {error}")
         for writer in self.writers:
             writer.close()
         if self._bar is not None:
             self._bar.close()
 
-    def _rows(self, times: list[float]) -> list[Row]:
-        """One row a step; tensors of all processes are averaged in one message."""
-        steps, self._steps = self._steps, []
-        device = self._trainer.backend.env.device
-        flat = [v for _, values, _ in steps for v in values.values() if isinstance(v, Tensor)]
-        averages = iter(processes.mean_over_ranks(torch.stack(flat)).tolist())
-        memory = memory_bytes(device)
+    def _rows(self, average: Callable[[Tensor], Tensor]) -> list[Row]:
+        """One row a step; its tensors are averaged over the processes in one message."""
+        flat = [v for _, values, _ in self._steps for v in values.values() if isinstance(v, Tensor)]
+        averages = iter(average(torch.stack(flat)).tolist())
+        memory = memory_bytes(self._trainer.backend.env.device)
         rows = []
-        for (step, values, wait), seconds in zip(steps, times, strict=True):
+        for (step, values, wait), seconds in zip(self._steps, self._times, strict=True):
             row: Row = {"step": step}
             for name, value in values.items():
                 row[name] = finite(next(averages) if isinstance(value, Tensor) else value)
