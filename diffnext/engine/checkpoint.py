@@ -24,6 +24,7 @@ from torch import Tensor
 
 from diffnext.distributed import env as processes
 from diffnext.engine.ema import EMA
+from diffnext.engine.scaler import LossScaler
 from diffnext.engine.tensors import SavedTensors, save_network, save_tensors
 from diffnext.utils import files
 from diffnext.utils.logging import logger
@@ -189,7 +190,7 @@ class CheckpointManager:
             trainer.backend.load(role, weights, saved.below(f"optimizers.{role}."))
             scaler = trainer.backend.learners[role].scaler
             if scaler is not None:
-                scaler.load_state_dict(saved.below(f"scalers.{role}.").full())
+                self._load_scaler(scaler, saved.below(f"scalers.{role}."))
         self._load_ema(saved, trainer)
         trainer.method.load_state_dict(saved.below("method.").full() | run["method"])
         self.loader.load_state_dict(run["loader"])
@@ -241,6 +242,12 @@ class CheckpointManager:
         self._clear(aside)
         save_network(net, tensors, aside / self.module)
         files.promote(aside, final, replace=True)  # if there is one, its checkpoint is torn
+
+    def _load_scaler(self, scaler: LossScaler, saved: SavedTensors) -> None:
+        if saved.shapes():
+            scaler.load_state_dict(saved.full())
+        else:  # written in another precision, or by DeepSpeed, which scales by itself
+            logger.warning(f"{saved.folder} holds no loss scale; that of float16 begins anew")
 
     def _load_ema(self, saved: SavedTensors, trainer: Trainer) -> None:
         if self.ema is None:

@@ -38,5 +38,6 @@ class LossScaler:
         return {"scale": self.scale, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
         self.scale = state["scale"].to(self.scale)
         self.good_steps = state["good_steps"].to(self.good_steps)

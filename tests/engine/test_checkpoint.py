@@ -176,6 +176,20 @@ def test_a_repeated_command_does_not_go_back_to_where_it_began(tmp_path):
     assert toy_run(tmp_path / "third", resume=str(tmp_path / "first")).step == 8  # is further
 
 
+@pytest.mark.parametrize(("before", "after"), [("float32", "float16"), ("float16", "bfloat16")])
+def test_the_precision_may_change_on_the_way(tmp_path, caplog, before, after):
+    interrupt(tmp_path, at=4, precision=before)
+    with caplog.at_level("WARNING", logger="diffnext"):
+        trainer = finish(tmp_path, precision=after)
+    assert [row["step"] for row in rows(tmp_path) if not row["skipped"]] == list(range(1, 9))
+    scaler = trainer.backend.learners["student"].scaler
+    if after == "float16":
+        assert "no loss scale; that of float16 begins anew" in caplog.text
+        assert (scaler.scale, scaler.good_steps) == (2.0**16, 4)
+    else:
+        assert scaler is None
+
+
 def test_only_the_last_ones_are_kept(tmp_path):
     finish(tmp_path, snapshot_every=2, keep=2)
     for folder in ("checkpoints", "ema_checkpoints"):
