@@ -24,8 +24,9 @@ def mix(*parts: int | str) -> int:
 class Draws:
     """The random numbers of a batch, one independent source a sample.
 
-    Repeated calls on one stream continue it, so that two draws of a purpose differ. A purpose that
-    another part of the code must not disturb takes its own `stream`.
+    An object continues: its second draw differs from its first. `stream` begins anew each time, so
+    that streams of one name draw the same numbers; who draws twice for a purpose keeps the object.
+    A purpose that another part of the code must not disturb takes a stream of its own name.
 
     Args:
         seed: the run's seed.
@@ -54,7 +55,7 @@ class Draws:
         return len(self.keys)
 
     def stream(self, name: str) -> Draws:
-        """An independent source for another purpose."""
+        """An independent source for another purpose, at its beginning."""
         path = f"{self.name}/{name}"
         return Draws(self.seed, self.step, self.keys, device=self.device, name=path)
 

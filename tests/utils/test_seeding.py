@@ -30,9 +30,9 @@ def test_shared_numbers_do_not_depend_on_the_samples():
 
 def test_streams_samples_epochs_and_seeds_are_independent():
     base = Draws(3, 10, KEYS)
-    numbers = [row for row in base.stream("a").randn(256)]
-    numbers += [row for row in base.stream("b").randn(256)]
-    numbers += [row for row in Draws(4, 10, KEYS).stream("a").randn(256)]
+    numbers = list(base.stream("a").randn(256))
+    numbers += list(base.stream("b").randn(256))
+    numbers += list(Draws(4, 10, KEYS).stream("a").randn(256))
     correlation = torch.corrcoef(torch.stack(numbers)) - torch.eye(len(numbers))
     assert correlation.abs().max() < 0.3  # 5 standard deviations of 1 / sqrt(256)
 
@@ -40,6 +40,11 @@ def test_streams_samples_epochs_and_seeds_are_independent():
 def test_a_stream_continues():
     draws = Draws(3, 10, KEYS).stream("noise")
     assert not torch.equal(draws.randn(4), draws.randn(4))
+
+
+def test_a_stream_that_is_asked_for_again_begins_anew():
+    draws = Draws(3, 10, KEYS)
+    assert torch.equal(draws.stream("noise").randn(4), draws.stream("noise").randn(4))
 
 
 def test_mix_tells_types_and_groupings_apart():
