@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from diffnext.pipelines import sampling
 
     try:
-        model, snapshot = sampling.locate(args.model, args.snapshot)
+        source = sampling.locate(args.model, args.snapshot)
         tasks = args.label or args.prompt or sampling.read_prompts(args.prompts)
-        pipe = sampling.load(model, snapshot, device=args.device, dtype=args.dtype)
+        pipe = sampling.load(source, device=args.device, dtype=args.dtype)
         settings = sampling.Settings(
             num_inference_steps=args.steps,
             num_diffusion_steps=args.diffusion_steps,
@@ -89,9 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         suffix = sampling.suffix(args.format, settings.max_latent_length)
         jobs = sampling.plan(tasks[: args.limit], samples=args.samples, seed=args.seed)
-        origin = {"model": model, "snapshot": snapshot}
         written = sampling.write_samples(
-            pipe, jobs, settings, args.out, suffix, args.batch_size, args.fps, origin
+            pipe, jobs, settings, args.out, suffix, args.batch_size, args.fps, vars(source)
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

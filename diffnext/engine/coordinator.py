@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def describe() -> dict[str, str]:
             continue
     if torch.cuda.is_available():
         found["device"] = torch.cuda.get_device_name()
+    found["directory"] = os.getcwd()  # what relative paths of the options start from
     found["command"] = " ".join(sys.argv)
     return found
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from diffnext.models.autoencoders.modeling_utils import strides
 from diffnext.pipelines import components
+from diffnext.pipelines.builder import get_pipeline_path
 from diffnext.pipelines.loading import INDEX, read_index
 from diffnext.pipelines.nova.pipeline_nova import NOVAPipeline
 from diffnext.pipelines.nova.pipeline_nova_c2i import NOVAC2IPipeline
@@ -25,6 +27,7 @@ from diffnext.utils.export_utils import export_to_image, export_to_video
 
 NETWORK = "transformer"
 _STEP = re.compile(r"_iter_(\d+)$")
+_DIRECTORY = re.compile(r"^# directory: (.+)$", re.MULTILINE)  # a line of a run's config.yaml
 
 
 @dataclass(frozen=True)
@@ -63,23 +66,32 @@ class Job:
     seed: int
 
 
-def locate(model: str, snapshot: str | None) -> tuple[str, str | None]:
+@dataclass(frozen=True)
+class Source:
+    """Where the parts of a pipeline are."""
+
+    model: str  # folder with model_index.json
+    snapshot: str | None = None  # folder with the network that replaces the model's own
+    modules: dict[str, str] = field(default_factory=dict)  # component to its folder elsewhere
+
+
+def locate(model: str, snapshot: str | None) -> Source:
     """Find the folders of a pipeline and of the network that replaces its own.
 
     Args:
-        model: folder of a pipeline; or of a snapshot, whose pipeline is what it was trained from.
+        model: folder of a pipeline; or of a snapshot, whose pipeline is what it was trained from,
+            with the components that its run took from elsewhere.
         snapshot: folder that holds transformer/, or snapshots of which the newest is taken.
 
     Raises:
         ValueError: neither is there.
     """
     if not (Path(model) / INDEX).is_file() and snapshot is None:
-        snapshot = newest_snapshot(model)
-        model = _trained_from(Path(snapshot))
-    elif snapshot is not None:
-        snapshot = newest_snapshot(snapshot)
-    read_index(model)
-    return model, snapshot
+        source = _trained_from(newest_snapshot(model))
+    else:
+        source = Source(model, None if snapshot is None else newest_snapshot(snapshot))
+    read_index(source.model)
+    return source
 
 
 def newest_snapshot(folder: str) -> str:
@@ -98,35 +110,59 @@ def newest_snapshot(folder: str) -> str:
     return str(max(found, key=lambda one: int(_STEP.search(one.name)[1])))
 
 
-def _trained_from(snapshot: Path) -> str:
+def _trained_from(snapshot: str) -> Source:
     """The pipeline that a run started from, which its config.yaml names."""
-    file = snapshot.parent.parent / "config.yaml"
+    file = Path(snapshot).absolute().parents[1] / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{file} does not exist; pass the model that was trained as --model")
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
     weights = config.get("MODEL", {}).get("WEIGHTS")
     if not weights:
         raise ValueError(f"{file} has no MODEL.WEIGHTS; pass the model that was trained as --model")
-    return weights
+    # paths are relative to where the run was started; a config without that line, to where we are
+    recorded = _DIRECTORY.search(text)
+    start = Path(recorded[1] if recorded else ".")
+    given = config.get("PIPELINE", {}).get("MODULES") or {}
+    # "" goes without a component, such as a text encoder that training had no need of; sampling has
+    modules = {name: str(start / path) for name, path in given.items() if path and name != NETWORK}
+    return Source(str(start / weights), snapshot, modules)
 
 
 def load(
-    model: str, snapshot: str | None, *, device: str | None = None, dtype: str | None = None
+    source: Source, *, device: str | None = None, dtype: str | None = None
 ) -> NOVAPipeline | NOVAC2IPipeline:
-    """Load a pipeline, with the network of a snapshot if one is given."""
+    """Load a pipeline from its parts.
+
+    Args:
+        device: None for the accelerator that is there, else the CPU.
+        dtype: name of torch's; None for float32 on the CPU, float16 elsewhere.
+    """
     if device is None:
-        device = str(torch.accelerator.current_accelerator() or "cpu")
+        device = default_device()
     if dtype is None:
         dtype = "float32" if device == "cpu" else "float16"
     options: dict[str, Any] = {"torch_dtype": getattr(torch, dtype)}
-    if snapshot is not None:
-        cls = getattr(components, read_index(model)[NETWORK][1])
-        options[NETWORK] = cls.from_pretrained(Path(snapshot) / NETWORK, **options)
+    index = read_index(source.model)
+    if source.snapshot is not None:
+        cls = getattr(components, index[NETWORK][1])
+        options[NETWORK] = cls.from_pretrained(Path(source.snapshot) / NETWORK, **options)
     classes = {cls.__name__: cls for cls in (NOVAPipeline, NOVAC2IPipeline)}
-    name = read_index(model)["_class_name"]
+    name = index["_class_name"]
     if name not in classes:
-        raise ValueError(f"{Path(model) / INDEX} names {name}; {sorted(classes)} can be sampled")
-    return classes[name].from_pretrained(model, **options).to(device)
+        found = Path(source.model) / INDEX
+        raise ValueError(f"{found} names {name}; {sorted(classes)} can be sampled")
+    with tempfile.TemporaryDirectory(prefix="diffnext_") as links:
+        path = get_pipeline_path(source.model, source.modules, target_path=links)
+        pipe = classes[name].from_pretrained(path, **options)
+    return pipe.to(device)
+
+
+def default_device() -> str:
+    """The accelerator, where there is one that can be used; PyTorch names what it was built for."""
+    if not torch.accelerator.is_available():
+        return "cpu"
+    return str(torch.accelerator.current_accelerator())
 
 
 def latent_length(

@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ import av
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from diffnext.engine.coordinator import describe
 from diffnext.pipelines import sampling
 from tests.pipelines import tiny
 
@@ -114,6 +117,43 @@ def test_the_newest_snapshot_of_a_run(models, generate, tmp_path):
     assert not np.array_equal(
         pixels(tmp_path / "d" / "00000.png"), pixels(tmp_path / "a/00000.png")
     )
+
+
+def test_a_run_that_took_a_component_from_elsewhere(models, generate, tmp_path, monkeypatch):
+    """From another directory than the run's, and with paths relative to that."""
+    place, run = tmp_path / "place", tmp_path / "place" / "runs" / "one"
+    shutil.copytree(models / "t2i", place / "base")
+    torch.manual_seed(5)
+    other = type(tiny.t2i().vae)(**tiny.PICTURE_VAE)
+    other.save_pretrained(place / "other")
+    net = tiny.t2i().transformer
+    net.save_pretrained(run / "checkpoints" / "tiny_iter_9" / "transformer")
+    monkeypatch.chdir(place)
+    about = "".join(f"# {key}: {value}\n" for key, value in describe().items())
+    config = {
+        "MODEL": {"WEIGHTS": "base"},
+        "PIPELINE": {"MODULES": {"vae": "other", "text_encoder": "", "transformer": "gone"}},
+    }
+    (run / "config.yaml").write_text(about + yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    assert generate("--model", "place/runs/one", "--prompt", "a cat", "--out", "a") == 0
+    assert record(tmp_path / "a" / "00000.json")["modules"] == {"vae": str(place / "other")}
+    shutil.rmtree(place / "base" / "vae")
+    shutil.copytree(place / "other", place / "base" / "vae")
+    assert generate("--model", "place/base", "--prompt", "a cat", "--out", "b") == 0
+    assert np.array_equal(pixels(tmp_path / "a/00000.png"), pixels(tmp_path / "b/00000.png"))
+
+
+def test_an_accelerator_that_is_not_there_is_not_taken(models, monkeypatch):
+    """PyTorch built for CUDA on a machine without GPU."""
+
+    def built_for(check_available=False):
+        return None if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", built_for)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    pipe = sampling.load(sampling.locate(str(models / "t2i"), None))
+    assert pipe.device == torch.device("cpu") and pipe.transformer.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
