@@ -169,9 +169,8 @@ class TextEmbed(nn.Module):
 
     def pad(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Stack states (L_i, token_dim) to (B, L, token_dim) and lengths (B,); longer ones are cut."""
-        width = self.weight.size(1)
-        text = self.weight.new_zeros(len(prompts), self.num_tokens, width)
-        length = torch.zeros(len(prompts), dtype=torch.int64)
+        width, device = self.weight.size(1), self.weight.device
+        text, length = self._room(prompts)
         for i, states in enumerate(prompts):
             if states.dim() != 2 or states.size(1) != width:
                 found = tuple(states.shape)
@@ -179,9 +178,25 @@ class TextEmbed(nn.Module):
                     f"prompt {i} has states of shape {found}, wanted (length, {width})"
                 )
             states = states[: self.num_tokens]
-            text[i, : len(states)] = states.to(text)
+            # a copy towards the host has to be waited for
+            text[i, : len(states)] = states.to(text, non_blocking=states.device.type == "cpu")
             length[i] = len(states)
-        return text, length.to(text.device)
+        text = text.to(device, non_blocking=True).to(self.weight.dtype)
+        return text, length.to(device, non_blocking=True)
+
+    def _room(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Zeros for padded states and their lengths, where they can be filled without waiting.
+
+        States of the host are put together there, in memory that a GPU copies from by itself.
+        """
+        shape = (len(prompts), self.num_tokens, self.weight.size(1))
+        pinned = self.weight.is_cuda
+        length = torch.zeros(len(prompts), dtype=torch.int64, pin_memory=pinned)
+        if any(states.device.type != "cpu" for states in prompts):
+            return self.weight.new_zeros(shape), length
+        dtypes = {states.dtype for states in prompts}
+        dtype = dtypes.pop() if len(dtypes) == 1 else self.weight.dtype
+        return torch.zeros(shape, dtype=dtype, pin_memory=pinned), length
 
     def forward(self, text: Tensor | Sequence[Tensor], length: Tensor | None = None) -> Tensor:
         """Condition tokens (B, L, D) of padded states and their lengths, or of unpadded states."""

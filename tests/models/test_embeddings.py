@@ -23,6 +23,7 @@ from diffnext.models.embeddings import (
     unpatchify,
 )
 from tests.models.tiny import randomize
+from tests.models.transfers import NOWHERE, Transfers
 
 
 def test_a_token_is_row_column_channel_and_tokens_are_row_major():
@@ -103,6 +104,22 @@ def test_absent_text_is_filled_from_the_buffer_by_position():
     wanted = F.layer_norm(embed.proj(torch.stack(rows)), (16,), embed.norm.weight, embed.norm.bias)
     torch.testing.assert_close(embed(prompts), wanted)
     torch.testing.assert_close(embed(*embed.pad(prompts)), wanted)
+
+
+def test_states_of_the_host_go_to_the_device_in_one_copy():
+    embed = TextEmbed(8, 16, 5).to(NOWHERE)
+    with Transfers() as transfers:
+        text, length = embed.pad([torch.randn(n, 8).half() for n in (3, 0, 9)])
+    assert transfers.seen == [((3, 5, 8), True), ((3,), True)]
+    assert text.device == length.device == NOWHERE and text.dtype == torch.float32
+
+
+def test_states_of_several_types_are_padded_alike():
+    embed = TextEmbed(8, 16, 5)
+    prompts = [torch.randn(3, 8).half(), torch.randn(9, 8)]
+    text, length = embed.pad(prompts)
+    assert text.dtype == torch.float32 and length.tolist() == [3, 5]
+    assert torch.equal(text[0, :3], prompts[0].float()) and torch.equal(text[1], prompts[1][:5])
 
 
 def test_states_of_another_encoder():

@@ -86,7 +86,10 @@ class LatentScale:
 
 def per_channel(value: float | Sequence[float] | Tensor, latents: Tensor) -> Tensor:
     """Make `value`, one number or C of them, broadcast against (B, C, ...) in its type."""
-    tensor = torch.as_tensor(value, dtype=latents.dtype, device=latents.device)
+    if isinstance(value, Tensor):
+        tensor = value.to(latents)
+    else:
+        tensor = torch.tensor(value, dtype=latents.dtype).to(latents.device, non_blocking=True)
     if tensor.dim() == 0:
         return tensor
     return tensor.view(1, -1, *[1] * (latents.dim() - 2))

@@ -30,4 +30,5 @@ class NOVATrainC2IPipeline(NOVATrainPipeline):
                 "integer field 'label' in each record"
             )
         absent = self.transformer.label_embed.num_classes
-        return {"labels": torch.where(dropped, absent, batch.labels.to(dropped.device))}
+        labels = batch.labels.to(dropped.device, non_blocking=True)
+        return {"labels": torch.where(dropped, absent, labels)}

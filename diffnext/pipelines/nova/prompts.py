@@ -91,7 +91,8 @@ def _encode_texts(
         # the encoder is causal: what pads on the right is never seen by the tokens of a prompt
         length = max_length if full_length else max(len(tokens) for tokens in ids.values())
         padded = [tokens + [0] * (length - len(tokens)) for tokens in ids.values()]
-        hidden = text_encoder(torch.tensor(padded, device=device)).last_hidden_state  # (B, L, D)
+        tokens_in = torch.tensor(padded).to(device, non_blocking=True)  # (B, L)
+        hidden = text_encoder(tokens_in).last_hidden_state  # (B, L, D)
         for (text, tokens), one in zip(ids.items(), hidden, strict=True):
             states[text] = one[: len(tokens)]
     return [states[text] for text in texts]

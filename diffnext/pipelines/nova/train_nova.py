@@ -113,7 +113,8 @@ class NOVATrainPipeline(TrainPipeline):
     def prepare(self, batch: Batch, *, draws: Draws) -> Inputs:
         channels = batch.moments.size(1) // 2
         noise = draws.stream("posterior").randn(channels, *batch.moments.shape[2:])
-        latents = sample_moments(batch.moments.to(draws.device), noise)
+        moments = batch.moments.to(draws.device, non_blocking=True)
+        latents = sample_moments(moments, noise)
         dropped = draws.stream("dropout").rand() < self.dropout  # (B,)
         cond = self.conditions(batch, dropped)
         return Inputs(self.latent_config.scale_(latents), cond, batch, draws)
@@ -127,7 +128,7 @@ class NOVATrainPipeline(TrainPipeline):
         cond = {"text": text.to(device), "text_length": length}
         if self.transformer.has_motion:
             flow = torch.full((len(batch),), DEFAULT_FLOW) if batch.flow is None else batch.flow
-            cond["flow"] = flow.to(device)
+            cond["flow"] = flow.to(device, non_blocking=True)
             cond["fps"] = torch.full((len(batch),), DEFAULT_FPS, device=device)
         return cond
 

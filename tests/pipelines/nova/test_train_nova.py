@@ -14,6 +14,7 @@ from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 from diffnext.utils.seeding import Draws
 from tests.models.tiny import TEXT_DIM, class_net, text_net, video_net
+from tests.models.transfers import NOWHERE, Transfers
 
 FAMILIES = {
     "nova_train_t2i": (text_net, DDPMScheduler),
@@ -140,6 +141,29 @@ def test_videos_are_told_their_motion():
     pipe, batch = family("nova_train_t2v"), replace(batch_of("nova_train_t2v"), flow=None)
     still = pipe.prepare(batch, draws=Draws(3, 4, batch.keys())).cond
     assert set(still["flow"].tolist()) == {5.0}
+
+
+class NowhereDraws(Draws):
+    """Numbers without values on a device without memory."""
+
+    def stream(self, name):
+        return self
+
+    def randn(self, *shape):
+        return torch.empty(len(self), *shape, device=self.device)
+
+    rand = randn
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_host_does_not_wait_for_the_batch(name):
+    pipe, batch = family(name), batch_of(name)
+    pipe.model.to(NOWHERE)
+    with Transfers() as transfers:
+        inputs = pipe.prepare(batch, draws=NowhereDraws(3, 4, batch.keys(), device=NOWHERE))
+    assert inputs.latents.device == NOWHERE
+    assert (tuple(batch.moments.shape), True) in transfers.seen
+    assert all(free for _, free in transfers.seen), transfers.seen
 
 
 def test_the_share_of_masked_tokens_is_common_to_the_global_batch():
