@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 import diffnext
 from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
+from diffnext.data.records.lock import LOCK, FolderLock
 from tests.data.record_rows import FIELDS, read_all, record, same, write
 
 
@@ -101,11 +103,41 @@ def test_a_failed_write_leaves_the_records_before_it(tmp_path, monkeypatch):
     ] * 2
 
 
-def test_two_writers_do_not_share_a_shard(tmp_path):
-    first, second = open_writer(tmp_path, FIELDS), open_writer(tmp_path, FIELDS)
-    first.write(record(0))
-    with pytest.raises(FileExistsError):
-        second.write(record(1))
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path):
+    with open_writer(tmp_path, FIELDS) as first:
+        first.write(record(0))
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        with pytest.raises(ValueError, match=f"written to by process {os.getpid()} on "):
+            open_writer(tmp_path, FIELDS, append=True)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert not (tmp_path / LOCK).exists()
+    write(tmp_path, 1, first=1, append=True)
+    assert [same(r, record(i)) for i, r in enumerate(read_all(tmp_path))] == [True] * 2
+
+
+def test_a_writer_that_cannot_begin_leaves_the_folder_free(folder):
+    with pytest.raises(ValueError, match="pass append=True"):
+        open_writer(folder, FIELDS)
+    assert len(read_all(write(folder, 1, first=20, append=True))) == 21
+
+
+def test_a_lock_file_without_a_holder_locks_nothing(folder):
+    (folder / LOCK).write_text('{"pid": 1, "host": "gone"}')
+    assert len(read_all(write(folder, 1, first=20, append=True))) == 21
+
+
+def test_a_lock_removes_the_folder_that_nothing_came_into(tmp_path):
+    with FolderLock(tmp_path / "new") as lock:
+        assert (tmp_path / "new" / LOCK).exists()
+    lock.release()
+    assert not (tmp_path / "new").exists() and tmp_path.exists()
+
+
+def test_a_writer_works_under_the_lock_of_its_caller(tmp_path):
+    with FolderLock(tmp_path) as lock:
+        write(tmp_path, 1, lock=lock)
+        with pytest.raises(ValueError, match="is being written to"):
+            open_writer(tmp_path, FIELDS, append=True)
 
 
 ROOT = Path(diffnext.__file__).parents[1]

@@ -21,6 +21,7 @@ from diffnext.data.records import index as indexing
 from diffnext.data.records import wire
 from diffnext.data.records.files import write_all, write_atomic
 from diffnext.data.records.folder_reader import JOURNAL, METADATA, FolderReader, index_names
+from diffnext.data.records.lock import FolderLock
 
 DIGITS = 5  # of a shard's number; names must sort as the numbers do
 EARLY = ("shape", "moments")  # stored first, where readers find them without the rest
@@ -36,9 +37,12 @@ class FolderWriter:
         max_examples: a new shard is begun after so many records.
         append: go on with a folder of the same fields, in a new shard; what an unfinished writer
             left torn is cut off first. Without it the folder must hold no records.
+        lock: a lock on the folder that the caller holds; without one, the writer takes its own
+            until it is closed or abandoned.
 
     Raises:
-        ValueError: unknown types, a folder with records, or with other fields.
+        ValueError: unknown types, a folder with records or with other fields, or one that somebody
+            else is writing to.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class FolderWriter:
         shard_bytes: int = 1 << 30,
         max_examples: int | None = None,
         append: bool = False,
+        lock: FolderLock | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.fields = wire.feature_types(fields)
@@ -59,19 +64,17 @@ class FolderWriter:
         self._closed = False
         self._data: io.FileIO | None = None
         self._lines: io.FileIO | None = None
-        os.makedirs(self.path, exist_ok=True)
-        self._shards: list[
-            np.ndarray
-        ] = []  # (n, 2) offsets and sizes of the shards that are closed
+        # (n, 2) offsets and sizes of the shards that are closed
+        self._shards: list[np.ndarray] = []
         self._rows = array("q")  # the same, flat, of the open one
         self._shapes: dict[tuple[int, ...], int] | None = {} if "shape" in self.fields else None
         self._shape_ids = array("H")
-        self._number = self._next_number()
-        if self._number or os.path.exists(os.path.join(self.path, METADATA)):
-            self._take_over(append)
-        self._write_json(JOURNAL, {"features": self.fields})
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, METADATA))
+        with contextlib.ExitStack() as held:
+            if lock is None:
+                held.enter_context(FolderLock(self.path))
+            self._number = self._next_number()
+            self._begin(append)
+            self._held = held.pop_all()
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Store one record; it survives a killed process when this returns.
@@ -105,18 +108,18 @@ class FolderWriter:
         if self._closed:
             return
         self._closed = True
-        self._close_shard()
-        self._write_json(METADATA, {"entries": len(self), "features": self.fields, "version": 1})
-        index = indexing.from_shards(self._shards)
-        if self._shapes:
-            index = index.with_shapes(list(self._shapes), np.asarray(self._shape_ids))
-        indexing.save(self.path, index, indexing.text_state(self.path, index_names(self.path)))
-        os.unlink(os.path.join(self.path, JOURNAL))
+        with self._held:
+            self._close_shard()
+            content = {"entries": len(self), "features": self.fields, "version": 1}
+            self._write_json(METADATA, content)
+            self._save_index()
+            os.unlink(os.path.join(self.path, JOURNAL))
 
     def abandon(self) -> None:
         """Leave the folder unfinished, as a killed process would: readable, to be gone on with."""
         self._closed = True
-        self._close_shard()
+        with self._held:
+            self._close_shard()
 
     def __len__(self) -> int:
         """Records in the folder, those from before included."""
@@ -140,7 +143,7 @@ class FolderWriter:
         stem = os.path.join(self.path, str(self._number).zfill(DIGITS))
         if self._number >= 10**DIGITS:
             raise ValueError(f"{self.path} is full at {self._number} shards; raise shard_bytes")
-        self._data = io.FileIO(stem + ".data", "x")  # fails if another writer is at work here
+        self._data = io.FileIO(stem + ".data", "x")
         self._lines = io.FileIO(stem + ".index", "x")
         self._number += 1
 
@@ -153,6 +156,12 @@ class FolderWriter:
         self._shards.append(np.array(self._rows, np.int64).reshape(-1, 2))
         self._rows = array("q")
         self._data = self._lines = None
+
+    def _save_index(self) -> None:
+        index = indexing.from_shards(self._shards)
+        if self._shapes:
+            index = index.with_shapes(list(self._shapes), np.asarray(self._shape_ids))
+        indexing.save(self.path, index, indexing.text_state(self.path, index_names(self.path)))
 
     def _next_number(self) -> int:
         """One more than the last shard's; 0 in a folder without records."""
@@ -169,6 +178,13 @@ class FolderWriter:
         write_atomic(os.path.join(self.path, name), json.dumps(content, indent=2).encode())
 
     # ----------------------------------------------------------------------- going on with a folder
+
+    def _begin(self, append: bool) -> None:
+        if self._number or os.path.exists(os.path.join(self.path, METADATA)):
+            self._take_over(append)
+        self._write_json(JOURNAL, {"features": self.fields})
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.path, METADATA))
 
     def _take_over(self, append: bool) -> None:
         if not append:

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One writer at a time: a lock on a folder, which the kernel lifts however its holder ends."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import warnings
+
+LOCK = "diffnext.lock"
+
+
+class FolderLock:
+    """A folder that nobody else may write to, until `release` or the end of the process.
+
+    A file in the folder names the holder. What a killed process leaves of it locks nothing.
+
+    Args:
+        folder: made if it is not there; removed on release if nothing came into it.
+
+    Raises:
+        ValueError: somebody else holds it; the message says who.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = os.fspath(folder)
+        self._path = os.path.join(self.folder, LOCK)
+        self._made = not os.path.isdir(self.folder)
+        self._file = _locked(self._path)
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        self._file.truncate(0)
+        self._file.write(json.dumps(holder).encode())
+
+    def release(self) -> None:
+        """Let others write. Again: nothing."""
+        if self._file.closed:
+            return
+        if _in_place(self._file, self._path):
+            os.unlink(self._path)
+        self._file.close()
+        if self._made:
+            with contextlib.suppress(OSError):  # not empty, as a rule
+                os.rmdir(self.folder)
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _locked(path: str) -> io.FileIO:
+    """Open and lock the file; again where a holder removed it between the two."""
+    while True:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        try:
+            file = io.FileIO(path, "a+")
+        except FileNotFoundError:  # a holder that wrote nothing removed the folder
+            continue
+        try:
+            _lock(file)
+        except BlockingIOError:
+            with file:
+                raise ValueError(_refusal(file, path)) from None
+        if _in_place(file, path):
+            return file
+        file.close()
+
+
+def _lock(file: io.FileIO) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError) as error:  # some network file systems lock nothing
+        warnings.warn(
+            f"{file.name} cannot be locked ({error}); see to it that nobody else writes here",
+            stacklevel=5,
+        )
+
+
+def _refusal(file: io.FileIO, path: str) -> str:
+    file.seek(0)
+    try:
+        holder = json.loads(file.read())
+        who = f"process {holder['pid']} on {holder['host']}"
+    except ValueError:  # not yet written
+        who = "another process"
+    return (
+        f"{os.path.dirname(path)} is being written to by {who}; wait until it has ended, or choose "
+        "another folder"
+    )
+
+
+def _in_place(file: io.FileIO, path: str) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
