@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from diffnext.data.records import RecordError, open_reader, open_writer
 from diffnext.data.records.folder_reader import FolderReader
-from diffnext.data.records.index import SIDECAR
+from diffnext.data.records.index import SIDECAR, save, text_state
 from tests.data.record_rows import FIELDS, SHAPES, read_all, record, same, write
 
 
@@ -143,6 +144,29 @@ def test_a_damaged_copy_of_the_index_is_not_used(folder):
     for broken in (b"", b"noise", whole[: len(whole) // 2]):
         copy.write_bytes(broken)
         assert same(open_reader(folder)[13], record(13))
+
+
+def wrong_copies(index):
+    """Copies that a writer could have left which did not know all of the folder."""
+    shorter = np.delete(index.first, 1)  # speaks of one shard less
+    yield replace(index, first=shorter)
+    yield replace(index, first=np.append(index.first, index.first[-1]))
+    yield replace(index, first=index.first + 1)
+    yield replace(index, first=index.first[[0, 2, 1, *range(3, len(index.first))]])
+    yield replace(index, size=index.size[:-1])
+    yield replace(index, shape_id=index.shape_id[:-1])
+    whole = {"offset": index.offset[:-1], "size": index.size[:-1], "shape_id": index.shape_id[:-1]}
+    yield replace(index, first=np.minimum(index.first, 19), **whole)  # METADATA says 20
+
+
+def test_a_copy_that_does_not_fit_the_text_is_not_used(folder):
+    reader = open_reader(folder)
+    names = sorted(path.name for path in folder.glob("*.index"))
+    for wrong in wrong_copies(reader.index):
+        save(str(folder), wrong, text_state(str(folder), names))
+        again = open_reader(folder)
+        assert [same(again[i], record(i)) for i in range(20)] == [True] * 20
+        assert len(again.shapes()[1]) == 20
 
 
 def test_the_index_takes_little_memory(folder):

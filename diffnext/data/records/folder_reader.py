@@ -44,7 +44,8 @@ class FolderReader:
         self._files = Files([os.path.join(self.path, name) for name in self._shards])
         self._state = indexing.text_state(self.path, names)
         metadata = _read_json(os.path.join(self.path, METADATA))
-        self.index = self._open_index(names, sizes, recover=metadata is None)
+        entries = None if metadata is None else metadata["entries"]
+        self.index = self._open_index(names, sizes, entries)
         if metadata is None:
             metadata = {"features": self._recover_fields(), "entries": len(self)}
         self.fields: Mapping[str, wire.FeatureType] = wire.feature_types(metadata["features"])
@@ -196,9 +197,13 @@ class FolderReader:
             raise RecordError(f"{file} is missing, its index is there")
         return os.path.getsize(file)
 
-    def _open_index(self, names: list[str], sizes: list[int], *, recover: bool) -> indexing.Index:
+    def _open_index(
+        self, names: list[str], sizes: list[int], entries: int | None
+    ) -> indexing.Index:
+        """Map or parse the index of a folder of `entries` records; None: it was not finished."""
+        recover = entries is None
         index = None if recover else indexing.load(self.path, self._state)
-        if index is not None and _fits(index, sizes):
+        if index is not None and len(index) == entries and _fits(index, sizes):
             return index
         files = [os.path.join(self.path, name) for name in names]
         parsed = [

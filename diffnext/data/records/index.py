@@ -162,7 +162,7 @@ def save(path: str, index: Index, state: list[list]) -> None:
 
 
 def load(path: str, state: list[list]) -> Index | None:
-    """Map the binary copy; None if there is none for this state of the text files."""
+    """Map the binary copy; None if there is none for this state of the text files, or a wrong one."""
     file = os.path.join(path, SIDECAR)
     try:
         with open(file, "rb") as stream:
@@ -178,7 +178,19 @@ def load(path: str, state: list[list]) -> Index | None:
     if arrays is None:
         return None
     shapes = tuple(tuple(shape) for shape in head["shapes"]) if head["shapes"] is not None else None
-    return Index(*arrays[:3], shapes=shapes, shape_id=arrays[3] if len(arrays) > 3 else None)
+    index = Index(*arrays[:3], shapes=shapes, shape_id=arrays[3] if len(arrays) > 3 else None)
+    return index if _is_whole(index, len(state)) else None
+
+
+def _is_whole(index: Index, shards: int) -> bool:
+    """Whether the arrays speak of so many shards, and all of the same records."""
+    first = index.first
+    counts = {len(index.offset), len(index.size)}
+    if index.shape_id is not None:
+        counts.add(len(index.shape_id))
+    if len(first) != shards + 1 or first[0] != 0 or counts != {int(first[-1])}:
+        return False
+    return bool(np.all(first[1:] >= first[:-1]))
 
 
 def _map_arrays(file: str, specs: list[list], start: int) -> list[np.ndarray] | None:
