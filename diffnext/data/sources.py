@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffnext.data.fields import FIELDS, is_empty, parse_fields
 from diffnext.data.media import kind_of
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
-FIELDS = ("caption", "text", "label", "flow")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def scan(path: str) -> Listing:
 def scan_folder(root: str) -> Listing:
     """List all media below `root` in the order of their paths. Hidden files are left out."""
     listing = Listing()
-    for path in sorted(_walk(root)):
+    for path in sorted(walk(root, listing.failures)):
         if kind_of(path) is not None:
             _add_file(listing, path)
     return listing
@@ -99,8 +98,7 @@ def scan_manifest(path: str) -> Listing:
             continue
         name = row.get("path") or row.get("file")
         if not isinstance(name, str):
-            reason = f"{where}: no column path or file, there are {sorted(map(str, row))}"
-            listing.failures.append(Failure(path, "scan", reason))
+            listing.failures.append(Failure(path, "scan", f"{where}: {_without_path(row)}"))
             continue
         medium = os.path.join(base, name)
         if kind_of(medium) is None:
@@ -111,45 +109,15 @@ def scan_manifest(path: str) -> Listing:
     return listing
 
 
-def parse_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the types of caption, text, label and flow. Empty cells count as absent.
-
-    Raises:
-        ValueError: a value of another type, or text that is not utf-8.
-    """
-    result = {}
-    for name in FIELDS:
-        value = values.get(name)
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-            continue
-        result[name] = _parse(name, value)
-    return result
-
-
-def _parse(name: str, value: Any) -> Any:
-    if name in ("caption", "text"):
-        if not isinstance(value, str):
-            raise ValueError(f"{name} is {value!r}, text is wanted")
-        return _checked_text(name, value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {value!r}, a number is wanted")
-    if name == "flow":
-        return number
-    if number != int(number):
-        raise ValueError(f"label is {value!r}, a whole number is wanted")
-    return int(number)
-
-
-def _checked_text(name: str, value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} is not utf-8 at character {error.start}") from error
-    return value.strip()
+def _without_path(row: Mapping[str, Any]) -> str:
+    """Say why a row leads to no medium."""
+    named = [name for name in ("path", "file") if name in row]
+    if not named:
+        return f"no column path or file, there are {sorted(map(str, row))}"
+    name, value = named[0], row[named[0]]
+    if is_empty(value):
+        return f"nothing in the column {name}"
+    return f"{name} is {value!r}, the path of a medium is wanted"
 
 
 def _add_file(listing: Listing, path: str) -> None:
@@ -161,7 +129,8 @@ def _add_file(listing: Listing, path: str) -> None:
         if os.path.isfile(where := f"{stem}.txt"):
             values["caption"] = _read_text(where).strip()
         if os.path.isfile(where := f"{stem}.json"):
-            values.update(_read_object(where))
+            held = _read_object(where)
+            values.update({name: value for name, value in held.items() if not is_empty(value)})
     except (OSError, ValueError) as error:
         listing.failures.append(Failure(path, "scan", f"{where}: {error}"))
         return
@@ -180,10 +149,19 @@ def _read_object(path: str) -> dict[str, Any]:
     return value
 
 
-def _walk(root: str) -> Iterator[str]:
-    """All files below `root`, through links to folders too, each folder once."""
+def walk(root: str, failures: list[Failure]) -> Iterator[str]:
+    """All files below `root`, through links to folders too, each folder once; no hidden ones.
+
+    Folders that cannot be read are added to `failures`.
+    """
+
+    def note(error: OSError) -> None:
+        failures.append(
+            Failure(os.fspath(error.filename), "scan", f"folder cannot be read: {error}")
+        )
+
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=note):
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in seen:
             folders.clear()
@@ -204,8 +182,11 @@ def _rows(path: str) -> Iterable[tuple[str, dict[str, Any] | str]]:
 def _csv_rows(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, restkey="")
-        for row in reader:
-            yield f"line {reader.line_num}", row
+        try:
+            for row in reader:
+                yield f"line {reader.line_num}", row
+        except csv.Error as error:  # what follows cannot be told apart from the damage
+            raise ValueError(f"--input {path} line {reader.reader.line_num}: {error}") from error
 
 
 def _jsonl_rows(path: str) -> Iterator[tuple[str, dict[str, Any] | str]]:

@@ -52,6 +52,18 @@ def test_json_goes_before_txt(tmp_path):
         ("a.json", b'{"label": "dog"}', "label is 'dog', a number is wanted"),
         ("a.json", b'{"label": 1.5}', "label is 1.5, a whole number is wanted"),
         ("a.json", b'{"flow": "nan"}', "flow is 'nan', a number is wanted"),
+        ("a.json", b'{"flow": true}', "flow is True, a number is wanted"),
+        ("a.json", b'{"flow": 1e39}', "flow is 1e+39, beyond the range of float32"),
+        ("a.json", b'{"flow": 1%s}' % (b"0" * 400), "0, a number is wanted"),
+        ("a.json", b'{"label": true}', "label is True, a number is wanted"),
+        ("a.json", b'{"label": 1e30}', "label is 1e+30, which may be rounded"),
+        (
+            "a.json",
+            b'{"label": 9007199254740992.0}',
+            "label is 9007199254740992.0, which may be rounded",
+        ),
+        ("a.json", b'{"label": 9223372036854775808}', "label is 9223372036854775808, beyond"),
+        ("a.json", b'{"label": "-9223372036854775809"}', "beyond the range of int64"),
     ],
 )
 def test_a_bad_file_beside_a_medium_is_a_failure_of_that_medium(tmp_path, name, content, reason):
@@ -62,6 +74,31 @@ def test_a_bad_file_beside_a_medium_is_a_failure_of_that_medium(tmp_path, name, 
     [failure] = listing.failures
     assert (failure.file, failure.stage) == (str(tmp_path / "a.png"), "scan")
     assert reason in failure.reason
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", float("nan")])
+def test_an_empty_value_leaves_the_caption_of_the_text_file(tmp_path, value):
+    touch(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("from txt")
+    (tmp_path / "a.json").write_text(json.dumps({"caption": value, "label": 3}))
+    assert scan(str(tmp_path)).sources == [Source(str(tmp_path / "a.png"), "from txt", label=3)]
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "locked/b.png", "open/c.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = scan(str(tmp_path))
+    assert [os.path.basename(source.path) for source in listing.sources] == ["a.png", "c.png"]
+    [failure] = listing.failures
+    assert (failure.file, failure.stage) == (str(tmp_path / "locked"), "scan")
+    assert "folder cannot be read" in failure.reason and "Permission denied" in failure.reason
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
@@ -127,6 +164,60 @@ def test_bad_rows_are_failures_that_name_the_line(tmp_path):
     assert reasons[1] == "line 3: list found, an object is wanted"
     assert reasons[2] == "line 4: no column path or file, there are ['name']"
     assert reasons[3] == "line 5: str found, an object is wanted"
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("9007199254740993", 9007199254740993),  # floating point would round it
+        ("-9223372036854775808", -(2**63)),
+        (" 7.0 ", 7),  # as tables write a column of whole numbers with gaps
+        ("1e3", 1000),
+    ],
+)
+def test_labels_are_taken_exactly(tmp_path, value, label):
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,label\na.png,{value}\n")
+    assert [source.label for source in scan(str(path)).sources] == [label]
+    if value.lstrip("-").isdigit():
+        path = tmp_path / "list.jsonl"
+        path.write_text(f'{{"path": "a.png", "label": {value}}}\n')
+        assert [source.label for source in scan(str(path)).sources] == [label]
+
+
+def test_numbers_that_no_record_holds_are_failures_that_name_the_line(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("path,label,flow\na.png,1e30,1\nb.png,1,1e39\nc.png,1,1\n")
+    listing = scan(str(path))
+    assert [source.path for source in listing.sources] == [str(tmp_path / "c.png")]
+    assert [failure.reason for failure in listing.failures] == [
+        "line 2: label is '1e30', which may be rounded; write all its digits",
+        "line 3: flow is '1e39', beyond the range of float32",
+    ]
+
+
+def test_an_empty_path_is_not_a_missing_column(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("path,caption\n,nothing\na.png,good\n")
+    listing = scan(str(path))
+    assert len(listing.sources) == 1
+    assert [failure.reason for failure in listing.failures] == [
+        "line 2: nothing in the column path"
+    ]
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"file": 5}\n{"file": null}\n{"name": "a.png"}\n')
+    assert [failure.reason for failure in scan(str(path)).failures] == [
+        "line 1: file is 5, the path of a medium is wanted",
+        "line 2: nothing in the column file",
+        "line 3: no column path or file, there are ['name']",
+    ]
+
+
+def test_a_table_that_cannot_be_read_names_file_and_line(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text('path,caption\na.png,good\nb.png,"' + "x" * 200_000 + '"\n')
+    with pytest.raises(ValueError, match=r"--input .*list\.csv line 3: field larger than"):
+        scan(str(path))
 
 
 def test_inputs_that_are_none(tmp_path):
