@@ -50,13 +50,11 @@ def find_prompt(path: Path, prompts: list[str]) -> str:
         ValueError: there is none, or it is not one of `prompts`.
     """
     beside = path.with_suffix(".json")
-    if beside.is_file():
-        content = json.loads(beside.read_text(encoding="utf-8"))
-        prompt = content.get("prompt", content.get("caption"))
-        if prompt is not None:
-            if prompts and prompt not in prompts:
-                raise ValueError(f"{beside} has the prompt {prompt!r}, which --prompts lacks")
-            return prompt
+    prompt = read_prompt(beside) if beside.is_file() else None
+    if prompt is not None:
+        if prompts and prompt not in prompts:
+            raise ValueError(f"{beside} has the prompt {prompt!r}, which --prompts lacks")
+        return prompt
     number = re.search(r"\d+", path.stem)
     if number is None or int(number.group()) >= len(prompts):
         raise ValueError(
@@ -66,28 +64,58 @@ def find_prompt(path: Path, prompts: list[str]) -> str:
     return prompts[int(number.group())]
 
 
-def score_folder(folder: Path, entries: list[dict[str, Any]]) -> list[Scored]:
-    """Score each picture and video of a folder, in the order of their names."""
+def read_prompt(beside: Path) -> str | None:
+    """The prompt, or else the caption, in the .json beside a picture; None if it has neither."""
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{beside} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{beside} holds {type(content).__name__}, wanted is an object")
+    prompt = content.get("prompt", content.get("caption"))
+    if prompt is not None and not isinstance(prompt, str):
+        raise ValueError(f"{beside} has the prompt {prompt!r}, wanted is text")
+    return prompt
+
+
+def score_folder(
+    folder: Path, entries: list[dict[str, Any]]
+) -> tuple[list[Scored], dict[Path, str]]:
+    """Score each picture and video of a folder, in the order of their names.
+
+    Returns:
+        What was scored; and, by path, the reasons why others could not be.
+    """
     paths = [p for p in folder.iterdir() if p.suffix.lower() in files.PICTURES + files.VIDEOS]
     if not paths:
         raise ValueError(f"{folder} holds no picture and no video")
-    scenes = {entry["prompt"]: entry.get("scene") for entry in entries}
-    prompts = [entry["prompt"] for entry in entries]
-    scored = []
+    scored, failed = [], {}
     for path in tqdm(sorted(paths), desc="scoring", disable=None):
-        prompt = find_prompt(path, prompts)
-        pixels = files.read_pixels(path)
-        seen = see(pixels)
-        wanted = scenes.get(prompt) or parse_prompt(prompt)
-        scored.append(Scored(path, prompt, pixels, seen, judge(seen, wanted)))
-    return scored
+        try:
+            scored.append(score_file(path, entries))
+        except (OSError, ValueError) as error:
+            failed[path] = str(error)
+    return scored, failed
+
+
+def score_file(path: Path, entries: list[dict[str, Any]]) -> Scored:
+    """Score one picture or video. What is wanted is the "scene" of its entry, else its prompt."""
+    prompt = find_prompt(path, [entry["prompt"] for entry in entries])
+    scenes = [entry.get("scene") for entry in entries if entry["prompt"] == prompt]
+    pixels = files.read_pixels(path)
+    seen = see(pixels)
+    wanted = (scenes and scenes[-1]) or parse_prompt(prompt)
+    return Scored(path, prompt, pixels, seen, judge(seen, wanted))
 
 
 def mean_diversity(scored: list[Scored]) -> dict[str, float] | None:
-    """Diversity within a prompt, root mean square over the prompts with two or more pictures."""
-    groups: dict[str, list[Scored]] = {}
+    """Diversity within a prompt, root mean square over the prompts with two or more pictures.
+
+    Pictures of one prompt but of another size, or videos of another length, are apart from each other.
+    """
+    groups: dict[tuple[str, tuple[int, ...]], list[Scored]] = {}
     for one in scored:
-        groups.setdefault(one.prompt, []).append(one)
+        groups.setdefault((one.prompt, one.pixels.shape), []).append(one)
     found = [
         diversity([one.pixels for one in group], [one.seen for one in group])
         for group in groups.values()
@@ -99,7 +127,7 @@ def mean_diversity(scored: list[Scored]) -> dict[str, float] | None:
     return {"prompts": len(known)} | {key: float(np.sqrt(value)) for key, value in squares.items()}
 
 
-def report(scored: list[Scored], prompts: list[str]) -> dict[str, Any]:
+def report(scored: list[Scored], failed: dict[Path, str], prompts: list[str]) -> dict[str, Any]:
     """All that was found, as it is written to --json."""
     pictures = [
         {
@@ -115,6 +143,7 @@ def report(scored: list[Scored], prompts: list[str]) -> dict[str, Any]:
         "summary": aggregate([one.right for one in scored]),
         "diversity": mean_diversity(scored),
         "missing": sorted(set(prompts) - {one.prompt for one in scored}),
+        "failed": {path.name: reason for path, reason in failed.items()},
         "pictures": pictures,
     }
 
@@ -134,16 +163,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         entries = files.read_prompts(args.prompts) if args.prompts else []
-        scored = score_folder(args.pictures, entries)
+        scored, failed = score_folder(args.pictures, entries)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    found = report(scored, [entry["prompt"] for entry in entries])
+    for path, reason in failed.items():
+        print(f"error: {path} is not scored: {reason}", file=sys.stderr)
+    if not scored:
+        return 1
+    found = report(scored, failed, [entry["prompt"] for entry in entries])
     show(found)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(args.json, found)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

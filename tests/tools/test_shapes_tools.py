@@ -158,6 +158,31 @@ def test_a_picture_without_a_prompt_stops_the_tool(world: Path, tmp_path: Path) 
     assert done.returncode == 0 and "1 scored" in done.stdout
 
 
+def test_bad_files_are_named_and_the_others_scored(world: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        for suffix in (".png", ".json"):
+            name = f"00000{number}{suffix}"
+            (tmp_path / name).write_bytes((world / "images" / name).read_bytes())
+    files.write_picture(tmp_path / "large.png", np.full((96, 96, 3), 200, np.uint8))
+    (tmp_path / "large.json").write_bytes((tmp_path / "000001.json").read_bytes())
+    caption = json.dumps({"caption": "a red circle"})
+    bad = {"torn": caption, "list": "[1]", "half": '{"caption"', "dog": '{"caption": "a dog"}'}
+    for name, beside in bad.items():
+        (tmp_path / f"{name}.png").write_bytes((tmp_path / "000001.png").read_bytes())
+        (tmp_path / f"{name}.json").write_text(beside)
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(torn.read_bytes()[:90])
+
+    done = run("score_shapes.py", "--pictures", tmp_path, "--json", tmp_path / "found" / "x.json")
+    assert done.returncode == 1 and "3 scored" in done.stdout
+    for name in bad:
+        assert f"error: {tmp_path / name}.png is not scored: " in done.stderr
+    assert "half.json is not JSON" in done.stderr and "names no attribute" in done.stderr
+    found = json.loads((tmp_path / "found" / "x.json").read_text())
+    assert sorted(found["failed"]) == sorted(f"{name}.png" for name in bad)
+    assert found["summary"]["count"] == 3
+
+
 def test_the_guide_can_be_followed(tmp_path: Path) -> None:
     guide = (ROOT / "docs" / "shapes.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
