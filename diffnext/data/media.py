@@ -20,6 +20,7 @@ VIDEO_SUFFIXES = (
     ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"
 )
 # fmt: on
+MOST_CUT_OFF = 16  # pixels that are decoded and resized for each one that the crop keeps
 RULE = "short side to size, int(side * scale + 0.5), centre crop; pictures lanczos, videos bilinear"
 """The rule of `read` in words; it stands in the identity of a cache and changes when the pixels do."""
 
@@ -89,8 +90,10 @@ def read(medium: Probe, cut: Cut) -> np.ndarray:
         (T, height, width, 3) uint8, RGB; T = 1 for a picture, `cut.num_frames` for a video.
 
     Raises:
-        OSError, ValueError: a file that cannot be decoded or is too short.
+        OSError, ValueError: a file that cannot be decoded, is too short, or is no more than a line.
     """
+    if reason := too_narrow(medium, cut):
+        raise ValueError(reason)
     if medium.video is None:
         picture = images.load(medium.path)
         size = fitted_size(picture.height, picture.width, cut)
@@ -107,6 +110,22 @@ def fitted_size(height: int, width: int, cut: Cut) -> tuple[int, int]:
     """
     scale = max(cut.height / height, cut.width / width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def too_narrow(medium: Probe, cut: Cut) -> str:
+    """Say why a medium is too long and narrow to be cut; "" if it is not.
+
+    Its long side grows with its short one: of 1 x 3000 pixels, a crop of 1024 x 1024 would need
+    1024 x 3072000, which fit no memory, to show three pixels of it.
+    """
+    height, width = fitted_size(medium.height, medium.width, cut)
+    if height * width <= MOST_CUT_OFF * cut.height * cut.width:
+        return ""
+    return (
+        f"{medium.height}x{medium.width} px would be resized to {height}x{width} for a crop of "
+        f"{cut.height}x{cut.width}, more than {MOST_CUT_OFF} times its pixels; cut it to a broader "
+        "shape before"
+    )
 
 
 def crop(frames: np.ndarray, cut: Cut) -> np.ndarray:

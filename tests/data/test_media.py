@@ -76,6 +76,24 @@ def test_clip_against_the_code_of_the_guide():
     np.testing.assert_array_equal(frames, expected)
 
 
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (17 * 64, 64)])
+def test_what_is_hardly_more_than_a_line_is_refused_before_it_is_decoded(tmp_path, size):
+    path = str(tmp_path / "line.png")
+    PIL.Image.new("RGB", size).save(path)
+    medium = media.probe(path)
+    with pytest.raises(ValueError, match=r"px would be resized to .* for a crop of 64x64"):
+        media.read(medium, Cut(64, 64))
+    assert "more than 16 times its pixels" in media.too_narrow(medium, Cut(64, 64))
+
+
+def test_a_panorama_is_cut(tmp_path):
+    path = str(tmp_path / "wide.png")
+    PIL.Image.new("RGB", (16 * 40, 40), (1, 2, 3)).save(path)
+    medium = media.probe(path)
+    assert media.too_narrow(medium, Cut(64, 64)) == ""
+    assert (media.read(medium, Cut(64, 64)) == (1, 2, 3)).all()
+
+
 def test_kinds():
     assert media.kind_of("a/B.JPG") == "image"
     assert media.kind_of("a.b/c.Mp4") == "video"
