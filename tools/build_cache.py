@@ -83,23 +83,37 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, show the plan, build, sum up."""
-    from tqdm import tqdm
-
-    from diffnext.data.cache import Encoder, build
-    from diffnext.data.cache_plan import make_plan
-    from diffnext.data.media import Cut
+    """Plan, show the plan, build, sum up. The autoencoder is loaded when all else is known to fit."""
+    from diffnext.data.records.lock import FolderLock
     from diffnext.data.sources import scan
-    from diffnext.models.autoencoders.loading import describe_vae, load_vae
 
     device, dtype = pick_device(args.device, args.dtype)
+    listing = scan(args.input)
+    latents = latents_of(args.vae)
+    if args.dry_run:
+        plan_build(args, listing, latents, dtype)
+        return 0
+    with FolderLock(args.output) as lock:
+        plan = plan_build(args, listing, latents, dtype)
+        report = encode(args, plan, lock, device, dtype)
+    return summarise(plan, report, args)
+
+
+def plan_build(args: argparse.Namespace, listing, latents, dtype):
+    """Make the plan and show it; refuse one that the disk has no room for."""
+    from tqdm import tqdm
+
+    from diffnext.data.cache_plan import make_plan
+    from diffnext.data.media import Cut
+    from diffnext.models.autoencoders.loading import describe_vae
+
     cut = Cut(*args.resolution, num_frames=args.num_frames, frame_stride=args.frame_stride)
-    vae = load_vae(args.vae, device=device, dtype=dtype)
+    latents.check(cut)
     plan = make_plan(
-        scan(args.input),
+        listing,
         args.output,
         cut=cut,
-        latents=latents_of(vae),
+        latents=latents,
         vae=describe_vae(args.vae),
         dtype=str(dtype).removeprefix("torch."),
         workers=args.workers,
@@ -108,15 +122,29 @@ def run(args: argparse.Namespace) -> int:
     print(plan.table(), flush=True)
     if plan.num_bytes > plan.free_bytes:
         raise ValueError(f"--output {args.output}: the disk is too small for this plan")
-    if args.dry_run:
-        return 0
-    encode = Encoder(vae, video=plan.latents.time_stride > 1)
+    return plan
+
+
+def encode(args: argparse.Namespace, plan, lock, device: str, dtype):
+    """Load the autoencoder and carry out the plan. Returns the report."""
+    from tqdm import tqdm
+
+    from diffnext.data.cache import build
+    from diffnext.data.encoding import Encoder
+    from diffnext.models.autoencoders.loading import load_vae
+
+    vae = load_vae(args.vae, device=device, dtype=dtype)
+    encoder = Encoder(vae, video=plan.latents.time_stride > 1)
     nothing = not plan.items
     with tqdm(total=len(plan.items), desc="encode", unit="sample", disable=nothing) as bar:
-        report = build(
-            plan, encode, batch_size=args.batch_size, workers=args.workers, advance=bar.update
+        return build(
+            plan,
+            encoder,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            lock=lock,
+            advance=bar.update,
         )
-    return summarise(plan, report, args)
 
 
 def summarise(plan, report, args: argparse.Namespace) -> int:
@@ -144,11 +172,18 @@ def summarise(plan, report, args: argparse.Namespace) -> int:
     return 0
 
 
-def latents_of(vae):
-    """Latent sizes of a loaded autoencoder."""
+def latents_of(path: str):
+    """Latent sizes of the autoencoder in a folder, by its configuration alone."""
+    import torch
+
     from diffnext.data.cache_identity import Latents
+    from diffnext.models.autoencoders.loading import find_vae, vae_class
     from diffnext.models.autoencoders.modeling_utils import strides
 
+    folder = find_vae(path)
+    made = vae_class(folder)
+    with torch.device("meta"):  # layers without memory
+        vae = made.from_config(made.load_config(folder))
     return Latents(vae.config["latent_channels"], *strides(vae))
 
 

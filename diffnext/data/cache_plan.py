@@ -112,7 +112,7 @@ def make_plan(
         ValueError: sizes the autoencoder cannot take, or a cache of another identity.
     """
     latents.check(cut)
-    names = field_names(listing.sources)
+    names = field_names(listing)
     identity = make_identity(vae, dtype, cut, latents, names)
     check_identity(output, identity)
     journal, finished = open_journal(output)
@@ -130,6 +130,8 @@ def make_plan(
     for (source, entry), medium in zip(new, progress(probes, len(new), "probe"), strict=True):
         if isinstance(medium, Exception):
             plan.failures.append(Failure(source.path, "probe", _reason(medium)))
+        elif reason := media.too_narrow(medium, cut):
+            plan.failures.append(Failure(source.path, "probe", reason))
         elif reason := drop_reason(medium, cut):
             plan.dropped.append(Failure(source.path, "dropped", reason))
         else:
@@ -137,23 +139,34 @@ def make_plan(
     return plan
 
 
-def field_names(sources: Sequence[Source]) -> list[str]:
-    """Names of the fields that the records of these sources have; both captions or none.
+def field_names(listing: Listing) -> list[str]:
+    """Names of the fields that the records of the listed sources have; both captions or none.
 
     Raises:
-        ValueError: no source at all, or none with anything to condition on.
+        ValueError: no source at all, or none with anything to condition on; with the first failures.
     """
-    if not sources:
-        raise ValueError("--input: no picture or video in it that can be used")
-    found = {name for source in sources for name in source.fields()}
+    failed = _first_failures(listing.failures)
+    if not listing.sources:
+        raise ValueError(f"--input: no picture or video in it that can be used{failed}")
+    found = {name for source in listing.sources for name in source.fields()}
     if not found & {"caption", "text", "label"}:
         raise ValueError(
-            f"--input: none of {len(sources)} media has a caption or a label; put name.txt or "
-            "name.json beside each, or give a manifest with the columns path and caption"
+            f"--input: none of {len(listing.sources)} media has a caption or a label; put name.txt "
+            "or name.json beside each, or give a manifest with the columns path and caption"
+            f"{failed}"
         )
     if found & {"caption", "text"}:
         found |= {"caption", "text"}
     return [name for name in TYPES if name in found]
+
+
+def _first_failures(failures: Sequence[Failure]) -> str:
+    """The first three in words, to end a message with; "" if there are none."""
+    if not failures:
+        return ""
+    lines = [f"\n  {failure.file}: {failure.reason}" for failure in failures[:3]]
+    more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
+    return f"; {len(failures)} failed:{''.join(lines)}{more}"
 
 
 def drop_reason(medium: Probe, cut: Cut) -> str:

@@ -3,9 +3,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,22 +14,26 @@ import pytest
 from diffnext.data import media
 from diffnext.data.cache import build
 from diffnext.data.cache_identity import Latents
-from diffnext.data.cache_plan import make_plan
-from diffnext.data.journal import JOURNAL, LEDGER
+from diffnext.data.journal import JOURNAL
 from diffnext.data.media import Cut
 from diffnext.data.records import open_reader, read_identity
-from diffnext.data.sources import scan
+from tests.data.cache_builds import (
+    CUT,
+    LATENTS,
+    assert_complete,
+    encode,
+    plan_for,
+    records,
+    run,
+    write_photos,
+    write_picture,
+)
 from tests.data.clips import numbers, package_file, write_clip
 
-LATENTS = Latents(channels=4, time_stride=1, space_stride=8)
-CUT = Cut(32, 48)
 
-
-def encode(frames):
-    """Means of 8 x 8 pixels in place of moments: (B, 1, H, W, 3) to (B, 8, H / 8, W / 8)."""
-    batch, _, height, width, _ = frames.shape
-    blocks = frames.reshape(batch, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
-    return np.tile(blocks.transpose(0, 3, 1, 2), (1, 3, 1, 1))[:, :8].astype(np.float16)
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos")
 
 
 def encode_video(frames):
@@ -42,58 +43,6 @@ def encode_video(frames):
     moments = np.zeros((batch, 8, (length - 1) // 4 + 1, height // 8, width // 8), np.float16)
     moments[:, 0] = shown[:, :, None, None]
     return moments
-
-
-def write_picture(folder, name, seed):
-    pixels = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)
-    PIL.Image.fromarray(pixels).save(folder / f"{name}.png")
-    (folder / f"{name}.txt").write_text(f"Picture {name}. It is noise.")
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(7):
-        write_picture(folder, f"p{number}", number)
-    return folder
-
-
-def plan_for(folder, output, **changes):
-    options = {"cut": CUT, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
-    return make_plan(scan(str(folder)), str(output), **{**options, **changes})
-
-
-def run(folder, output, *, encoder=encode, batch_size=3, **changes):
-    plan = plan_for(folder, output, **changes)
-    return build(plan, encoder, batch_size=batch_size, workers=2)
-
-
-def records(output):
-    """Caption -> moments, by codewithgpu; captions are unique."""
-    dataset = codewithgpu.RecordDataset(str(output))
-    found = {}
-    for _ in range(len(dataset)):
-        record = next(dataset)
-        assert record["caption"] not in found
-        moments = np.frombuffer(record["moments"], np.float16).reshape(record["shape"])
-        found[record["caption"]] = moments
-    return found
-
-
-def expected(folder):
-    found = {}
-    for path in sorted(folder.glob("*.png")):
-        frames = media.read(media.probe(str(path)), CUT)
-        found[path.with_suffix(".txt").read_text()] = encode(frames[None])[0]
-    return found
-
-
-def assert_complete(folder, output):
-    found, wanted = records(output), expected(folder)
-    assert list(found) == list(wanted)  # in the order of the paths
-    for caption in wanted:
-        np.testing.assert_array_equal(found[caption], wanted[caption])
 
 
 def test_records_hold_the_moments_and_captions_of_every_picture(photos, tmp_path):
@@ -157,106 +106,6 @@ def test_equal_files_are_two_samples_and_a_moved_file_is_none(photos, tmp_path):
         (photos / f"p5{suffix}").rename(photos / f"moved{suffix}")
     plan = plan_for(photos, tmp_path / "cache")
     assert (len(plan.items), plan.present, plan.stale) == (0, 8, 0)
-
-
-def interrupting(after):
-    calls = []
-
-    def encoder(frames):
-        calls.append(len(frames))
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return encode(frames)
-
-    return encoder
-
-
-@pytest.mark.parametrize("after", [0, 1, 2])
-def test_an_interrupted_build_goes_on(photos, tmp_path, after):
-    with pytest.raises(KeyboardInterrupt):
-        run(photos, tmp_path / "cache", encoder=interrupting(after))
-    assert run(photos, tmp_path / "cache").written == 7 - 3 * after
-    assert_complete(photos, tmp_path / "cache")
-
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from diffnext.data.records import folder_writer
-from tests.data import test_cache
-write, count = folder_writer.FolderWriter.write, 0
-def kill(self, record):
-    global count
-    if count == int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    count += 1
-    write(self, record)
-folder_writer.FolderWriter.write = kill
-test_cache.run(Path(sys.argv[2]), sys.argv[3])
-"""
-
-
-@pytest.mark.parametrize("after", [0, 4])
-def test_a_killed_build_loses_and_doubles_nothing(photos, tmp_path, after):
-    """Killed between the journal and the record, the worst place."""
-    root, output = str(Path(__file__).parents[2]), tmp_path / "cache"
-    command = [sys.executable, "-c", KILLED, root, str(photos), str(output), str(after)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert run(photos, output).written == 7 - after
-    assert_complete(photos, output)
-    assert run(photos, output).written == 0
-
-
-def test_bad_media_are_left_out_and_written_down(photos, tmp_path):
-    (photos / "p1.png").write_bytes(b"no picture")
-    whole = (photos / "p2.png").read_bytes()
-    (photos / "p2.png").write_bytes(whole[: len(whole) // 2])
-    (photos / "p3.txt").write_bytes(b"caf\xe9")
-    (photos / "p4.txt").unlink()
-    report = run(photos, tmp_path / "cache")
-    assert report.written == 3
-    lines = (tmp_path / "cache" / LEDGER).read_text().splitlines()
-    ledger = {Path(f["file"]).name: (f["stage"], f["reason"]) for f in map(json.loads, lines)}
-    assert {name: stage for name, (stage, _) in ledger.items()} == {
-        "p1.png": "probe",
-        "p2.png": "decode",
-        "p3.png": "scan",
-        "p4.png": "scan",
-    }
-    assert "truncated" in ledger["p2.png"][1]
-    assert ledger["p4.png"][1] == "no caption, which others have"
-    for name in ("p1.png", "p2.png"):
-        write_picture(photos, Path(name).stem, 50)
-    assert len(run(photos, tmp_path / "cache").failures) == 2
-
-
-def test_bad_moments_are_failures(photos, tmp_path):
-    def encoder(frames):
-        moments = encode(frames)
-        for sample, frame in zip(moments, frames, strict=True):
-            if (frame == media.read(media.probe(str(photos / "p1.png")), CUT)).all():
-                sample[0, 0, 0] = np.inf
-            if (frame == media.read(media.probe(str(photos / "p5.png")), CUT)).all():
-                sample[:] = 3
-        return moments
-
-    report = run(photos, tmp_path / "cache", encoder=encoder)
-    assert report.written == 5
-    assert [(Path(f.file).name, f.stage, f.reason) for f in report.failures] == [
-        ("p1.png", "encode", "ValueError: moments are NaN or beyond the range of float16"),
-        ("p5.png", "encode", "ValueError: moments are constant, 3 everywhere"),
-    ]
-
-
-def test_a_batch_that_fails_is_taken_sample_by_sample(photos, tmp_path):
-    def encoder(frames):
-        if len(frames) > 1:
-            raise RuntimeError("out of memory")
-        return encode(frames)
-
-    assert run(photos, tmp_path / "cache", encoder=encoder).written == 7
-    assert_complete(photos, tmp_path / "cache")
 
 
 def test_decoding_goes_ahead_but_not_too_far(photos, tmp_path, monkeypatch):
@@ -346,26 +195,3 @@ def test_sizes_that_the_autoencoder_cannot_take(cut, message):
 def test_a_picture_autoencoder_takes_no_videos():
     with pytest.raises(ValueError, match="encodes pictures"):
         LATENTS.check(Cut(64, 64, 33))
-
-
-def test_media_without_any_caption_are_refused(photos, tmp_path):
-    for path in photos.glob("*.txt"):
-        path.unlink()
-    with pytest.raises(ValueError, match="none of 7 media has a caption or a label"):
-        plan_for(photos, tmp_path / "cache")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no picture or video"):
-        plan_for(tmp_path / "empty", tmp_path / "cache")
-
-
-def test_names_that_are_no_text_are_reported_and_printed(photos, tmp_path):
-    name = os.fsdecode(b"caf\xe9.png")
-    try:
-        (photos / name).write_bytes(b"no picture")
-    except OSError:
-        pytest.skip("this file system takes no such names")
-    (photos / name).with_suffix(".txt").write_text("A caption.")
-    plan = plan_for(photos, tmp_path / "cache")
-    plan.table().encode()
-    assert build(plan, encode).written == 7
-    assert "caf\\udce9.png" in (tmp_path / "cache" / LEDGER).read_text()

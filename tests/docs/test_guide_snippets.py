@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diffnext.data import media
-from diffnext.data.cache import Encoder
+from diffnext.data.encoding import Encoder
 from diffnext.data.media import Cut
 from diffnext.data.records import open_reader
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL

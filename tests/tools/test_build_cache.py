@@ -15,7 +15,9 @@ import PIL.Image
 import pytest
 import torch
 
+from diffnext.data.cache_identity import Latents
 from diffnext.data.records import open_reader, read_identity
+from diffnext.data.records.lock import FolderLock
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOpenSora
 from diffnext.models.autoencoders.loading import describe_vae
@@ -198,6 +200,49 @@ def test_usage_errors_say_what_to_do(photos, model, tmp_path, capsys, options, m
     assert build_cache.main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--resolution", "60"), 2, "height 60 is no multiple of 8"),
+        (("--input", "/nowhere"), 2, "/nowhere: no such file or folder"),
+        (("--dry-run",), 0, "6  moments 8x8x8"),
+    ],
+)
+def test_no_weights_are_loaded_for_what_needs_none(
+    photos, model, tmp_path, monkeypatch, capsys, options, code, message
+):
+    def never(path, **options):
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr("diffnext.models.autoencoders.loading.load_vae", never)
+    command = [*arguments(photos, tmp_path / "cache", model), *options]
+    assert build_cache.main(command) == code
+    assert message in "".join(capsys.readouterr())
+
+
+def test_sizes_are_known_without_the_weights(model, video_vae):
+    assert build_cache.latents_of(str(model)) == Latents(4, 1, 8)
+    assert build_cache.latents_of(str(video_vae)) == Latents(4, 4, 8)
+
+
+def test_a_second_build_is_refused_before_it_plans(photos, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diffnext.data.cache_plan.make_plan", None)
+    with FolderLock(tmp_path / "cache"):
+        assert build_cache.main(arguments(photos, tmp_path / "cache", model)) == 2
+    message = capsys.readouterr().err
+    assert f"cache is being written to by process {os.getpid()} on" in message
+
+
+def test_rows_without_a_path_are_shown(photos, model, tmp_path, capsys):
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("image,caption\n" + "a.png,A.\n" * 5)
+    assert build_cache.main(arguments(manifest, tmp_path / "cache", model)) == 2
+    message = capsys.readouterr().err
+    assert "no picture or video in it that can be used; 5 failed:" in message
+    assert "list.csv: line 2: no column path or file, there are ['caption', 'image']" in message
+    assert message.endswith("and 2 more\n")
 
 
 def test_interrupted(photos, model, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds of caches of noise, with a stand-in for the autoencoder, and what they must give."""
+
+import codewithgpu
+import numpy as np
+import PIL.Image
+
+from diffnext.data import media
+from diffnext.data.cache import build
+from diffnext.data.cache_identity import Latents
+from diffnext.data.cache_plan import make_plan
+from diffnext.data.media import Cut
+from diffnext.data.sources import scan
+
+LATENTS = Latents(channels=4, time_stride=1, space_stride=8)
+CUT = Cut(32, 48)
+
+
+def encode(frames):
+    """Means of 8 x 8 pixels in place of moments: (B, 1, H, W, 3) to (B, 8, H / 8, W / 8)."""
+    batch, _, height, width, _ = frames.shape
+    blocks = frames.reshape(batch, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
+    return np.tile(blocks.transpose(0, 3, 1, 2), (1, 3, 1, 1))[:, :8].astype(np.float16)
+
+
+def write_picture(folder, name, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)
+    PIL.Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / f"{name}.txt").write_text(f"Picture {name}. It is noise.")
+
+
+def write_photos(folder):
+    """Seven pictures of noise with their captions. Returns the folder."""
+    folder.mkdir()
+    for number in range(7):
+        write_picture(folder, f"p{number}", number)
+    return folder
+
+
+def plan_for(folder, output, **changes):
+    options = {"cut": CUT, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
+    return make_plan(scan(str(folder)), str(output), **{**options, **changes})
+
+
+def run(folder, output, *, encoder=encode, batch_size=3, **changes):
+    plan = plan_for(folder, output, **changes)
+    return build(plan, encoder, batch_size=batch_size, workers=2)
+
+
+def records(output):
+    """Caption -> moments, by codewithgpu; captions are unique."""
+    dataset = codewithgpu.RecordDataset(str(output))
+    found = {}
+    for _ in range(len(dataset)):
+        record = next(dataset)
+        assert record["caption"] not in found
+        moments = np.frombuffer(record["moments"], np.float16).reshape(record["shape"])
+        found[record["caption"]] = moments
+    return found
+
+
+def expected(folder):
+    found = {}
+    for path in sorted(folder.glob("*.png")):
+        frames = media.read(media.probe(str(path)), CUT)
+        found[path.with_suffix(".txt").read_text()] = encode(frames[None])[0]
+    return found
+
+
+def assert_complete(folder, output):
+    found, wanted = records(output), expected(folder)
+    assert list(found) == list(wanted)  # in the order of the paths
+    for caption in wanted:
+        np.testing.assert_array_equal(found[caption], wanted[caption])

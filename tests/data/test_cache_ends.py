@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds that are interrupted, killed, or get into each other's way: nothing is lost or doubled."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffnext.data.cache import build
+from diffnext.data.records.lock import LOCK
+from tests.data.cache_builds import assert_complete, encode, plan_for, run, write_photos
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos")
+
+
+def interrupting(after):
+    calls = []
+
+    def encoder(frames):
+        calls.append(len(frames))
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return encode(frames)
+
+    return encoder
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_interrupted_build_goes_on(photos, tmp_path, after):
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "cache", encoder=interrupting(after))
+    assert run(photos, tmp_path / "cache").written == 7 - 3 * after
+    assert_complete(photos, tmp_path / "cache")
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from diffnext.data.records import folder_writer
+from tests.data import cache_builds
+write, count = folder_writer.FolderWriter.write, 0
+def kill(self, record):
+    global count
+    if count == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    count += 1
+    write(self, record)
+folder_writer.FolderWriter.write = kill
+cache_builds.run(Path(sys.argv[2]), sys.argv[3])
+"""
+
+
+WAITING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tests.data import cache_builds
+def encoder(frames):
+    if not told:
+        told.append(print("at work", flush=True))
+        sys.stdin.readline()
+    return cache_builds.encode(frames)
+told = []
+assert cache_builds.run(Path(sys.argv[2]), sys.argv[3], encoder=encoder).written == 7
+"""
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_a_killed_build_loses_and_doubles_nothing(photos, tmp_path, after):
+    """Killed between the journal and the record, the worst place."""
+    root, output = str(Path(__file__).parents[2]), tmp_path / "cache"
+    command = [sys.executable, "-c", KILLED, root, str(photos), str(output), str(after)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert run(photos, output).written == 7 - after
+    assert_complete(photos, output)
+    assert run(photos, output).written == 0
+
+
+def test_a_second_build_is_refused_while_one_is_at_work(photos, tmp_path):
+    refusals = []
+
+    def encoder(frames):
+        with pytest.raises(ValueError, match="is being written to by process") as caught:
+            run(photos, tmp_path / "cache")
+        refusals.append(caught.value)
+        return encode(frames)
+
+    assert run(photos, tmp_path / "cache", encoder=encoder).written == 7
+    assert len(refusals) == 3
+    assert_complete(photos, tmp_path / "cache")
+    assert not (tmp_path / "cache" / LOCK).exists()
+
+
+def test_a_plan_that_another_build_made_out_of_date_is_refused(photos, tmp_path):
+    first, second = plan_for(photos, tmp_path / "cache"), plan_for(photos, tmp_path / "cache")
+    build(first, encode)
+    with pytest.raises(ValueError, match="changed by another build after this one was planned"):
+        build(second, encode)
+    assert_complete(photos, tmp_path / "cache")
+
+
+def test_two_processes_cannot_build_at_once(photos, tmp_path):
+    """The second, while the first is held between two batches: refused, and nothing is lost."""
+    root, output = str(Path(__file__).parents[2]), tmp_path / "cache"
+    command = [sys.executable, "-c", WAITING, root, str(photos), str(output)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"at work\n"
+        with pytest.raises(ValueError, match=f"is being written to by process {child.pid} on"):
+            run(photos, output)
+        child.communicate(b"go on\n")
+    assert child.returncode == 0
+    assert_complete(photos, output)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cannot come into a cache: it is left out and written down, or the build says why it stops."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from diffnext.data import media
+from diffnext.data.cache import build
+from diffnext.data.journal import LEDGER
+from tests.data.cache_builds import (
+    CUT,
+    assert_complete,
+    encode,
+    plan_for,
+    run,
+    write_photos,
+    write_picture,
+)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos")
+
+
+def test_bad_media_are_left_out_and_written_down(photos, tmp_path):
+    (photos / "p1.png").write_bytes(b"no picture")
+    whole = (photos / "p2.png").read_bytes()
+    (photos / "p2.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "p3.txt").write_bytes(b"caf\xe9")
+    (photos / "p4.txt").unlink()
+    report = run(photos, tmp_path / "cache")
+    assert report.written == 3
+    lines = (tmp_path / "cache" / LEDGER).read_text().splitlines()
+    ledger = {Path(f["file"]).name: (f["stage"], f["reason"]) for f in map(json.loads, lines)}
+    assert {name: stage for name, (stage, _) in ledger.items()} == {
+        "p1.png": "probe",
+        "p2.png": "decode",
+        "p3.png": "scan",
+        "p4.png": "scan",
+    }
+    assert "truncated" in ledger["p2.png"][1]
+    assert ledger["p4.png"][1] == "no caption, which others have"
+    for name in ("p1.png", "p2.png"):
+        write_picture(photos, Path(name).stem, 50)
+    assert len(run(photos, tmp_path / "cache").failures) == 2
+
+
+def test_bad_moments_are_failures(photos, tmp_path):
+    def encoder(frames):
+        moments = encode(frames)
+        for sample, frame in zip(moments, frames, strict=True):
+            if (frame == media.read(media.probe(str(photos / "p1.png")), CUT)).all():
+                sample[0, 0, 0] = np.inf
+            if (frame == media.read(media.probe(str(photos / "p5.png")), CUT)).all():
+                sample[:] = 3
+        return moments
+
+    report = run(photos, tmp_path / "cache", encoder=encoder)
+    assert report.written == 5
+    assert [(Path(f.file).name, f.stage, f.reason) for f in report.failures] == [
+        ("p1.png", "encode", "ValueError: moments are NaN or beyond the range of float16"),
+        ("p5.png", "encode", "ValueError: moments are constant, 3 everywhere"),
+    ]
+
+
+def test_a_batch_that_fails_is_taken_sample_by_sample(photos, tmp_path):
+    def encoder(frames):
+        if len(frames) > 1:
+            raise RuntimeError("out of memory")
+        return encode(frames)
+
+    assert run(photos, tmp_path / "cache", encoder=encoder).written == 7
+    assert_complete(photos, tmp_path / "cache")
+
+
+def test_that_a_batch_failed_as_a_whole_is_said_once(photos, tmp_path, caplog):
+    def encoder(frames):
+        if len(frames) > 1:
+            raise RuntimeError("out of memory")
+        return encode(frames)
+
+    assert run(photos, tmp_path / "cache", encoder=encoder, batch_size=2).written == 7
+    [record] = caplog.records
+    assert "a batch of 2 cannot be encoded (RuntimeError: out of memory)" in record.getMessage()
+
+
+def test_an_autoencoder_that_fails_on_everything_stops_the_build(photos, tmp_path):
+    calls = []
+
+    def encoder(frames):
+        calls.append(len(frames))
+        if len(calls) > 1:
+            raise RuntimeError("on another device")
+        return encode(frames)
+
+    with pytest.raises(ValueError, match=r"3 batches in a row, .*RuntimeError: on another device"):
+        run(photos, tmp_path / "cache", encoder=encoder, batch_size=1)
+    assert calls == [1] * 4
+    assert run(photos, tmp_path / "cache").written == 6
+    assert_complete(photos, tmp_path / "cache")
+
+
+def test_batches_that_fail_between_others_stop_nothing(photos, tmp_path):
+    calls = []
+
+    def encoder(frames):
+        calls.append(len(frames))
+        if len(calls) % 3:
+            raise ValueError("no")
+        return encode(frames)
+
+    report = run(photos, tmp_path / "cache", encoder=encoder, batch_size=1)
+    assert (report.written, len(report.failures)) == (2, 5)
+
+
+def test_moments_of_another_shape_name_the_file(photos, tmp_path):
+    with pytest.raises(ValueError, match=r"p0\.png: the autoencoder gave moments \(8, 4, 5\)"):
+        run(photos, tmp_path / "cache", encoder=lambda frames: encode(frames)[..., 1:])
+
+
+def test_a_line_of_pixels_is_a_failure_of_the_probe(photos, tmp_path):
+    PIL.Image.new("RGB", (3000, 1)).save(photos / "p3.png")
+    plan = plan_for(photos, tmp_path / "cache")
+    [failure] = plan.failures
+    assert (Path(failure.file).name, failure.stage) == ("p3.png", "probe")
+    assert failure.reason.startswith("1x3000 px would be resized to 32x96000 for a crop of 32x48")
+
+
+def test_media_without_any_caption_are_refused(photos, tmp_path):
+    for path in photos.glob("*.txt"):
+        path.unlink()
+    with pytest.raises(ValueError, match="none of 7 media has a caption or a label"):
+        plan_for(photos, tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no picture or video .* used$"):
+        plan_for(tmp_path / "empty", tmp_path / "cache")
+
+
+def test_where_nothing_can_be_used_the_reasons_are_given(tmp_path):
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("image,caption\n" + "a.png,A.\n" * 4)
+    with pytest.raises(ValueError) as caught:
+        plan_for(manifest, tmp_path / "cache")
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("no picture or video in it that can be used; 4 failed:")
+    place = f"  {manifest}: line 2: no column path or file, there are ['caption', 'image']"
+    assert (lines[1], lines[4:]) == (place, ["  and 1 more"])
+
+
+def test_names_that_are_no_text_are_reported_and_printed(photos, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (photos / name).write_bytes(b"no picture")
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (photos / name).with_suffix(".txt").write_text("A caption.")
+    plan = plan_for(photos, tmp_path / "cache")
+    plan.table().encode()
+    assert build(plan, encode).written == 7
+    assert "caf\\udce9.png" in (tmp_path / "cache" / LEDGER).read_text()
