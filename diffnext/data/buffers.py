@@ -14,16 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FREE = (
-    3  # references to an array that only the pool holds: the list, the loop, the call that counts
-)
-
 
 class Buffers:
     """A pool of float16 arrays.
 
     An array is free when no tensor, nor any view of one, refers to it; the interpreter's own count
-    of references tells. So a consumer may keep a batch as long as it likes.
+    of references tells. How high it is for a free array differs between interpreters, and is counted
+    on one that is free for certain. So a consumer may keep a batch as long as it likes.
 
     Args:
         pinned: take page-locked memory, from which a GPU copies by itself. PyTorch pools it.
@@ -31,6 +28,7 @@ class Buffers:
 
     def __init__(self, *, pinned: bool = False) -> None:
         self.pinned = pinned
+        self._free = _references([np.empty(0, np.float16)])[0]
         self._arrays: list[np.ndarray] = []
         self._lock = threading.Lock()
 
@@ -40,8 +38,13 @@ class Buffers:
             return torch.empty(shape, dtype=torch.float16, pin_memory=True)
         count = int(np.prod(shape))
         with self._lock:
-            for array in self._arrays:
-                if array.size == count and sys.getrefcount(array) == FREE:
+            for array, held in zip(self._arrays, _references(self._arrays), strict=True):
+                if array.size == count and held == self._free:
                     return torch.from_numpy(array).view(shape)
             self._arrays.append(np.empty(count, np.float16))
             return torch.from_numpy(self._arrays[-1]).view(shape)
+
+
+def _references(arrays: list[np.ndarray]) -> list[int]:
+    """References to each array: those of this function and of the list, and any others."""
+    return [sys.getrefcount(array) for array in arrays]
