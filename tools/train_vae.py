@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         run(args)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"train_vae: {error}", file=sys.stderr)
         return 2
     return 0

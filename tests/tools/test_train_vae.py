@@ -19,6 +19,7 @@ from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOpenSora
 from diffnext.shapes import draw, draw_video, random_scene
 from diffnext.shapes.files import write_video
+from diffnext.utils.logging import logger
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "train_vae.py"
@@ -157,6 +158,25 @@ def test_pictures_of_a_folder(train, tmp_path):
     assert quality["clips"] == 1  # one of twenty, at least one
     vae = AutoencoderKL.from_pretrained(tmp_path / "run")
     assert vae.dtype == torch.float32
+
+
+def test_a_broken_picture_is_named_and_passed_over(train, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logger, "propagate", True)  # to caplog
+    media = tmp_path / "media"
+    media.mkdir()
+    for i in range(4):
+        Image.fromarray(draw(random_scene(np.random.default_rng(i)), 32)).save(media / f"{i}.png")
+    (media / "broken.jpg").write_bytes(b"no picture")
+    (media / "._0.jpg").write_bytes(b"Mac OS X")
+    assert train("run", input=media, steps=2) == 0
+    assert "broken.jpg is left out" in caplog.text and "._0" not in caplog.text
+
+
+def test_a_file_in_the_way_is_named(train, tmp_path, capsys):
+    (tmp_path / "run").write_text("a file")
+    assert train("run") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train_vae: ") and str(tmp_path / "run") in error
 
 
 def test_videos_of_a_folder(train, tmp_path):

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from diffnext.data import media
+from diffnext.data.sources import Failure, walk
 from diffnext.shapes import draw, draw_video, random_scene
+from diffnext.utils.logging import logger
 from diffnext.utils.seeding import mix
 
 HELDOUT_SHARE = 20  # one file in so many is kept for the measurement
@@ -67,6 +69,8 @@ class ShapesSource:
 class FolderSource:
     """Pictures, or videos where `num_frames` > 1, below a folder; every twentieth is held out.
 
+    A file that cannot be read is left out with a warning; the next one stands in for it.
+
     Args:
         folder: searched with all its sub-folders.
         size: the short side is resized to this many pixels, then the centre is cut out.
@@ -77,11 +81,10 @@ class FolderSource:
     """
 
     def __init__(self, folder: str, size: int, num_frames: int) -> None:
+        self.folder = folder
         self.size = size
-        kind = "image" if num_frames == 1 else "video"
-        files = [path for path in _walk(folder) if media.kind_of(path) == kind]
-        self.files = [media.probe(path) for path in files]
-        self.files = [file for file in self.files if file.num_frames >= num_frames]
+        self.failures: list[Failure] = []
+        self.files = self._find("image" if num_frames == 1 else "video", num_frames)
         if len(self.files) < 2:
             wanted = "pictures" if num_frames == 1 else f"videos of {num_frames} frames or more"
             raise ValueError(
@@ -90,17 +93,51 @@ class FolderSource:
             )
 
     def train(self, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-        number = int(rng.integers(self.num_heldout(), len(self.files)))
-        return self._read(number, num_frames, rng)
+        part = range(self.num_heldout(), len(self.files))
+        return self._read(part, int(rng.integers(len(part))), num_frames, rng)
 
     def heldout(self, number: int, num_frames: int) -> np.ndarray:
-        return self._read(number, num_frames, np.random.default_rng(mix("heldout", number)))
+        rng = np.random.default_rng(mix("heldout", number))
+        return self._read(range(self.num_heldout()), number, num_frames, rng)
 
     def num_heldout(self) -> int:
         return max(len(self.files) // HELDOUT_SHARE, 1)
 
-    def _read(self, number: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        file = self.files[number]
+    def _find(self, kind: str, num_frames: int) -> list[media.Probe]:
+        """The files of a kind, in an order that their names alone decide but that mixes sub-folders."""
+        found = []
+        paths = walk(self.folder, self.failures)
+        for path in sorted(paths, key=lambda path: mix(os.path.relpath(path, self.folder))):
+            if media.kind_of(path) == kind:
+                try:
+                    found.append(media.probe(path))
+                except (OSError, ValueError) as error:
+                    self.failures.append(Failure(path, "probe", str(error)))
+        for failure in self.failures:
+            logger.warning("%s is left out: %s", failure.file, failure.reason)
+        return [file for file in found if file.num_frames >= num_frames]
+
+    def _read(
+        self, part: range, number: int, num_frames: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """A clip of file `number` of a part, or of the first after it, in a circle, that can be read."""
+        for ahead in range(len(part)):
+            file = self.files[part[(number + ahead) % len(part)]]
+            try:
+                return self._decode(file, num_frames, rng)
+            except (OSError, ValueError) as error:
+                self._report(Failure(file.path, "decode", str(error)))
+        raise ValueError(
+            f"none of {len(part)} files of --input {self.folder} can be decoded, as {file.path}"
+        )
+
+    def _report(self, failure: Failure) -> None:
+        """Say once that a file is bad."""
+        if failure not in self.failures:
+            self.failures.append(failure)
+            logger.warning("%s is left out: %s", failure.file, failure.reason)
+
+    def _decode(self, file: media.Probe, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         if file.kind == "image":
             return media.read(file, media.Cut(self.size, self.size))
         start = int(rng.integers(file.num_frames - num_frames + 1))
@@ -178,9 +215,3 @@ def open_source(where: str, size: int, num_frames: int) -> Source:
     if not os.path.isdir(where):
         raise ValueError(f"--input {where!r} is no folder; give one, or the word shapes")
     return FolderSource(where, size, num_frames)
-
-
-def _walk(folder: str) -> list[str]:
-    """All files below a folder, in an order that their names alone decide but that mixes sub-folders."""
-    files = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
-    return sorted(files, key=lambda path: mix(os.path.relpath(path, folder)))
