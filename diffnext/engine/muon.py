@@ -20,15 +20,16 @@ RMS = 0.2
 """Root mean square of an AdamW step in units of the learning rate, eq. 4 of arXiv:2502.16982."""
 
 
-def orthogonal(matrices: Tensor, *, steps: int = 5) -> Tensor:
+def orthogonal(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Roughly U V^T of matrices U S V^T, (..., M, N): singular values come to lie near 1.
 
-    Computed in bfloat16, in which the iteration is stable.
+    Args:
+        dtype: of the products; the iteration is stable in bfloat16.
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.mT if tall else matrices
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

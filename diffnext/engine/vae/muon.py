@@ -6,23 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Odd polynomial that drives singular values towards 1 (Jordan et al. 2024, "Muon")."""
-
-
-def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
-    """Roughly U V^T of a matrix U S V^T: singular values come to lie near 1."""
-    a, b, c = NEWTON_SCHULZ
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    if tall:
-        x = x.T
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+from diffnext.engine.muon import orthogonal
 
 
 class Muon(torch.optim.Optimizer):
@@ -50,7 +36,7 @@ class Muon(torch.optim.Optimizer):
         if "average" not in state:
             state["average"] = torch.zeros_like(param)
         average = state["average"].lerp_(param.grad, 1.0 - momentum)
-        change = orthogonal(param.grad.lerp(average, momentum).flatten(1))
+        change = orthogonal(param.grad.lerp(average, momentum).flatten(1), dtype=torch.float32)
         scale = max(1.0, change.shape[0] / change.shape[1]) ** 0.5
         param.add_(change.view_as(param), alpha=-lr * scale)
 

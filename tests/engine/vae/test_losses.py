@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from diffnext.engine.muon import NEWTON_SCHULZ, orthogonal
 from diffnext.engine.vae import losses
-from diffnext.engine.vae.muon import Muon, orthogonal
+from diffnext.engine.vae.muon import Muon
 
 
 def test_divergence_is_that_of_torch():
@@ -45,13 +46,27 @@ def test_hinge_losses():
 @pytest.mark.parametrize("shape", [(16, 144), (64, 24)])
 def test_orthogonal_has_singular_values_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonal(matrix)
+    found = orthogonal(matrix, dtype=torch.float32)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.5
     assert values.max() < 1.3  # the polynomial does not converge, it stays around 1
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     alignment = (found * (u @ v)).sum() / (found.norm() * (u @ v).norm())
     assert alignment > 0.97  # same singular vectors, values between 0.7 and 1.2
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3, 3), (40, 2, 3, 3)])
+def test_a_step_of_muon_is_exact_to_single_precision(shape):
+    kernel = nn.Parameter(torch.zeros(shape))
+    kernel.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    Muon([kernel], lr=1.0).step()
+    u, s, vh = torch.linalg.svd(kernel.grad.flatten(1).double(), full_matrices=False)
+    s = s / s.norm()
+    for _ in range(5):  # the polynomial acts on singular values alone
+        s = NEWTON_SCHULZ[0] * s + NEWTON_SCHULZ[1] * s**3 + NEWTON_SCHULZ[2] * s**5
+    wanted = -(max(1.0, shape[0] / 18) ** 0.5) * (u * s) @ vh
+    found = kernel.detach().flatten(1).double()
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)  # float32; bfloat16 is off by 1e-2
 
 
 def test_muon_finds_a_linear_map():
