@@ -112,14 +112,17 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> int:
 def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
     """Check everything that can be checked without training, and print the plan."""
     from diffnext.engine import build
+    from diffnext.engine.checkpoint import find
 
     world = max(cfg.NUM_GPUS, 1)
     try:
+        begin = find(cfg.TRAIN.RESUME, args.exp_dir)
         plan = build.make_plan(cfg, world=world, deepspeed=args.deepspeed)
     except USER_ERRORS as error:
         return fail(error)
     print(cfg)
     print("\n".join(build.describe_plan(cfg, plan, world=world)))
+    print(f"start      {'step 0' if begin is None else begin.folder}")
     return 0
 
 

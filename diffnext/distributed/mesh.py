@@ -22,11 +22,20 @@ def make_mesh(device_type: str, *, replicate: int = 1) -> DeviceMesh:
         ValueError: the number of processes is not a multiple of `replicate`.
     """
     world = env.world_size()
-    if replicate < 1 or world % replicate:
-        raise ValueError(
-            f"PARALLEL.CONFIG replicate is {replicate}; it must divide the number of processes, {world}"
-        )
+    check_replicas(replicate, world)
     if replicate == 1:
         return init_device_mesh(device_type, (world,), mesh_dim_names=("shard",))
     shape = (replicate, world // replicate)
     return init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def check_replicas(replicate: int, world: int) -> None:
+    """Compare the number of copies with that of the processes.
+
+    Raises:
+        ValueError: the number of processes is not a multiple of `replicate`.
+    """
+    if replicate < 1 or world % replicate:
+        raise ValueError(
+            f"PARALLEL.CONFIG replicate is {replicate}; it must divide the number of processes, {world}"
+        )

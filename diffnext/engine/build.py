@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from diffnext.data.records import RecordReader
 from diffnext.distributed.env import Env
 from diffnext.engine import check, memory
 from diffnext.engine.backends import BACKENDS
-from diffnext.engine.backends.base import Backend
+from diffnext.engine.backends.base import PRECISIONS, Backend
 from diffnext.engine.backends.deepspeed_config import merge_config, read_config, zero_stage
 from diffnext.engine.blocks import compile_blocks
 from diffnext.engine.checkpoint import CheckpointManager, find
 from diffnext.engine.coordinator import Coordinator, describe
-from diffnext.engine.ema import EMA
+from diffnext.engine.ema import EMA, check_decay
 from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.log import LogHook
 from diffnext.engine.hooks.snapshot import SnapshotHook
@@ -35,21 +36,8 @@ from diffnext.methods.base import TrainingMethod
 from diffnext.pipelines.builder import PIPELINES, build_pipeline
 from diffnext.pipelines.train_base import TrainPipeline
 from diffnext.utils.logging import logger
-from diffnext.utils.registry import construct
+from diffnext.utils.registry import check_options, construct
 
-_MUON = "SOLVER.OPTIMIZER is 'muon', which needs whole matrices, and {}; take 'AdamW' or ddp"
-_SET_ELSEWHERE = {  # options of a class that an option of the run, or the start of it, decides
-    "PARALLEL.CONFIG": {"precision": "MODEL.PRECISION", "config": "--deepspeed"},
-    "TRAIN.LOADER_CONFIG": {
-        "batch_size": "TRAIN.BATCH_SIZE",
-        "accum_steps": "SOLVER.ACCUM_STEPS",
-        "seed": "RNG_SEED",
-        "rank": "the launcher",
-        "world": "the launcher",
-        "num_threads": "TRAIN.NUM_THREADS",
-        "weights": "TRAIN.DATASET",
-    },
-}
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
@@ -79,6 +67,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     Raises:
         ValueError, FileNotFoundError: what does not fit; nothing was loaded or written.
     """
+    _check_options(cfg)
     backend, options = _backend(cfg, world=world, deepspeed=deepspeed)
     optimizer = optimizer_factory(
         cfg.SOLVER.OPTIMIZER,
@@ -86,7 +75,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         beta2=cfg.SOLVER.ADAM_BETA2,
     )
-    METHODS.get(cfg.METHOD.TYPE)
+    check.check_optimizer(cfg.SOLVER.OPTIMIZER, optimizer)
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
     readers, shares = _datasets(cfg)
     folder = _network_folder(cfg, family)
@@ -147,6 +136,12 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
         f"{cfg.SOLVER.MAX_STEPS} steps, seed {cfg.RNG_SEED}"
     )
     lines.append(f"memory     {plan.need} a process, without activations")
+    on_host = cfg.TRAIN.DEVICE_EMA == "cpu"
+    short = memory.shortage(
+        plan.need, average_on_host=on_host, processes=min(world, max(cfg.NUM_GPUS, 1))
+    )
+    if short:
+        lines.append(f"WARNING    {short}")
     saved = every + 2 * learning + (every + learning) * (cfg.TRAIN.MODEL_EMA > 0) + every
     first = min(cfg.SOLVER.SNAPSHOT_EVERY, cfg.SOLVER.MAX_STEPS)
     lines.append(
@@ -231,22 +226,26 @@ def _attach(
     trainer.hooks.append(SnapshotHook(save, every=cfg.SOLVER.SNAPSHOT_EVERY))
 
 
+def _check_options(cfg: Config) -> None:
+    """What can be said of single options."""
+    check.check_numbers({key: attrgetter(key)(cfg) for key in check.RANGES})
+    check.check_choice("MODEL.PRECISION", cfg.MODEL.PRECISION, PRECISIONS)
+    check.check_choice("TRAIN.DEVICE_EMA", cfg.TRAIN.DEVICE_EMA, ("cpu", "cuda", "gpu"))
+    if cfg.TRAIN.MODEL_EMA != 0:
+        check_decay(cfg.TRAIN.MODEL_EMA)
+    check_options(METHODS.get(cfg.METHOD.TYPE), cfg.METHOD.CONFIG, key="METHOD.CONFIG")
+    check.check_set_once(cfg.PARALLEL.CONFIG, "PARALLEL.CONFIG")
+    check.check_set_once(cfg.TRAIN.LOADER_CONFIG, "TRAIN.LOADER_CONFIG")
+    loading = {"batch_size": cfg.TRAIN.BATCH_SIZE, **cfg.TRAIN.LOADER_CONFIG}
+    check_options(Loader, loading, key="TRAIN.LOADER_CONFIG")
+
+
 def _backend(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str, Any]]:
     """Name and options of the backend."""
     name = cfg.PARALLEL.BACKEND
     if name == "auto":
         name = "deepspeed" if deepspeed else ("ddp" if world > 1 else "single")
-    if (name == "deepspeed") != bool(deepspeed):
-        given = f"--deepspeed {deepspeed}" if deepspeed else "no --deepspeed JSON"
-        raise ValueError(f"PARALLEL.BACKEND is {name!r} and there is {given}; they go together")
-    if name == "single" and world > 1:
-        raise ValueError(
-            f"PARALLEL.BACKEND is 'single' and there are {world} processes; take 'ddp'"
-        )
-    BACKENDS.get(name)
-    if name == "fsdp" and cfg.SOLVER.OPTIMIZER.lower() == "muon":
-        raise ValueError(_MUON.format("PARALLEL.BACKEND is 'fsdp'"))
-    _check_set_once(cfg.PARALLEL.CONFIG, "PARALLEL.CONFIG")
+    check.check_backend(name, world=world, deepspeed=deepspeed)
     options = dict(cfg.PARALLEL.CONFIG)
     if deepspeed:
         options["config"] = merge_config(
@@ -257,20 +256,13 @@ def _backend(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str,
             precision=cfg.MODEL.PRECISION,
             max_norm=cfg.SOLVER.CLIP_GRAD,
         )
-        if zero_stage(options["config"]) > 0 and cfg.SOLVER.OPTIMIZER.lower() == "muon":
-            raise ValueError(_MUON.format("ZeRO splits them"))
+    check_options(BACKENDS.get(name), options, key="PARALLEL.CONFIG")
+    stage = zero_stage(options.get("config", {}))
+    check.check_split(name, options, world=world, stage=stage, optimizer=cfg.SOLVER.OPTIMIZER)
     return name, options
 
 
-def _check_set_once(options: Mapping[str, Any], key: str) -> None:
-    """Refuse what is set elsewhere: there is one place for each thing."""
-    for name, place in _SET_ELSEWHERE[key].items():
-        if name in options:
-            raise ValueError(f"{key} has {name!r}, which {place} sets; take it out of {key}")
-
-
 def _datasets(cfg: Config) -> tuple[list[RecordReader], list[float]]:
-    _check_set_once(cfg.TRAIN.LOADER_CONFIG, "TRAIN.LOADER_CONFIG")
     if not cfg.TRAIN.DATASET:
         raise ValueError("TRAIN.DATASET is empty; name a folder that tools/build_cache.py made")
     if cfg.TRAIN.LOADER != "vae_train":
@@ -376,10 +368,6 @@ def _schedule(cfg: Config) -> Schedule:
 def _ema(cfg: Config, backend: Backend, role: str, env: Env) -> EMA | None:
     if cfg.TRAIN.MODEL_EMA == 0:
         return None
-    places = {"cpu": torch.device("cpu"), "cuda": env.device, "gpu": env.device}
-    if cfg.TRAIN.DEVICE_EMA not in places:
-        raise ValueError(
-            f"TRAIN.DEVICE_EMA is {cfg.TRAIN.DEVICE_EMA!r}; there are {sorted(places)}"
-        )
+    device = torch.device("cpu") if cfg.TRAIN.DEVICE_EMA == "cpu" else env.device
     weights = backend.weights(role, learning=True)
-    return EMA(weights, decay=cfg.TRAIN.MODEL_EMA, device=places[cfg.TRAIN.DEVICE_EMA])
+    return EMA(weights, decay=cfg.TRAIN.MODEL_EMA, device=device)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether data, configuration and weights fit together, found out before anything is loaded."""
+"""Whether options, data, configuration and weights fit together, before anything is loaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,114 @@ import torch
 from safetensors import safe_open
 
 from diffnext.data.records import RecordReader
+from diffnext.distributed.mesh import check_replicas
+from diffnext.engine.memory import state_per_weight
+from diffnext.engine.optim import OptimizerFactory
 from diffnext.pipelines.train_base import Expected
 
 _STANDS_FOR = {"caption": ("caption", "text")}  # fields of which one is enough
+_MUON = "SOLVER.OPTIMIZER is 'muon', which needs whole matrices, and {}; take 'AdamW' or ddp"
+_SET_ELSEWHERE = {  # options of a class that an option of the run, or the start of it, decides
+    "PARALLEL.CONFIG": {"precision": "MODEL.PRECISION", "config": "--deepspeed"},
+    "TRAIN.LOADER_CONFIG": {
+        "batch_size": "TRAIN.BATCH_SIZE",
+        "accum_steps": "SOLVER.ACCUM_STEPS",
+        "seed": "RNG_SEED",
+        "rank": "the launcher",
+        "world": "the launcher",
+        "num_threads": "TRAIN.NUM_THREADS",
+        "weights": "TRAIN.DATASET",
+    },
+}
+RANGES = {  # lowest and highest value of options that are numbers
+    "SOLVER.BASE_LR": (0, math.inf),
+    "SOLVER.MAX_STEPS": (1, math.inf),
+    "SOLVER.EMA_EVERY": (1, math.inf),
+    "SOLVER.SNAPSHOT_EVERY": (1, math.inf),
+    "SOLVER.SNAPSHOT_KEEP": (0, math.inf),
+    "SOLVER.WARM_UP_STEPS": (0, math.inf),
+    "SOLVER.ACCUM_STEPS": (1, math.inf),
+    "SOLVER.CLIP_GRAD": (0, math.inf),
+    "TRAIN.NUM_THREADS": (0, math.inf),
+    "TRAIN.BATCH_SIZE": (1, math.inf),
+    "TRAIN.LOSS_REPEAT": (1, math.inf),
+    "TRAIN.CHECKPOINTING": (0, 3),
+    "TRAIN.TEXT_DROPOUT": (0, 1),
+}
+
+
+def check_numbers(values: Mapping[str, float]) -> None:
+    """Compare options with their RANGES.
+
+    Raises:
+        ValueError: one is too small or too large.
+    """
+    for key, value in values.items():
+        low, high = RANGES[key]
+        if not low <= value <= high:
+            wanted = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise ValueError(f"{key} is {value}; wanted is {wanted}")
+
+
+def check_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}; there are {sorted(choices)}")
+
+
+def check_set_once(options: Mapping[str, Any], key: str) -> None:
+    """Refuse what is set elsewhere: there is one place for each thing."""
+    for name, place in _SET_ELSEWHERE[key].items():
+        if name in options:
+            raise ValueError(f"{key} has {name!r}, which {place} sets; take it out of {key}")
+
+
+def check_backend(name: str, *, world: int, deepspeed: str) -> None:
+    """Compare the backend with how the run is started.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    if (name == "deepspeed") != bool(deepspeed):
+        given = f"--deepspeed {deepspeed}" if deepspeed else "no --deepspeed JSON"
+        raise ValueError(f"PARALLEL.BACKEND is {name!r} and there is {given}; they go together")
+    if name == "single" and world > 1:
+        raise ValueError(
+            f"PARALLEL.BACKEND is 'single' and there are {world} processes; take 'ddp'"
+        )
+
+
+def check_split(
+    backend: str, options: Mapping[str, Any], *, world: int, stage: int, optimizer: str
+) -> None:
+    """Compare how the network is split with the number of processes and the optimizer.
+
+    Args:
+        options: of the backend.
+        stage: of ZeRO.
+
+    Raises:
+        ValueError: copies that the processes do not make up, or an optimizer that takes no parts.
+    """
+    check_replicas(options.get("replicate", 1), world)
+    if optimizer.lower() == "muon" and backend == "fsdp":
+        raise ValueError(_MUON.format("PARALLEL.BACKEND is 'fsdp'"))
+    if optimizer.lower() == "muon" and stage > 0:
+        raise ValueError(_MUON.format("ZeRO splits them"))
+
+
+def check_optimizer(name: str, make: OptimizerFactory) -> None:
+    """Let an optimizer take a step of a small network.
+
+    Raises:
+        ValueError: it cannot, be it for its settings or because it asks for more than gradients.
+    """
+    try:
+        state_per_weight(make)
+    except Exception as error:  # of a class that may be anybody's
+        raise ValueError(
+            f"SOLVER.OPTIMIZER is {name!r}, which cannot take a step as it is set: {error}"
+        ) from error
 
 
 def check_data(reader: RecordReader, *, reads: Sequence[str], expected: Expected) -> None:

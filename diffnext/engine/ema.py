@@ -23,8 +23,7 @@ class EMA:
     def __init__(
         self, weights: Mapping[str, Tensor], *, decay: float, device: torch.device | str
     ) -> None:
-        if not 0 < decay < 1:
-            raise ValueError(f"TRAIN.MODEL_EMA is {decay}; a decay lies between 0 and 1")
+        check_decay(decay)
         self.decay = decay
         self.device = torch.device(device)
         self._names = list(weights)
@@ -49,6 +48,12 @@ class EMA:
         if isinstance(weight, DTensor):
             weight = weight.to_local()
         return weight.detach().to(self.device)
+
+
+def check_decay(decay: float) -> None:
+    """Refuse a decay that is not in (0, 1)."""
+    if not 0 < decay < 1:
+        raise ValueError(f"TRAIN.MODEL_EMA is {decay}; a decay lies between 0 and 1, 0 keeps none")
 
 
 def _wrap(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,33 @@ def estimate(
         optimizer=round((4 + states) * learning / world),
         average=round(4 * learning * average / world),
     )
+
+
+def shortage(need: Need, *, average_on_host: bool, processes: int) -> str:
+    """Why this will not fit; "" if it may.
+
+    Args:
+        average_on_host: whether the average is kept away from the GPU.
+        processes: on this machine; without a GPU they share its memory.
+    """
+    on_gpu = torch.cuda.is_available()
+    bytes_needed = need.total * (1 if on_gpu else processes)
+    if on_gpu and average_on_host:
+        bytes_needed -= need.average
+    have = capacity_bytes()
+    if bytes_needed < have or have == 0:
+        return ""
+    place = "the GPU" if on_gpu else "this machine, which has no GPU,"
+    return f"{place} has {have / 2**20:,.1f} MiB, too few for {bytes_needed / 2**20:,.1f} MiB"
+
+
+def capacity_bytes() -> int:
+    """Memory of the GPU in use, or of the machine if there is none; 0 if the system does not tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties().total_memory
+    if not hasattr(os, "sysconf"):  # Windows
+        return 0
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def state_per_weight(make: OptimizerFactory) -> float:

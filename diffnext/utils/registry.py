@@ -86,11 +86,23 @@ def construct(cls: type[T], *args: Any, options: Mapping[str, Any], key: str) ->
         key: the name of that section, for messages ("METHOD.CONFIG").
 
     Raises:
-        ValueError: an option that the class does not take.
+        ValueError: an option that the class does not take, or lacks.
+    """
+    check_options(cls, options, key=key)
+    return cls(*args, **options)
+
+
+def check_options(cls: type, options: Mapping[str, Any], *, key: str) -> None:
+    """Match options with the keyword-only parameters of a class, as `construct` does, without the call.
+
+    Raises:
+        ValueError: an option that the class does not take, or lacks.
     """
     parameters = inspect.signature(cls).parameters.values()
-    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"{key} has {unknown}; {cls.__name__} takes {known}")
-    return cls(*args, **options)
+        raise ValueError(f"{key} has {unknown}; {cls.__name__} takes {list(known)}")
+    missing = [n for n, p in known.items() if p.default is p.empty and n not in options]
+    if missing:
+        raise ValueError(f"{key} lacks {missing}, which {cls.__name__} cannot do without")

@@ -4,7 +4,8 @@
 import pytest
 import torch
 
-from diffnext.engine.memory import estimate, state_per_weight
+from diffnext.engine import memory
+from diffnext.engine.memory import Need, estimate, shortage, state_per_weight
 from diffnext.engine.optim import optimizer_factory
 from tests.engine.runs import toy_run
 from tests.engine.toy import ToyNet
@@ -32,6 +33,30 @@ def test_one_process_against_a_real_run(tmp_path):
     assert need.optimizer == size(trainer.backend.optimizer_state("student").values())
     assert need.average == size(trainer.hooks[1].ema.tensors().values())
     assert need.total == sum((need.weights, need.gradients, need.optimizer, need.average))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "on_host", "processes", "mib", "short"),
+    [
+        (True, False, 8, 100, True),
+        (True, False, 8, 101, False),
+        (True, True, 8, 61, False),  # without the average
+        (False, True, 2, 200, True),  # they share the machine
+        (False, True, 2, 201, False),
+        (False, False, 1, 0, False),  # not known
+    ],
+)
+def test_what_a_device_cannot_hold(monkeypatch, gpu, on_host, processes, mib, short):
+    need = Need(*(part * 2**20 for part in (10, 20, 30, 40)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(memory, "capacity_bytes", lambda: mib * 2**20)
+    told = shortage(need, average_on_host=on_host, processes=processes)
+    assert bool(told) == short
+    assert not short or f"has {mib:.1f} MiB, too few for {mib:.1f} MiB" in told
+
+
+def test_the_machine_tells_its_memory():
+    assert memory.capacity_bytes() > 2**28
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("AdamW", 2), ("SGD", 0), ("Adagrad", 1)])

@@ -113,6 +113,25 @@ def test_the_same_command_goes_on_bit_for_bit(finished, tmp_path):
         ),
         (["SOLVER.LR_POLICY", "cos"], "SOLVER.LR_POLICY is 'cos'"),
         (["TRAIN.LOADER", "other"], "there is 'vae_train'"),
+        (["MODEL.PRECISION", "bf16"], "MODEL.PRECISION is 'bf16'; there are ['bfloat16', "),
+        (["TRAIN.DEVICE_EMA", "gpuu"], "TRAIN.DEVICE_EMA is 'gpuu'; there are ['cpu', "),
+        (["TRAIN.MODEL_EMA", "1.5"], "TRAIN.MODEL_EMA is 1.5; a decay lies between 0 and 1"),
+        (["METHOD.CONFIG", "{nope: 1}"], "METHOD.CONFIG has ['nope']; Finetune takes []"),
+        (["TRAIN.LOADER_CONFIG", "{prefetsh: 1}"], "TRAIN.LOADER_CONFIG has ['prefetsh']"),
+        (["PARALLEL.CONFIG", "{replicat: 2}"], "PARALLEL.CONFIG has ['replicat']; Backend takes"),
+        (
+            "NUM_GPUS 4 PARALLEL.BACKEND fsdp PARALLEL.CONFIG.replicate 3".split(),
+            "replicate is 3; it must divide the number of processes, 4",
+        ),
+        (["TRAIN.BATCH_SIZE", "0"], "TRAIN.BATCH_SIZE is 0; wanted is at least 1"),
+        (["TRAIN.TEXT_DROPOUT", "1.5"], "TRAIN.TEXT_DROPOUT is 1.5; wanted is from 0 to 1"),
+        (["SOLVER.ACCUM_STEPS", "0"], "SOLVER.ACCUM_STEPS is 0; wanted is at least 1"),
+        (["SOLVER.EMA_EVERY", "0"], "SOLVER.EMA_EVERY is 0; wanted is at least 1"),
+        (["SOLVER.SNAPSHOT_EVERY", "0"], "SOLVER.SNAPSHOT_EVERY is 0; wanted is at least 1"),
+        (["SOLVER.OPTIMIZER", "LBFGS"], "SOLVER.OPTIMIZER is 'LBFGS', which cannot take a step"),
+        (["SOLVER.OPTIMIZER", "SparseAdam"], "'SparseAdam', which cannot take a step"),
+        (["SOLVER.ADAM_BETA2", "1.0"], "as it is set: Invalid beta parameter"),
+        (["TRAIN.RESUME", "/nope"], "TRAIN.RESUME is '/nope': no complete checkpoint is in it"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_made(finished, capsys, arguments, message):
@@ -148,7 +167,26 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(finished, tmp_path, capsys
     assert "step       16 samples: 4 a micro-batch, 1 micro-batches, 4 processes" in out
     assert "backend ddp; 6 steps" in out
     assert "MAX_STEPS: 6" in out
+    assert "start      step 0" in out
+    assert "WARNING" not in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_tells_where_the_run_begins_and_what_it_lacks(finished, capsys, monkeypatch):
+    config, run = finished
+    monkeypatch.setattr("diffnext.engine.memory.capacity_bytes", lambda: 2**10)
+    assert train("--cfg", str(config), "--exp-dir", str(run), "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert f"start      {run / 'checkpoints/tiny_iter_6'}" in out
+    assert re.search(r"WARNING .* has 0\.0 MiB, too few for [0-9.]+ MiB", out)
+
+
+def test_a_wrong_option_stops_a_real_run_before_it_leaves_anything(finished, tmp_path, capfd):
+    config, _ = finished
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path / "run")]
+    assert train(*arguments, "TRAIN.LOADER_CONFIG", "{prefetsh: 1}") == 2
+    assert "error: TRAIN.LOADER_CONFIG has ['prefetsh']" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_broken_weights_are_refused_by_name(finished, tmp_path, capsys):

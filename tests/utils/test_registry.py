@@ -48,6 +48,14 @@ def test_construct_matches_keyword_only_options():
     assert (widget.size, widget.colour, widget.weight) == (3, "blue", 1.0)
 
 
+def test_construct_names_what_the_class_lacks():
+    class Gadget:
+        def __init__(self, *, teeth: int, colour: str = "red") -> None: ...
+
+    with pytest.raises(ValueError, match=r"METHOD\.CONFIG lacks \['teeth'\], which Gadget"):
+        construct(Gadget, options={"colour": "blue"}, key="METHOD.CONFIG")
+
+
 @pytest.mark.parametrize("wrong", ["color", "size"])
 def test_construct_refuses_what_the_class_does_not_take(wrong):
     message = rf"METHOD\.CONFIG has \['{wrong}'\]; Widget takes \['colour', 'weight'\]"
