@@ -111,12 +111,12 @@ _C.TRAIN.DEVICE_EMA = "gpu"
 # Independent draws of noise and timestep for each sample in a step.
 _C.TRAIN.LOSS_REPEAT = 4
 # How much of the forward pass is computed again in the backward pass to save memory: 0 nothing,
-# 1 the video encoder, 2 and the image encoder, 3 and the image decoder.
+# 1 the MLPs of the video encoder, 2 and those of the image encoder, 3 and the blocks of the decoder.
 _C.TRAIN.CHECKPOINTING = 2
 # Probability that a sample's prompt or label is left out, so that guidance can be used later.
 _C.TRAIN.TEXT_DROPOUT = 0.1
 # Where to begin: auto (the newest complete checkpoint of the experiment folder, if any), none
-# (step 0), or the path of a checkpoint.
+# (step 0), or the path of a checkpoint or another run, until the experiment folder has gone further.
 _C.TRAIN.RESUME = "auto"
 # Compile the network with torch.compile.
 _C.TRAIN.COMPILE = False
