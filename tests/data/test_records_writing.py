@@ -126,6 +126,18 @@ def test_a_lock_file_without_a_holder_locks_nothing(folder):
     assert len(read_all(write(folder, 1, first=20, append=True))) == 21
 
 
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(file, operation):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"cannot be locked .*No locks available"):
+        folder = write(tmp_path / "cache", 2)
+    assert len(read_all(folder)) == 2
+
+
 def test_a_lock_removes_the_folder_that_nothing_came_into(tmp_path):
     with FolderLock(tmp_path / "new") as lock:
         assert (tmp_path / "new" / LOCK).exists()
