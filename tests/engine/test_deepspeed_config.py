@@ -52,6 +52,10 @@ def test_auto_and_equal_values_are_accepted_and_the_rest_is_kept():
             {"bf16": {"enabled": False}},
             r"bf16\.enabled false, the run has MODEL\.PRECISION 'bfloat16'",
         ),
+        (
+            {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
+            r"torch_autocast, the run has MODEL\.PRECISION 'bfloat16'",
+        ),
         ({"optimizer": {"type": "Adam"}}, r"'optimizer'; the run's comes from SOLVER\.OPTIMIZER"),
         (
             {"scheduler": {"type": "WarmupLR"}},

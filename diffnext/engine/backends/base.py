@@ -187,16 +187,13 @@ class Backend:
         for key, shape in reader.shapes().items():
             name, _, entry = key.rpartition(".")
             param = params[name]
-            like = torch.zeros_like(param, requires_grad=False)
-            scalar = torch.zeros(shape, device=self._state_device(learner))
-            filled[key] = like if shape == param.shape else scalar
+            if shape == param.shape and entry != "step":
+                filled[key] = torch.zeros_like(param, requires_grad=False)
+            else:
+                device = state_device(learner.optimizer, entry, beside=param)
+                filled[key] = torch.zeros(shape, device=device)
             learner.optimizer.state[param][entry] = filled[key]
         reader.read(filled)
-
-    def _state_device(self, learner: Learner) -> torch.device:
-        """Where an optimizer keeps counters: a fused one on the device, others on the host."""
-        fused = learner.optimizer.defaults.get("fused")
-        return self.env.device if fused else torch.device("cpu")
 
     def _share(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every `world`-th tensor: where all processes hold the same, one of them writes it."""
@@ -213,6 +210,17 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def state_device(optimizer: torch.optim.Optimizer, entry: str, *, beside: Tensor) -> torch.device:
+    """Where a state goes that has not the shape of its weight, as torch's own load_state_dict rules.
+
+    A counter of steps stays on the host, unless a kernel reads it; all else is beside the weight.
+    """
+    in_kernel = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    if entry == "step" and not in_kernel:
+        return torch.device("cpu")
+    return beside.device
 
 
 def update(

@@ -17,11 +17,13 @@ from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import (
+    PRECISIONS,
     Backend,
     Learner,
     TensorReader,
     check_names,
     set_lr,
+    state_device,
     warn_without_gradient,
 )
 from diffnext.engine.backends.deepspeed_config import zero_stage
@@ -54,13 +56,33 @@ class Engine(Learner):
     watches: list[Any] = field(default_factory=list)  # hooks that fill `reached`
 
 
+class Autocast(nn.Module):
+    """A network that computes in low precision by itself.
+
+    DeepSpeed switches off an autocast of CUDA that its engine is called in, and leaves one of the
+    CPU alone. From within, precision is the same on both.
+    """
+
+    def __init__(self, net: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.net = net
+        self.device = device
+        self.dtype = dtype
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        enabled = self.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
+            return self.net(*args, **kwargs)
+
+
 @BACKENDS.register("deepspeed")
 class DeepSpeedBackend(Backend):
     """One DeepSpeed engine for each role that learns, with the optimizer of the run.
 
     From stage 1 on DeepSpeed keeps float32 masters apart and holds the network in `precision`; at
-    stage 0 the network itself is the float32 master, as in the other backends. At stages 2 and 3
-    each micro-batch is reduced to the process that owns its part of the gradient.
+    stage 0 the network itself is the float32 master, as in the other backends. At every stage each
+    network enters its own autocast, see `Autocast`. At stages 2 and 3 each micro-batch is reduced
+    to the process that owns its part of the gradient.
 
     Args:
         env, precision: as in Backend.
@@ -77,20 +99,25 @@ class DeepSpeedBackend(Backend):
         processes.init_alone()
 
     def _wrap(self, net: nn.Module, optimizer: OptimizerFactory | None) -> Learner:
+        inside = Autocast(net, self.env.device, PRECISIONS[self.precision])
         if optimizer is None:
-            return super()._wrap(net, None)
+            return Learner(net.to(self.env.device), inside)
         deepspeed = load_deepspeed()
         net = net.to(self.env.device)
         learning = {name: p for name, p in net.named_parameters() if p.requires_grad}
         fixed = {n: v.detach().clone() for n, v in net.state_dict().items() if n not in learning}
         made = optimizer(net)
         engine, _, _, _ = deepspeed.initialize(
-            model=net, optimizer=made, config=self.config, dist_init_required=False
+            model=inside, optimizer=made, config=self.config, dist_init_required=False
         )
         learner = Engine(net, engine, made, fixed=fixed)
         for name, param in learning.items():
             learner.watches.append(param.register_hook(partial(_note, learner.reached, name)))
         return learner
+
+    def autocast(self) -> torch.autocast:
+        """Around a forward: nothing, since each network enters its own."""
+        return torch.autocast(self.env.device.type, enabled=False)
 
     @contextmanager
     def micro(self, role: str, *, last: bool) -> Iterator[None]:
@@ -229,7 +256,8 @@ class DeepSpeedBackend(Backend):
             if shape == full_shape(learning[weight]):
                 whole.append(name)
             elif key not in common:
-                common[key] = torch.zeros(shape, device=self._state_device(learner))
+                device = state_device(learner.optimizer, key, beside=self._flat(learner)[0])
+                common[key] = torch.zeros(shape, device=device)
                 reader.read({name: common[key]})
         for flat in self._flat(learner):
             for key in {name.rpartition(".")[2] for name in whole}:

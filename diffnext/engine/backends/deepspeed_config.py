@@ -89,6 +89,11 @@ def _agree(config: dict[str, Any], key: str, value: float, source: str) -> None:
 
 def _set_precision(config: dict[str, Any], precision: str) -> None:
     """Switch on the number format of the run; at stage 0 DeepSpeed keeps out of it."""
+    if config.get("torch_autocast", {}).get("enabled"):
+        raise ValueError(
+            f"the DeepSpeed json has torch_autocast, the run has MODEL.PRECISION {precision!r}, "
+            "which enters it by itself; remove it"
+        )
     wanted = _SWITCHES.get(precision)
     for name in ("bf16", "fp16"):
         section = config.setdefault(name, {})
