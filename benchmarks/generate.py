@@ -17,6 +17,7 @@ import statistics
 import time
 
 import torch
+from models import ARCHS, text_to_image
 
 from diffnext.engine.blocks import compile_blocks
 from diffnext.models.guidance_scaler import Guidance
@@ -25,12 +26,6 @@ from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 from diffnext.utils.metrics import memory_bytes
 
-ARCHS = {
-    "d48w768": ("vit_d16w768", "vit_d32w768", "mlp_d3w1280"),
-    "d48w1024": ("vit_d16w1024", "vit_d32w1024", "mlp_d6w1024"),
-    "d48w1536": ("vit_d16w1536", "vit_d32w1536", "mlp_d6w1536"),
-    "small": ("vit_d2w64", "vit_d2w64", "mlp_d2w64"),
-}
 SMALL = {"model": "small", "pixels": 64, "tokens": 8, "steps": 4, "diffusion_steps": 4}
 
 
@@ -52,18 +47,6 @@ def parse_args() -> argparse.Namespace:
     if args.small:
         vars(args).update(SMALL)
     return args
-
-
-def make_network(args: argparse.Namespace) -> NOVATransformer3DModel:
-    side = args.pixels // 16
-    net = NOVATransformer3DModel(
-        image_size=args.pixels,
-        text_token_len=args.tokens,
-        image_base_size=(side, side),
-        video_base_size=(1, side // 2, side // 2),
-        arch=ARCHS[args.model],
-    )
-    return net.eval().to(args.device, getattr(torch, args.dtype))
 
 
 @torch.no_grad()
@@ -105,7 +88,8 @@ def report(net: NOVATransformer3DModel, args: argparse.Namespace, mode: str) -> 
 def main() -> None:
     args = parse_args()
     print(json.dumps(vars(args) | {"torch": torch.__version__}))
-    net = make_network(args)
+    net = text_to_image(args.model, pixels=args.pixels, tokens=args.tokens)
+    net = net.eval().to(args.device, getattr(torch, args.dtype))
     count = sum(p.numel() for p in net.parameters())
     print(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
     eager = report(net, args, "eager")

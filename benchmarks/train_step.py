@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from models import ARCHS, text_to_image
 from torch import Tensor
 
 from diffnext.data.schema import Batch
@@ -30,18 +31,11 @@ from diffnext.engine.lr_scheduler import make_schedule
 from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.trainer import Trainer
 from diffnext.methods.finetune import Finetune
-from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.pipelines.nova.pipeline_train_t2i import NOVATrainT2IPipeline
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 from diffnext.utils.metrics import JsonlWriter, memory_bytes
 from diffnext.utils.seeding import Draws
 
-ARCHS = {
-    "d48w768": ("vit_d16w768", "vit_d32w768", "mlp_d3w1280"),
-    "d48w1024": ("vit_d16w1024", "vit_d32w1024", "mlp_d6w1024"),
-    "d48w1536": ("vit_d16w1536", "vit_d32w1536", "mlp_d6w1536"),
-    "small": ("vit_d2w64", "vit_d2w64", "mlp_d2w64"),
-}
 SMALL = {"model": "small", "pixels": 64, "tokens": 8, "steps": 3}
 
 
@@ -66,14 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 def make_pipeline(args: argparse.Namespace) -> NOVATrainT2IPipeline:
     """The text-to-image model of a published size, with random weights."""
-    side = args.pixels // 16
-    net = NOVATransformer3DModel(
-        image_size=args.pixels,
-        text_token_len=args.tokens,
-        image_base_size=(side, side),
-        video_base_size=(1, side // 2, side // 2),
-        arch=ARCHS[args.model],
-    )
+    net = text_to_image(args.model, pixels=args.pixels, tokens=args.tokens)
     config = {"scaling_factor": 0.13025}
     return NOVATrainT2IPipeline(net, DDPMScheduler(), vae_config=config, loss_repeat=args.repeat)
 

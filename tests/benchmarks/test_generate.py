@@ -2,16 +2,10 @@
 """The benchmark of sampling runs and prints what it measured."""
 
 import re
-import runpy
-import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "generate.py"
 
 
-def test_the_small_benchmark_prints_time_and_memory(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--small", "--no-compile", "--repeats", "1"])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+def test_the_small_benchmark_prints_time_and_memory(run_benchmark, capsys):
+    run_benchmark("generate", "--small", "--no-compile", "--repeats", "1")
     line = capsys.readouterr().out.splitlines()[-1]
     found = re.fullmatch(
         r"eager +median +(\S+) s +best +(\S+) s +(\S+) pictures/s +peak +(\S+) GiB", line
