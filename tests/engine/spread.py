@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ CASES = {
 }
 GLOBAL_BATCH, ACCUM, MAX_NORM = 8, 2, 1.0
 STEPS, CUT = 4, 2
+LATE = ("ddp", "fsdp", "hybrid")  # exchange gradients in the last micro-batch of a step only
 
 
 def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> None:
@@ -63,6 +65,26 @@ def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> None
         trainer.train()
 
 
+def count_messages(case: str, folder: Path, env: processes.Env) -> None:
+    """Write how many reductions each of three micro-batches of the second step has sent."""
+    backend, options = CASES[case]
+    trainer = toy_run(folder, env=env, backend=backend, options=options, accum=3)
+    trainer.train_step()
+    counts, micro = [], trainer.backend.micro
+
+    @contextlib.contextmanager
+    def counted(role: str, *, last: bool) -> Iterator[None]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            with micro(role, last=last):
+                yield
+        sent = [e for e in seen.events() if e.name.startswith("c10d::") and "reduce" in e.name]
+        counts.append(len(sent))
+
+    trainer.backend.micro = counted
+    trainer.train_step()
+    (folder / f"messages{env.rank}.json").write_text(json.dumps(counts))
+
+
 def main(folder: Path, cases: list[str]) -> None:
     """Each case whole, interrupted, continued from one process, in low precision, and with a NaN."""
     torch.set_num_threads(1)
@@ -74,6 +96,8 @@ def main(folder: Path, cases: list[str]) -> None:
         run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))
         run(case, folder / case / "bfloat16", env, precision="bfloat16", stop_at=CUT)
         run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
+        if case in LATE:
+            count_messages(case, folder / case, env)
     (folder / f"done{env.rank}.json").write_text(json.dumps(cases))
     processes.shutdown()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two processes on every backend, over gloo, against one process: losses, norms, weights, checkpoints."""
 
+import json
 import os
 import socket
 import subprocess
@@ -109,6 +110,14 @@ def test_a_nan_on_one_process_is_skipped_by_both(runs, case):
     one, two = rows(runs / "single/bad", names), rows(runs / case / "bad", names)
     assert two[1] == one[1] == [None, None, 1]
     torch.testing.assert_close(torch.tensor(two[2]), torch.tensor(one[2]), **CLOSE)
+
+
+@pytest.mark.parametrize("case", spread.LATE)
+def test_gradients_are_exchanged_in_the_last_micro_batch_only(runs, case):
+    for rank in (0, 1):
+        first, second, last = json.loads((runs / case / f"messages{rank}.json").read_text())
+        assert (first, second) == (0, 0)
+        assert last > 0
 
 
 @pytest.mark.parametrize("case", SPREAD)
