@@ -6,7 +6,8 @@ python benchmarks/generate.py --model d48w1024 --pixels 1024 --dtype bfloat16 --
 python benchmarks/generate.py --small                           seconds, to see that it works
 
 Weights and prompt embeddings are random: the time does not depend on them. The network samples
-latents; text encoder and autoencoder are not part of it.
+latents; text encoder and autoencoder are not part of it. The peak of memory is that of a process of
+its own for each mode.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
 
 import torch
@@ -43,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--no-compile", action="store_true", help="measure eager only")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # the mode of a child
     args = parser.parse_args()
     if args.small:
         vars(args).update(SMALL)
@@ -76,7 +80,7 @@ def report(net: NOVATransformer3DModel, args: argparse.Namespace, mode: str) -> 
     """Measure after one call to warm up, print, return the median."""
     seconds(net, args)
     times = [seconds(net, args) for _ in range(args.repeats)]
-    median, peak = statistics.median(times), memory_bytes(net.device) / 2**30
+    median, peak = statistics.median(times), peak_bytes(mode) / 2**30
     print(
         f"{mode:9} median {median:8.3f} s  best {min(times):8.3f} s  "
         f"{args.batch / median:7.3f} pictures/s  peak {peak:6.2f} GiB",
@@ -85,11 +89,28 @@ def report(net: NOVATransformer3DModel, args: argparse.Namespace, mode: str) -> 
     return median
 
 
+def peak_bytes(mode: str) -> int:
+    """The most memory that a process takes that does nothing but one call."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", mode]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def print_peak(net: NOVATransformer3DModel, args: argparse.Namespace) -> None:
+    """Make one call, and print the memory that this process has taken at most."""
+    if args.peak_of == "compiled":
+        compile_blocks(net)
+    seconds(net, args)
+    print(memory_bytes(net.device))
+
+
 def main() -> None:
     args = parse_args()
-    print(json.dumps(vars(args) | {"torch": torch.__version__}))
     net = text_to_image(args.model, pixels=args.pixels, tokens=args.tokens)
     net = net.eval().to(args.device, getattr(torch, args.dtype))
+    if args.peak_of:
+        print_peak(net, args)
+        return
+    print(json.dumps(vars(args) | {"torch": torch.__version__}))
     count = sum(p.numel() for p in net.parameters())
     print(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
     eager = report(net, args, "eager")

@@ -6,6 +6,7 @@ python benchmarks/train_step.py --model d48w1024 --pixels 1024 --precision bfloa
 python benchmarks/train_step.py --small                          seconds, to see that it works
 
 Both loops step the same network with the same batches, in turns, so that a busy machine slows both.
+The peak of memory is that of a process of its own for each loop and mode.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,6 +41,7 @@ from diffnext.utils.metrics import JsonlWriter, memory_bytes
 from diffnext.utils.seeding import Draws
 
 SMALL = {"model": "small", "pixels": 64, "tokens": 8, "steps": 3}
+WARM_UP = 2  # steps; the second still grows the memory of the allocator
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,6 +57,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
     parser.add_argument("--no-compile", action="store_true", help="measure eager only")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark")
+    parser.add_argument(
+        "--peak-of", nargs=2, help=argparse.SUPPRESS
+    )  # the loop and mode of a child
     args = parser.parse_args()
     if args.small:
         vars(args).update(SMALL)
@@ -120,6 +128,9 @@ def plain_step(trainer: Trainer) -> Tensor:
     return loss.detach()
 
 
+LOOPS = {"plain": plain_step, "trainer": trainer_step}
+
+
 def seconds(step: Callable[[Trainer], object], trainer: Trainer) -> float:
     device = trainer.backend.env.device
     begin = time.perf_counter()
@@ -130,48 +141,73 @@ def seconds(step: Callable[[Trainer], object], trainer: Trainer) -> float:
 
 
 def measure(trainer: Trainer, steps: int) -> dict[str, list[float]]:
-    """Durations of both loops, taken in turns after one step each to warm up."""
-    loops = {"plain": plain_step, "trainer": trainer_step}
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for step in loops.values():
-        seconds(step, trainer)
-    for _ in range(steps):
-        for name, step in loops.items():
+    """Durations of both loops, taken in turns after the steps to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in LOOPS}
+    for _ in range(WARM_UP + steps):
+        for name, step in LOOPS.items():
             times[name].append(seconds(step, trainer))
-    return times
+    return {name: found[WARM_UP:] for name, found in times.items()}
+
+
+def peak_bytes(loop: str, mode: str) -> int:
+    """The most memory that a process takes that does nothing but a few steps of one loop."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", loop, mode]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def print_peak(trainer: Trainer, loop: str, mode: str) -> None:
+    """Take the steps to warm up, and print the memory that this process has taken at most."""
+    if mode == "compiled":
+        compile_blocks(trainer.backend.learners["student"].net)
+    for _ in range(WARM_UP):
+        seconds(LOOPS[loop], trainer)
+    print(memory_bytes(trainer.backend.env.device))
 
 
 def report(args: argparse.Namespace, trainer: Trainer, mode: str) -> float:
     """Measure one mode, print it, return the trainer's median."""
     times = measure(trainer, args.steps)
-    peak = memory_bytes(trainer.backend.env.device) / 2**30
     for name, found in times.items():
         median = statistics.median(found)
+        peak = peak_bytes(name, mode) / 2**30
         print(
             f"{mode:9} {name:8} median {median:8.3f} s  best {min(found):8.3f} s  "
-            f"{args.batch / median:7.2f} samples/s  peak {peak:6.2f} GiB"
+            f"{args.batch / median:7.2f} samples/s  peak {peak:6.2f} GiB",
+            flush=True,
         )
     ratio = statistics.median(t / p for t, p in zip(times["trainer"], times["plain"], strict=True))
     print(f"{mode:9} trainer / plain {ratio:.3f}")
     return statistics.median(times["trainer"])
 
 
-def main() -> None:
-    args = parse_args()
+@contextmanager
+def prepared(args: argparse.Namespace) -> Iterator[Trainer]:
+    """A trainer of the network in question, whose log goes to a folder that is removed."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    env = processes.init()
-    print(json.dumps(vars(args) | {"torch": torch.__version__, "device": str(env.device)}))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(args, env, Path(folder, "metrics.jsonl"))
-        count = sum(p.numel() for p in trainer.backend.learners["student"].net.parameters())
+        trainer = make_trainer(args, processes.init(), Path(folder, "metrics.jsonl"))
+        try:
+            yield trainer
+        finally:
+            trainer.hooks[0].close()
+
+
+def main() -> None:
+    args = parse_args()
+    with prepared(args) as trainer:
+        if args.peak_of:
+            print_peak(trainer, *args.peak_of)
+            return
+        device, net = trainer.backend.env.device, trainer.backend.learners["student"].net
+        print(json.dumps(vars(args) | {"torch": torch.__version__, "device": str(device)}))
+        count = sum(p.numel() for p in net.parameters())
         print(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
         eager = report(args, trainer, "eager")
         if not args.no_compile:
-            compile_blocks(trainer.backend.learners["student"].net)
+            compile_blocks(net)
             compiled = report(args, trainer, "compiled")
             print(f"compiled / eager {compiled / eager:.3f}")
-        trainer.hooks[0].close()
 
 
 if __name__ == "__main__":
