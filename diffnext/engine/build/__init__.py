@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the options of a run to its objects: the one package of the library that is handed the config."""
+
+from diffnext.engine.build.describe import describe_plan
+from diffnext.engine.build.plan import Plan, make_plan
+from diffnext.engine.build.run import build_trainer, finished_at
+
+__all__ = ["Plan", "build_trainer", "describe_plan", "finished_at", "make_plan"]

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffnext.engine import memory
+from diffnext.engine.build.plan import Plan
+
+Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+
+def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
+    """A plan in words, one line a subject."""
+    lines = []
+    for reader, share in zip(plan.readers, plan.shares, strict=True):
+        shapes = ", ".join(str(list(shape)) for shape in reader.shapes()[0][:4])
+        lines.append(
+            f"data       {reader.path}: {len(reader)} records of {shapes}, weight {share:g}"
+        )
+    every = sum(p.numel() for p in plan.skeleton.parameters())
+    learning = sum(p.numel() for p in plan.skeleton.parameters() if p.requires_grad)
+    source = "random weights" if plan.settings else f"weights of {cfg.MODEL.WEIGHTS}"
+    name = type(plan.skeleton).__name__
+    lines.append(f"network    {name}, {every:,} parameters, {learning:,} learn; {source}")
+    batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * world
+    lines.append(
+        f"step       {batch} samples: {cfg.TRAIN.BATCH_SIZE} a micro-batch, "
+        f"{cfg.SOLVER.ACCUM_STEPS} micro-batches, {world} processes; {cfg.MODEL.PRECISION}"
+    )
+    lines.append(
+        f"run        {cfg.PIPELINE.TYPE}, {cfg.METHOD.TYPE}, backend {plan.backend}; "
+        f"{cfg.SOLVER.MAX_STEPS} steps, seed {cfg.RNG_SEED}"
+    )
+    lines.append(f"memory     {plan.need} a process, without activations")
+    on_host = cfg.TRAIN.DEVICE_EMA == "cpu"
+    short = memory.shortage(
+        plan.need, average_on_host=on_host, processes=min(world, max(cfg.NUM_GPUS, 1))
+    )
+    if short:
+        lines.append(f"WARNING    {short}")
+    saved = every + 2 * learning + (every + learning) * (cfg.TRAIN.MODEL_EMA > 0) + every
+    first = min(cfg.SOLVER.SNAPSHOT_EVERY, cfg.SOLVER.MAX_STEPS)
+    lines.append(
+        f"checkpoint at step {first} for the first time, about {4 * saved / 2**30:.2f} GiB"
+    )
+    return lines

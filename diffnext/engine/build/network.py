@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which network a run trains: where its parts come from, and its shape without memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffnext.pipelines.builder import build_pipeline
+from diffnext.pipelines.train_base import TrainPipeline
+
+Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+
+def network_folder(cfg: Config, family: type[TrainPipeline]) -> Path:
+    """Where the config of the network lies, and its weights if it has any."""
+    if cfg.MODEL.TYPE != family.trained:
+        raise ValueError(
+            f"MODEL.TYPE is {cfg.MODEL.TYPE!r}; {family.__name__} trains {family.trained!r}"
+        )
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "MODEL.WEIGHTS is empty; name the folder of a pipeline, with model_index.json"
+        )
+    return Path(cfg.PIPELINE.MODULES.get(family.trained, Path(cfg.MODEL.WEIGHTS, family.trained)))
+
+
+def taken_modules(cfg: Config, *, embedded: bool) -> dict[str, str]:
+    """Components to take from elsewhere; a cache of embedded prompts needs no text encoder."""
+    modules = dict(cfg.PIPELINE.MODULES)
+    return (_without_text(cfg.MODEL.WEIGHTS) | modules) if embedded else modules
+
+
+def _without_text(path: str) -> dict[str, str]:
+    names = ("tokenizer", "text_encoder")
+    return {name: "" for name in names if Path(path, name).is_dir()}
+
+
+def make_skeleton(cfg: Config, modules: Mapping[str, str], config: Mapping[str, Any]) -> nn.Module:
+    """The network without memory, frozen as it will be."""
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        pipe = build_pipeline(
+            cfg.MODEL.WEIGHTS,
+            cfg.PIPELINE.TYPE,
+            "float32",
+            modules={**modules, **_without_text(cfg.MODEL.WEIGHTS)},
+            model_config=settings,
+        )
+        return pipe.configure(checkpointing=cfg.TRAIN.CHECKPOINTING)

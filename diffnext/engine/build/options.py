@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What options say without data and weights: checked, and resolved to backend, optimizer, schedule."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from diffnext.data.loader import Loader
+from diffnext.engine import check
+from diffnext.engine.backends import BACKENDS
+from diffnext.engine.backends.base import PRECISIONS
+from diffnext.engine.backends.deepspeed_config import merge_config, read_config, zero_stage
+from diffnext.engine.ema import check_decay
+from diffnext.engine.lr_scheduler import Schedule, make_schedule
+from diffnext.engine.optim import OptimizerFactory, optimizer_factory
+from diffnext.methods import METHODS
+from diffnext.utils.registry import check_options
+
+Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+
+def check_single(cfg: Config) -> None:
+    """What can be said of single options."""
+    check.check_numbers({key: attrgetter(key)(cfg) for key in check.RANGES})
+    check.check_choice("MODEL.PRECISION", cfg.MODEL.PRECISION, PRECISIONS)
+    check.check_choice("TRAIN.DEVICE_EMA", cfg.TRAIN.DEVICE_EMA, ("cpu", "cuda", "gpu"))
+    if cfg.TRAIN.MODEL_EMA != 0:
+        check_decay(cfg.TRAIN.MODEL_EMA)
+    check_options(METHODS.get(cfg.METHOD.TYPE), cfg.METHOD.CONFIG, key="METHOD.CONFIG")
+    check.check_set_once(cfg.PARALLEL.CONFIG, "PARALLEL.CONFIG")
+    check.check_set_once(cfg.TRAIN.LOADER_CONFIG, "TRAIN.LOADER_CONFIG")
+    loading = {"batch_size": cfg.TRAIN.BATCH_SIZE, **cfg.TRAIN.LOADER_CONFIG}
+    check_options(Loader, loading, key="TRAIN.LOADER_CONFIG")
+
+
+def backend_of(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of the backend."""
+    name = cfg.PARALLEL.BACKEND
+    if name == "auto":
+        name = "deepspeed" if deepspeed else ("ddp" if world > 1 else "single")
+    check.check_backend(name, world=world, deepspeed=deepspeed)
+    options = dict(cfg.PARALLEL.CONFIG)
+    if deepspeed:
+        options["config"] = merge_config(
+            read_config(deepspeed),
+            batch_size=cfg.TRAIN.BATCH_SIZE,
+            accum_steps=cfg.SOLVER.ACCUM_STEPS,
+            world=world,
+            precision=cfg.MODEL.PRECISION,
+            max_norm=cfg.SOLVER.CLIP_GRAD,
+        )
+    check_options(BACKENDS.get(name), options, key="PARALLEL.CONFIG")
+    stage = zero_stage(options.get("config", {}))
+    check.check_split(name, options, world=world, stage=stage, optimizer=cfg.SOLVER.OPTIMIZER)
+    return name, options
+
+
+def optimizer_of(cfg: Config) -> OptimizerFactory:
+    """What makes the optimizer of a network."""
+    return optimizer_factory(
+        cfg.SOLVER.OPTIMIZER,
+        lr=cfg.SOLVER.BASE_LR,
+        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        beta2=cfg.SOLVER.ADAM_BETA2,
+    )
+
+
+def schedule_of(cfg: Config) -> Schedule:
+    """The learning rate as a function of the step."""
+    return make_schedule(
+        cfg.SOLVER.LR_POLICY,
+        base_lr=cfg.SOLVER.BASE_LR,
+        max_steps=cfg.SOLVER.MAX_STEPS,
+        min_lr=cfg.SOLVER.MIN_LR,
+        decay_steps=cfg.SOLVER.DECAY_STEPS,
+        decay_gamma=cfg.SOLVER.DECAY_GAMMA,
+        warm_up_steps=cfg.SOLVER.WARM_UP_STEPS,
+        warm_up_factor=cfg.SOLVER.WARM_UP_FACTOR,
+    )

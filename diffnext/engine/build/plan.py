@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run will be: its options resolved, and checked against data and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from diffnext.data.records import RecordReader
+from diffnext.engine import check, memory
+from diffnext.engine.backends.deepspeed_config import zero_stage
+from diffnext.engine.build.data import datasets_of
+from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
+from diffnext.engine.build.options import backend_of, check_single, optimizer_of, schedule_of
+from diffnext.engine.lr_scheduler import Schedule
+from diffnext.engine.optim import OptimizerFactory
+from diffnext.pipelines.builder import PIPELINES
+
+Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will be, after all checks that need no weights."""
+
+    readers: list[RecordReader]
+    shares: list[float]  # how often each dataset passes in an epoch
+    backend: str
+    options: dict[str, Any]  # of the backend
+    modules: dict[str, str]  # components that come from elsewhere, or are left out
+    settings: dict[str, Any]  # of a network with random weights; empty to load them
+    skeleton: nn.Module  # the network on the meta device, with frozen parts marked
+    optimizer: OptimizerFactory
+    schedule: Schedule
+    need: memory.Need
+
+
+def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
+    """Resolve the options and check data, configuration and weights against each other.
+
+    Args:
+        world: number of processes.
+        deepspeed: path of a DeepSpeed json, or "".
+
+    Raises:
+        ValueError, FileNotFoundError: what does not fit; nothing was loaded or written.
+    """
+    check_single(cfg)
+    backend, options = backend_of(cfg, world=world, deepspeed=deepspeed)
+    optimizer = optimizer_of(cfg)
+    check.check_optimizer(cfg.SOLVER.OPTIMIZER, optimizer)
+    family = PIPELINES.get(cfg.PIPELINE.TYPE)
+    readers, shares = datasets_of(cfg)
+    folder = network_folder(cfg, family)
+    config = check.read_config(folder) | dict(cfg.MODEL.CONFIG)
+    for reader in readers:
+        check.check_data(reader, reads=family.reads, expected=family.expects(config))
+    settings = dict(cfg.MODEL.CONFIG)
+    if not settings and not check.has_weights(folder):
+        settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    modules = taken_modules(cfg, embedded=all(map(check.embedded_text, readers)))
+    skeleton = make_skeleton(cfg, modules, settings or config)
+    if not settings:
+        check.check_weights(folder, skeleton.state_dict())
+    return Plan(
+        readers=readers,
+        shares=shares,
+        backend=backend,
+        options=options,
+        modules=modules,
+        settings=settings,
+        skeleton=skeleton,
+        optimizer=optimizer,
+        schedule=schedule_of(cfg),
+        need=_need(cfg, skeleton, optimizer, backend, options, world),
+    )
+
+
+def _need(
+    cfg: Config,
+    skeleton: nn.Module,
+    optimizer: OptimizerFactory,
+    backend: str,
+    options: dict[str, Any],
+    world: int,
+) -> memory.Need:
+    return memory.estimate(
+        skeleton,
+        optimizer,
+        backend=backend,
+        world=world,
+        precision=cfg.MODEL.PRECISION,
+        stage=zero_stage(options.get("config", {})),
+        replicate=options.get("replicate", 1),
+        average=cfg.TRAIN.MODEL_EMA > 0,
+    )

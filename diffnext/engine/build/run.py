@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the options of a run to its trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffnext.engine.build.attach import attach
+from diffnext.engine.build.data import make_loader
+from diffnext.engine.build.describe import describe_plan
+from diffnext.engine.build.objects import make_backend, make_method, make_pipeline
+from diffnext.engine.build.plan import Plan
+from diffnext.engine.checkpoint import find
+from diffnext.engine.coordinator import Coordinator
+from diffnext.engine.trainer import Trainer
+from diffnext.utils.logging import logger
+
+Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+
+def finished_at(cfg: Config, coordinator: Coordinator) -> Path | None:
+    """The checkpoint that is the end of this run, if it was reached already."""
+    found = find(cfg.TRAIN.RESUME, coordinator.folder)
+    return found.folder if found is not None and found.step >= cfg.SOLVER.MAX_STEPS else None
+
+
+def build_trainer(
+    cfg: Config, plan: Plan, coordinator: Coordinator, *, tensorboard: bool = False
+) -> Trainer:
+    """Make everything that a run consists of, put back to where it was if it is resumed.
+
+    Args:
+        cfg: frozen options.
+        plan: made of them.
+        coordinator: of the experiment folder.
+        tensorboard: write curves for TensorBoard as well.
+    """
+    env = coordinator.env
+    for line in describe_plan(cfg, plan, world=env.world):
+        logger.info(line)
+    pipe = make_pipeline(cfg, plan).to(env.device)
+    backend = make_backend(cfg, plan, env)
+    method = make_method(cfg, pipe, backend, plan.optimizer)
+    loader = make_loader(cfg, plan.readers, plan.shares, env)
+    trainer = Trainer(
+        pipe=pipe,
+        method=method,
+        backend=backend,
+        batches=loader,
+        schedules={role.name: plan.schedule for role in method.roles if role.learns},
+        max_steps=cfg.SOLVER.MAX_STEPS,
+        seed=cfg.RNG_SEED,
+        accum_steps=cfg.SOLVER.ACCUM_STEPS,
+        max_norm=cfg.SOLVER.CLIP_GRAD,
+    )
+    attach(cfg, coordinator, trainer, loader, tensorboard=tensorboard)
+    return trainer
