@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+from diffnext.data.records.base import RecordError
 from diffnext.utils.files import write_bytes
 
 Buffer = bytes | bytearray | memoryview
@@ -39,17 +40,29 @@ class _Open:
 
 
 class Files:
-    """Files that are opened when they are first read; at most `limit` are kept open.
+    """The shards of a folder, opened when they are first read; at most `limit` are kept open.
 
     Reads carry their own position, so threads and forked processes share a file. A file that
-    is pushed out is closed when the last read on it has returned.
+    is pushed out is closed when the last read on it has returned. A subclass may get the bytes
+    from elsewhere: `sizes`, `read` and `read_into` are all that a reader asks for.
     """
 
-    def __init__(self, paths: Sequence[str], limit: int = 256) -> None:
-        self.paths = paths
+    def __init__(self, folder: str, names: Sequence[str], limit: int = 256) -> None:
+        self.paths = [os.path.join(folder, name) for name in names]
         self.limit = limit
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._lock = threading.Lock()
+
+    def sizes(self) -> list[int]:
+        """Bytes of each file.
+
+        Raises:
+            RecordError: one is missing.
+        """
+        try:
+            return [os.path.getsize(path) for path in self.paths]
+        except FileNotFoundError as error:
+            raise RecordError(f"{error.filename} is missing, its index is there") from error
 
     def read_into(self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]) -> int:
         """Fill `buffers` one after another from `offset` on; return how many bytes there were."""

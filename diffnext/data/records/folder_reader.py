@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,17 +31,24 @@ class FolderReader:
 
     Args:
         path: the folder.
+        files: gives access to the shards, by folder and names; another one than `Files` may read
+            shards that are not in the folder.
 
     Raises:
         RecordError: METADATA and the index disagree, or a shard is missing, truncated or damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        files: Callable[[str, list[str]], Files] = Files,
+    ) -> None:
         self.path = os.fspath(path)
         names = index_names(self.path)
-        self._shards = [name.removesuffix(".index") + ".data" for name in names]
-        sizes = [self._shard_bytes(name) for name in self._shards]
-        self._files = Files([os.path.join(self.path, name) for name in self._shards])
+        shards = [name.removesuffix(".index") + ".data" for name in names]
+        self._files = files(self.path, shards)
+        sizes = self._files.sizes()
         self._state = indexing.text_state(self.path, names)
         metadata = _read_json(os.path.join(self.path, METADATA))
         entries = None if metadata is None else metadata["entries"]
@@ -190,12 +197,6 @@ class FolderReader:
         return record
 
     # ------------------------------------------------------------------------------- opening
-
-    def _shard_bytes(self, name: str) -> int:
-        file = os.path.join(self.path, name)
-        if not os.path.exists(file):
-            raise RecordError(f"{file} is missing, its index is there")
-        return os.path.getsize(file)
 
     def _open_index(
         self, names: list[str], sizes: list[int], entries: int | None
