@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that worker processes make in tests: some return, some hang, some take the process down."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+
+def work(order):
+    """Do what `order`, a word and its argument, says."""
+    word, value = order
+    return ACTS[word](value)
+
+
+def _print(text):
+    print(text, flush=True)
+    os.write(1, text.encode())
+    return text
+
+
+def _kill(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def _raise(reason):
+    raise OddError(reason, os.getpid())
+
+
+class OddError(Exception):
+    """Cannot be unpickled: it wants two arguments and remembers one."""
+
+    def __init__(self, reason, number):
+        super().__init__(reason)
+
+
+ACTS = {
+    "pid": lambda _: os.getpid(),
+    "echo": lambda value: value,
+    "double": lambda value: 2 * value,
+    "sleep": time.sleep,
+    "wait": lambda seconds: time.sleep(seconds) or seconds,
+    "kill": _kill,
+    "exit": os._exit,
+    "raise": _raise,
+    "print": _print,
+    "ones": lambda count: [np.ones(count, np.uint8), np.arange(count // 8)],
+    "modules": lambda _: sorted(sys.modules),
+    "segfault": lambda _: _kill(signal.SIGSEGV),
+}

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers hang, crash, print and raise: one call is lost by it, with the reason, and no other."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from diffnext.data.workers import Pool, WorkError
+from tests.data import odd_work
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with Pool(odd_work.work, workers=1, limit_s=20) as pool:
+        yield pool
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_results_come_back_from_another_process(pool):
+    assert pool.submit(("double", 21)).result() == 42
+    assert pool.submit(("pid", None)).result() != os.getpid()
+
+
+def test_arrays_pass_whole_and_can_be_written_to(pool):
+    ones, numbers = pool.submit(("ones", 5_000_000)).result()
+    assert (ones.sum(), numbers.sum()) == (5_000_000, 625_000 * 624_999 // 2)
+    ones[0] = 2
+    back = pool.submit(("echo", ones)).result()
+    np.testing.assert_array_equal(back, ones)
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        (("segfault", None), r"the decoder crashed with signal 11 \(SIGSEGV\)$"),
+        (("kill", 9), r"signal 9 \(SIGKILL\), as the kernel does where memory runs out$"),
+        (("exit", 3), "the decoder ended with exit code 3$"),
+        (("raise", "no such codec"), "^OddError: no such codec$"),
+    ],
+)
+def test_a_call_that_fails_says_why_and_the_next_one_works(pool, order, reason):
+    failed, after = pool.submit(order), pool.submit(("double", 1))
+    with pytest.raises(WorkError, match=reason):
+        failed.result()
+    assert after.result() == 2
+
+
+def test_a_call_that_hangs_is_ended_in_time():
+    with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
+        first = pool.submit(("pid", None)).result()
+        start = time.monotonic()
+        with pytest.raises(WorkError, match=r"^timed out after 0\.5 s$"):
+            pool.submit(("sleep", 60)).result()
+        assert time.monotonic() - start < 10
+        assert not alive(first)
+        assert pool.submit(("pid", None)).result() != first
+
+
+def test_what_a_library_prints_is_no_result(pool, capfd):
+    assert pool.submit(("print", "noise from a library")).result() == "noise from a library"
+    assert pool.submit(("double", 4)).result() == 8
+
+
+def test_closing_ends_calls_at_work_and_drops_the_rest():
+    pool = Pool(odd_work.work, workers=1, limit_s=60)
+    child = pool.submit(("pid", None)).result()
+    calls = [pool.submit(("sleep", 60)) for _ in range(3)]
+    start = time.monotonic()
+    pool.close()
+    assert time.monotonic() - start < 10
+    assert all(call.cancelled() or call.exception() for call in calls)
+    assert not alive(child)
+
+
+def test_without_workers_calls_are_made_here():
+    with Pool(odd_work.work, workers=0, limit_s=1) as pool:
+        assert pool.submit(("pid", None)).result() == os.getpid()
+        with pytest.raises(WorkError, match="OddError: no such codec"):
+            pool.submit(("raise", "no such codec")).result()
+
+
+def test_work_that_cannot_be_imported_stops_with_advice(tmp_path, monkeypatch):
+    (tmp_path / "passing_module.py").write_text("def work(order):\n    return order\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import passing_module
+
+    (tmp_path / "passing_module.py").unlink()
+    with (
+        Pool(passing_module.work, workers=1, limit_s=5) as pool,
+        pytest.raises(ValueError, match=r"cannot be started: .* exit code 1; .* with 0 workers"),
+    ):
+        pool.submit(None).result()
+
+
+ORPHAN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from diffnext.data.workers import Pool
+from tests.data import odd_work
+pool = Pool(odd_work.work, workers=1, limit_s=60)
+print(pool.submit(("pid", None)).result(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_workers_end_with_a_caller_that_was_killed():
+    command = [sys.executable, "-c", ORPHAN, str(ROOT)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
+        worker = int(caller.stdout.readline())
+        assert alive(worker)
+        caller.kill()
+    deadline = time.monotonic() + 10
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(worker)
