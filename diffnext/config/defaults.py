@@ -106,6 +106,8 @@ _C.TRAIN.BATCH_SIZE = 1
 # Decay of the averaged weights at each update: average = decay * average + (1 - decay) * weights.
 # 0: no average is kept.
 _C.TRAIN.MODEL_EMA = 0.99
+# Further decays, each with an average of its own beside MODEL_EMA's: [0.999, 0.9999].
+_C.TRAIN.EXTRA_EMA = []
 # Where the averaged weights are kept: cpu, or cuda (also called gpu) for the network's own device.
 _C.TRAIN.DEVICE_EMA = "gpu"
 # Independent draws of noise and timestep for each sample in a step.

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from diffnext.distributed.env import Env
@@ -51,7 +53,7 @@ def toy_run(
     precision: str = "float32",
     max_norm: float = 1.0,
     optimizer: str = "adamw",
-    decay: float = 0.9,
+    decays: Sequence[float] = (0.9,),
     keep: int = 0,
     bad=(),
     resume: str = "auto",
@@ -69,7 +71,7 @@ def toy_run(
     method = Finetune(pipe, {"student": spread.add("student", pipe.configure(), make)})
     loader = ToyLoader(batch_size, rank=env.rank, world=env.world, accum=accum, bad=bad)
     schedule = make_schedule("cosine_decay", base_lr=1e-2, max_steps=max_steps, warm_up_steps=2)
-    ema = EMA(spread.weights("student", learning=True), decay=decay, device="cpu")
+    ema = EMA(spread.weights("student", learning=True), decays=decays, device="cpu")
     manager = CheckpointManager(
         folder, prefix="toy", module="transformer", loader=loader, ema=ema, about={}, keep=keep
     )

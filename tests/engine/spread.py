@@ -13,7 +13,9 @@ import torch
 
 from diffnext.distributed import env as processes
 from diffnext.engine.backends.deepspeed_config import merge_config
+from diffnext.engine.trainer import Trainer
 from tests.engine.runs import ALONE, Interrupted, toy_run
+from tests.engine.toy import WIDTH
 
 CASES = {
     "single": ("single", {}),
@@ -30,7 +32,7 @@ STEPS, CUT = 4, 2
 LATE = ("ddp", "fsdp", "hybrid")  # exchange gradients in the last micro-batch of a step only
 
 
-def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> None:
+def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> Trainer:
     """Train a toy run of STEPS steps in `folder`; go on from what is there."""
     backend, options = CASES[case]
     precision = settings.pop("precision", "float32")
@@ -63,6 +65,18 @@ def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> None
     )
     with contextlib.suppress(Interrupted):
         trainer.train()
+    return trainer
+
+
+@torch.no_grad()
+def look(trainer: Trainer) -> list[list[list[float]]]:
+    """What the network makes of ones: with its own weights, with the average, with its own again."""
+    net, ema = trainer.backend.learners["student"].wrapped, trainer.hooks[1].ema
+    seen = [net(torch.ones(1, WIDTH)).tolist()]
+    with ema.applied(trainer.backend, "student"):
+        seen.append(net(torch.ones(1, WIDTH)).tolist())
+    seen.append(net(torch.ones(1, WIDTH)).tolist())
+    return seen
 
 
 def count_messages(case: str, folder: Path, env: processes.Env) -> None:
@@ -90,7 +104,8 @@ def main(folder: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)
     env = processes.init()
     for case in cases:
-        run(case, folder / case / "whole", env)
+        seen = look(run(case, folder / case / "whole", env))
+        (folder / case / f"seen{env.rank}.json").write_text(json.dumps(seen))
         run(case, folder / case / "cut", env, stop_at=CUT)
         run(case, folder / case / "cut", env)
         run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))

@@ -14,7 +14,7 @@ import torch
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
 from tests.engine import spread
-from tests.engine.toy import ToyNet
+from tests.engine.toy import WIDTH, ToyNet
 
 ROOT = Path(__file__).parents[2]
 SPREAD = [case for case in spread.CASES if case != "single"]
@@ -110,6 +110,24 @@ def test_a_nan_on_one_process_is_skipped_by_both(runs, case):
     one, two = rows(runs / "single/bad", names), rows(runs / case / "bad", names)
     assert two[1] == one[1] == [None, None, 1]
     torch.testing.assert_close(torch.tensor(two[2]), torch.tensor(one[2]), **CLOSE)
+
+
+@pytest.mark.parametrize("case", SPREAD)
+def test_an_average_is_swapped_in_and_out_exactly(runs, case):
+    with torch.no_grad():
+        nets = [
+            ToyNet.from_pretrained(
+                runs / case / f"whole/{kind}/toy_iter_{spread.STEPS}/transformer"
+            )
+            for kind in ("checkpoints", "ema_checkpoints")
+        ]
+        own, average = [net(torch.ones(1, WIDTH)) for net in nets]
+    assert (own - average).abs().max() > 1e-3
+    for rank in (0, 1):
+        seen = torch.tensor(json.loads((runs / case / f"seen{rank}.json").read_text()))
+        torch.testing.assert_close(seen[0], own)
+        torch.testing.assert_close(seen[1], average)
+        assert torch.equal(seen[2], seen[0])
 
 
 @pytest.mark.parametrize("case", spread.LATE)

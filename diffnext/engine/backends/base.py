@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
@@ -160,6 +161,32 @@ class Backend:
             return {name: tensors[name] for name in self.learners[role].named_learning()}
         return tensors
 
+    @contextmanager
+    def swapped(self, role: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within, the network computes with other weights; its own come back exactly. Collective.
+
+        Masters, gradients and optimizer state stay as they are: train on after it, not within.
+
+        Args:
+            weights: of what learns, each process's share as `weights` gives it, on any device.
+        """
+        own = {name: local(p).clone() for name, p in self.learners[role].named_learning().items()}
+        self._put_share(role, weights)
+        try:
+            yield
+        finally:
+            self._put(role, own)
+
+    def _put_share(self, role: str, weights: Mapping[str, Tensor]) -> None:
+        self._put(role, weights)
+
+    @torch.no_grad()
+    def _put(self, role: str, weights: Mapping[str, Tensor]) -> None:
+        """Write this process's part of weights that learn."""
+        params = self.learners[role].named_learning()
+        for name, value in weights.items():
+            local(params[name]).copy_(local(value))
+
     def optimizer_state(self, role: str) -> dict[str, Tensor]:
         """This process's share of the optimizer's state, by "<weight>.<field>". Collective."""
         optimizer = self.learners[role].optimizer
@@ -204,6 +231,11 @@ class Backend:
         """Everything that the network saves, live, by published name."""
         state = self.learners[role].net.state_dict()
         return {name: value.detach() for name, value in state.items()}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded; the memory is shared."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -65,6 +67,13 @@ class DDPBackend(Backend):
         exchange = last or not isinstance(wrapped, DistributedDataParallel)
         with nullcontext() if exchange else wrapped.no_sync():
             yield
+
+    @torch.no_grad()
+    def _put_share(self, role: str, weights: Mapping[str, Tensor]) -> None:
+        """Each process has other weights; all get all."""
+        self._put(role, weights)
+        for i, (_, param) in enumerate(sorted(self.learners[role].named_learning().items())):
+            dist.broadcast(param.detach(), src=i % self.env.world)
 
     def weights(self, role: str, *, learning: bool = False) -> dict[str, Tensor]:
         return self._share(super().weights(role, learning=learning))

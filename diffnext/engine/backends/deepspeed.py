@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from diffnext.distributed import env as processes
@@ -160,6 +161,29 @@ class DeepSpeedBackend(Backend):
         if learning:
             return masters
         return masters | self._share(learner.fixed)
+
+    @contextmanager
+    def swapped(self, role: str, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        learner, own = self.learners[role], self._own(role)
+        for i, (name, param) in enumerate(sorted(learner.named_learning().items())):
+            value = torch.empty(full_shape(param), device=self.env.device)
+            if name in weights:
+                value.copy_(weights[name])
+            dist.broadcast(value, src=i % self.env.world)
+            self._put_copy(param, value)
+        try:
+            yield
+        finally:
+            for name, param in learner.named_learning().items():
+                self._put_copy(param, own[name] if own else self._master(param))
+
+    def _own(self, role: str) -> dict[str, Tensor]:
+        """A copy of the weights where the network is the master itself."""
+        if self.stage > 0:
+            return {}
+        return {
+            name: p.detach().clone() for name, p in self.learners[role].named_learning().items()
+        }
 
     def optimizer_state(self, role: str) -> dict[str, Tensor]:
         if self.stage == 0:

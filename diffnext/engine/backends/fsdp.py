@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.distributed.mesh import make_mesh
 from diffnext.engine.backends import BACKENDS
-from diffnext.engine.backends.base import PRECISIONS, Backend, Learner
+from diffnext.engine.backends.base import PRECISIONS, Backend, Learner, local
 from diffnext.engine.blocks import repeated_blocks
 from diffnext.engine.optim import OptimizerFactory
 
@@ -72,8 +71,13 @@ class FSDPBackend(Backend):
         net.set_is_last_backward(last)
         yield
 
+    def _put(self, role: str, weights: Mapping[str, Tensor]) -> None:
+        for module in self.learners[role].net.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a forward without backward leaves whole weights behind
+        super()._put(role, weights)
+
     def _norm(self, grads: list[Tensor]) -> Tensor:
-        local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
-        squares = torch.nn.utils.get_total_norm(local).square()
+        squares = torch.nn.utils.get_total_norm([local(grad) for grad in grads]).square()
         dist.all_reduce(squares, group=self.mesh.get_group("shard"))
         return squares.sqrt()

@@ -12,6 +12,7 @@ from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import Backend
 from diffnext.engine.blocks import compile_blocks
+from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
 from diffnext.engine.ema import EMA
 from diffnext.engine.optim import OptimizerFactory
@@ -66,9 +67,9 @@ def make_method(
 
 
 def make_ema(cfg: Config, backend: Backend, role: str, env: Env) -> EMA | None:
-    """The running average of a role, if one is asked for."""
-    if cfg.TRAIN.MODEL_EMA == 0:
+    """The running averages of a role, if any is asked for."""
+    if not decays_of(cfg):
         return None
     device = torch.device("cpu") if cfg.TRAIN.DEVICE_EMA == "cpu" else env.device
     weights = backend.weights(role, learning=True)
-    return EMA(weights, decay=cfg.TRAIN.MODEL_EMA, device=device)
+    return EMA(weights, decays=decays_of(cfg), device=device)

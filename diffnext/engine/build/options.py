@@ -11,7 +11,7 @@ from diffnext.engine import check
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import PRECISIONS
 from diffnext.engine.backends.deepspeed_config import merge_config, read_config, zero_stage
-from diffnext.engine.ema import check_decay
+from diffnext.engine.ema import check_decays
 from diffnext.engine.lr_scheduler import Schedule, make_schedule
 from diffnext.engine.optim import OptimizerFactory, optimizer_factory
 from diffnext.methods import METHODS
@@ -25,8 +25,7 @@ def check_single(cfg: Config) -> None:
     check.check_numbers({key: attrgetter(key)(cfg) for key in check.RANGES})
     check.check_choice("MODEL.PRECISION", cfg.MODEL.PRECISION, PRECISIONS)
     check.check_choice("TRAIN.DEVICE_EMA", cfg.TRAIN.DEVICE_EMA, ("cpu", "cuda", "gpu"))
-    if cfg.TRAIN.MODEL_EMA != 0:
-        check_decay(cfg.TRAIN.MODEL_EMA)
+    check_decays(decays_of(cfg))
     check_options(METHODS.get(cfg.METHOD.TYPE), cfg.METHOD.CONFIG, key="METHOD.CONFIG")
     check.check_set_once(cfg.PARALLEL.CONFIG, "PARALLEL.CONFIG")
     check.check_set_once(cfg.TRAIN.LOADER_CONFIG, "TRAIN.LOADER_CONFIG")
@@ -78,3 +77,13 @@ def schedule_of(cfg: Config) -> Schedule:
         warm_up_steps=cfg.SOLVER.WARM_UP_STEPS,
         warm_up_factor=cfg.SOLVER.WARM_UP_FACTOR,
     )
+
+
+def decays_of(cfg: Config) -> list[float]:
+    """The decays to average the weights with; the first one's average is what others load."""
+    if cfg.TRAIN.MODEL_EMA == 0 and cfg.TRAIN.EXTRA_EMA:
+        raise ValueError(
+            f"TRAIN.MODEL_EMA is 0 and TRAIN.EXTRA_EMA is {cfg.TRAIN.EXTRA_EMA}; put the first decay "
+            "into MODEL_EMA"
+        )
+    return [cfg.TRAIN.MODEL_EMA, *cfg.TRAIN.EXTRA_EMA] if cfg.TRAIN.MODEL_EMA else []

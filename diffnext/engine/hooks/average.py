@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class EMAHook(Hook):
-    """Updates an average every `every` steps, and after the last step.
+    """Updates averages every `every` steps, and after the last step.
 
     Args:
-        ema: the average.
+        ema: the averages.
         role: whose weights.
         every: steps between updates.
     """
@@ -30,3 +30,6 @@ class EMAHook(Hook):
     def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
         if trainer.step % self.every == 0 or trainer.step == trainer.max_steps:
             self.ema.update(trainer.backend.weights(self.role, learning=True))
+
+    def close(self) -> None:
+        self.ema.wait()
