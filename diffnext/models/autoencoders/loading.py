@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import inspect
 import json
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from diffnext.models.autoencoders.modeling_utils import strides
+from diffnext.utils.hashes import sha256_of
 
 PACKAGE = "diffnext.models.autoencoders"
 STEM = "diffusion_pytorch_model"
@@ -69,8 +73,28 @@ def describe_vae(path: str) -> dict[str, Any]:
     return {
         "class": vae_class(folder).__name__,
         "config": {key: config[key] for key in sorted(config) if not key.startswith("_")},
-        "weights_sha256": _hash_weights(folder),
+        "weights_sha256": hash_weights(folder),
     }
+
+
+def full_config(folder: Path) -> dict[str, Any]:
+    """The configuration of an autoencoder with the defaults of its class for what it leaves out."""
+    return complete_config(vae_class(folder), _read_json(folder / "config.json"))
+
+
+def complete_config(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of a class, tuples as JSON has them: lists."""
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    full = {p.name: p.default for p in parameters if p.default is not p.empty}
+    full |= {key: value for key, value in config.items() if not key.startswith("_")}
+    return json.loads(json.dumps(full))
+
+
+def strides_of(folder: Path) -> tuple[int, int]:
+    """Frames and pixels that one latent stands for, by the configuration alone."""
+    cls = vae_class(folder)
+    with torch.device("meta"):  # layers without memory
+        return strides(cls.from_config(cls.load_config(folder)))
 
 
 def _classes() -> dict[str, type]:
@@ -86,20 +110,19 @@ def _classes() -> dict[str, type]:
     return {name: value for name, value in found.items() if name.startswith("Autoencoder")}
 
 
-def _hash_weights(folder: Path) -> str:
-    """sha256 over the weight files in the order of their names."""
+def hash_weights(folder: Path) -> str:
+    """sha256 over the weight files in the order of their names.
+
+    Raises:
+        ValueError: there are none.
+    """
     for pattern in WEIGHTS:
         files = sorted(folder.glob(pattern))
         if files:
             break
     else:
         raise ValueError(f"{folder} has no weights, wanted {' or '.join(WEIGHTS)}")
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(files)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
