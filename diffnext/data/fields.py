@@ -3,35 +3,79 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Mapping
 from typing import Any
 
-FIELDS = ("caption", "text", "label", "flow")
+FIELDS = ("caption", "captions", "text", "label", "flow")
 EXACT = 2**53  # whole numbers below it pass through floating point unchanged
 
 
 def parse_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the types of caption, text, label and flow. Empty cells count as absent.
+    """Check the types of caption, captions, text, label and flow. Empty cells count as absent.
+
+    Captions come in any of three places: text or a list in `caption`, a list (or one written as JSON)
+    in `captions`, a list in `text`. The first becomes `caption`; where there are several, all of
+    them become `captions`.
 
     Raises:
         ValueError: a value of another type, a number that a record cannot hold (label: int64, flow:
             float32), or text that is not utf-8.
     """
-    result = {}
+    result: dict[str, Any] = {}
+    captions: list[str] = []
     for name in FIELDS:
         value = values.get(name)
-        if not is_empty(value):
+        if is_empty(value):
+            continue
+        if name == "captions" and isinstance(value, str):
+            value = _parse_json_list(name, value)
+        if isinstance(value, list | tuple):
+            captions += _parse_texts(name, value)
+        else:
             result[name] = _PARSERS[name](name, value)
-    return result
+    first = [result["caption"]] if "caption" in result else []
+    return {**result, **_first_and_all([*first, *captions])}
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell says nothing: None, blank text, or the NaN of tables with gaps."""
+    """Whether a cell says nothing: None, blank text, the NaN of tables with gaps, a list of those."""
     if isinstance(value, str):
         return not value.strip()
+    if isinstance(value, list | tuple):
+        return all(map(is_empty, value))
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _first_and_all(captions: list[str]) -> dict[str, Any]:
+    """`caption`, and `captions` where several are not the same."""
+    different = tuple(dict.fromkeys(captions))
+    if len(different) > 1:
+        return {"caption": different[0], "captions": different}
+    return {"caption": different[0]} if different else {}
+
+
+def _parse_texts(name: str, values: list[Any] | tuple[Any, ...]) -> list[str]:
+    if name not in ("caption", "captions", "text"):
+        raise ValueError(f"{name} is {values!r}, one value is wanted")
+    return [
+        _parse_text(f"{name}[{number}]", value)
+        for number, value in enumerate(values)
+        if not is_empty(value)
+    ]
+
+
+def _parse_json_list(name: str, value: str) -> list[Any]:
+    """A list as csv can hold it: ["one", "two"]."""
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise ValueError(f'{name} is {value!r}, a list is wanted: ["one", "two"]')
+    return found
 
 
 def _parse_text(name: str, value: Any) -> str:
@@ -93,6 +137,7 @@ def _checked_text(name: str, value: str) -> str:
 
 _PARSERS = {
     "caption": _parse_text,
+    "captions": _parse_text,
     "text": _parse_text,
     "label": _parse_whole,
     "flow": _parse_flow,

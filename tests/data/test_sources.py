@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from diffnext.data.location import File
 from diffnext.data.sources import Source, scan
 
 
@@ -29,9 +30,9 @@ def test_folder(tmp_path):
     listing = scan(str(tmp_path))
     assert listing.failures == []
     assert listing.sources == [
-        Source(str(tmp_path / "a.png"), caption="A cat."),
-        Source(str(tmp_path / "b/one.jpg")),
-        Source(str(tmp_path / "b/two.MP4"), "Ein Hund l\u00e4uft.", "Hund", 3, 2.0),
+        Source(File(str(tmp_path / "a.png")), caption="A cat."),
+        Source(File(str(tmp_path / "b/one.jpg"))),
+        Source(File(str(tmp_path / "b/two.MP4")), "Ein Hund l\u00e4uft.", "Hund", 3, 2.0),
     ]
 
 
@@ -81,7 +82,9 @@ def test_an_empty_value_leaves_the_caption_of_the_text_file(tmp_path, value):
     touch(tmp_path, "a.png")
     (tmp_path / "a.txt").write_text("from txt")
     (tmp_path / "a.json").write_text(json.dumps({"caption": value, "label": 3}))
-    assert scan(str(tmp_path)).sources == [Source(str(tmp_path / "a.png"), "from txt", label=3)]
+    assert scan(str(tmp_path)).sources == [
+        Source(File(str(tmp_path / "a.png")), "from txt", label=3)
+    ]
 
 
 def test_a_folder_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
@@ -135,15 +138,15 @@ def test_manifests(tmp_path, suffix):
     listing = scan(str(path))
     assert listing.failures == []
     assert listing.sources == [
-        Source(str(tmp_path / "x/a.png"), 'A "red" cat, sleeping', "cat", 1),
-        Source(str(tmp_path / "b.mp4"), "Gr\u00f6\u00dfe", None, 2),
+        Source(File(str(tmp_path / "x/a.png")), 'A "red" cat, sleeping', "cat", 1),
+        Source(File(str(tmp_path / "b.mp4")), "Gr\u00f6\u00dfe", None, 2),
     ]
 
 
 def test_column_file_and_absolute_paths(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("file,flow\n/data/a.mp4,1.5\n")
-    assert scan(str(path)).sources == [Source("/data/a.mp4", flow=1.5)]
+    assert scan(str(path)).sources == [Source(File("/data/a.mp4"), flow=1.5)]
 
 
 def test_bad_rows_are_failures_that_name_the_line(tmp_path):

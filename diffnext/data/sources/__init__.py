@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where media and their captions come from: folders, manifests, data sets, tars, local or by URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from diffnext.data import urls
+from diffnext.data.location import kind_of
+from diffnext.data.sources.columns import Columns, parse_columns
+from diffnext.data.sources.folder import add_file, list_folder, walk
+from diffnext.data.sources.huggingface import ARROW, check_splits, list_table, media_column
+from diffnext.data.sources.listing import Failure, Listing, Source
+from diffnext.data.sources.manifest import MANIFESTS, list_manifest
+from diffnext.data.sources.webdataset import expand, list_tar
+
+__all__ = ["Failure", "Listing", "Source", "parse_columns", "scan", "walk"]
+
+
+def scan(path: str, columns: Mapping[str, str] | None = None) -> Listing:
+    """List what an input holds.
+
+    Args:
+        path: a folder (with its sub-folders), a manifest (.csv, .jsonl, .json, .parquet), a table of
+            media (.parquet, .arrow), a tar, a pattern of these such as shards-{0000..0009}.tar, or a
+            single medium; a local path or a URL.
+        columns: field -> column, for tables whose columns have names of their own.
+
+    Raises:
+        ValueError: nothing there, or a manifest that cannot be read at all.
+    """
+    listing = Listing()
+    parts = [path] if os.path.exists(path) else expand(path)
+    for part in parts:
+        _scan_one(listing, part, Columns(columns or {}))
+    return listing
+
+
+def _scan_one(listing: Listing, path: str, columns: Columns) -> None:
+    remote = urls.is_url(path)
+    if urls.is_folder(path) if remote else os.path.isdir(path):
+        check_splits(path)
+        return list_folder(listing, path, columns)
+    if not remote and not os.path.isfile(path):
+        raise ValueError(f"--input {path}: no such file or folder")
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".tar":
+        return list_tar(listing, path, columns)
+    if suffix == ".arrow" or (suffix == ".parquet" and media_column(path, columns)):
+        return list_table(listing, path, columns)
+    if suffix in MANIFESTS:
+        return list_manifest(listing, path, columns)
+    if kind_of(path) is None:
+        known = ", ".join(sorted({*MANIFESTS, *ARROW, ".tar"}))
+        raise ValueError(f"--input {path}: a folder, a medium or one of {known} is wanted")
+    return add_file(listing, path, columns)
