@@ -9,7 +9,7 @@ wrapped one, an average of weights or a teacher.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,6 +36,7 @@ class StepOutput:
 
     loss: Tensor  # scalar, weights applied: what backward gets
     metrics: Mapping[str, Tensor]  # detached scalars for the log
+    per_sample: Tensor | None = None  # (B,) detached: the loss of each sample; their mean is `loss`
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,20 @@ class TrainPipeline(ABC):
     @abstractmethod
     def loss(self, net: nn.Module, inputs: Inputs) -> StepOutput:
         """The family's own objective, evaluated with `net`. Draws from `inputs.draws` alone."""
+
+    def noise_levels(self, shape: Sequence[int], draws: Draws) -> Tensor | None:
+        """Share of noise, from 0 to 1, in all that the loss of these samples is computed on.
+
+        Found from their random numbers alone, as the loss draws them.
+
+        Args:
+            shape: (B, C, T, H, W) of the latents.
+            draws: the random numbers of the samples.
+
+        Returns:
+            (B, any), or None where the family cannot say.
+        """
+        return None
 
     def to(self, device: torch.device | str) -> TrainPipeline:
         """Move what `prepare` computes with (a text encoder) to a device; the network is not moved."""

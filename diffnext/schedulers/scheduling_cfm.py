@@ -44,6 +44,10 @@ class FlowMatchEulerDiscreteScheduler(BaseScheduler):
         """What the network is told about places in the schedule: sigma times 1000, float32."""
         return self._sigmas(timesteps) * self.config.num_train_timesteps
 
+    def noise_levels(self, timesteps: Tensor) -> Tensor:
+        """Share of noise at places in the schedule: sigma, from 0 to 1."""
+        return self._sigmas(timesteps)
+
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """(1 - sigma) x0 + sigma noise.
 

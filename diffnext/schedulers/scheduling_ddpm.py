@@ -29,6 +29,10 @@ class DDPMScheduler(BaseScheduler):
         """What the network is told about drawn timesteps: the same numbers, float32."""
         return timesteps.float()
 
+    def noise_levels(self, timesteps: Tensor) -> Tensor:
+        """Share of noise at drawn timesteps: sqrt(1 - a), from 0 to 1."""
+        return (1 - self._alphas(timesteps.float(), timesteps)).sqrt()
+
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """sqrt(a) x0 + sqrt(1 - a) noise, eq. 4, with the cumulative product a at `timesteps`.
 

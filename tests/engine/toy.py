@@ -55,8 +55,9 @@ class ToyPipeline(TrainPipeline):
     def loss(self, net: nn.Module, inputs: Inputs) -> StepOutput:
         x0 = inputs.latents.flatten(1)
         noise = inputs.draws.stream("noise").randn(x0.size(1))
-        error = (net(x0 + noise) - x0).float().square().mean()
-        return StepOutput(error, {"loss_toy": error.detach()})
+        error = (net(x0 + noise) - x0).float().square()
+        loss = error.mean()
+        return StepOutput(loss, {"loss_toy": loss.detach()}, error.detach().mean(1))
 
 
 class ToyLoader:

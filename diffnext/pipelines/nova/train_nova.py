@@ -146,17 +146,29 @@ class NOVATrainPipeline(TrainPipeline):
         draws = inputs.draws
         num_frames = inputs.latents.size(2)
         num_tokens, values = self.transformer.patchify(inputs.latents[:1, :, 0]).shape[-2:]
-        num_visible = round((1 - mask_ratio(draws.stream("ratio").shared())) * num_tokens)
+        num_visible = _count_visible(num_tokens, draws)
         order = draws.stream("order").rand(num_frames, num_tokens).argsort(-1).flatten(0, 1)
-        shape = (self.loss_repeat, num_frames, num_tokens - num_visible)
-        timesteps = self.scheduler.draw_timesteps(draws.stream("timestep"), *shape)
-        noise = draws.stream("noise").randn(*shape, values)  # (B, R, T, K, P)
+        timesteps = self._draw_timesteps(num_frames, num_tokens - num_visible, draws)
+        noise = draws.stream("noise").randn(*timesteps.shape[1:], values)  # (B, R, T, K, P)
         return StepDraws(
             visible_ids=order[:, :num_visible],
             masked_ids=order[:, num_visible:],
             timesteps=timesteps.transpose(0, 1).flatten(1, 2),
             noise=noise.transpose(0, 1).flatten(1, 2),
         )
+
+    def _draw_timesteps(self, num_frames: int, num_masked: int, draws: Draws) -> Tensor:
+        """Of each masked token in each repeat, (B, R, T, K)."""
+        shape = (self.loss_repeat, num_frames, num_masked)
+        return self.scheduler.draw_timesteps(draws.stream("timestep"), *shape)
+
+    def noise_levels(self, shape: Sequence[int], draws: Draws) -> Tensor:
+        _, channels, num_frames, height, width = shape
+        frame = torch.empty(1, channels, height, width, device="meta")
+        num_tokens = self.transformer.patchify(frame).size(-2)
+        num_masked = num_tokens - _count_visible(num_tokens, draws)
+        timesteps = self._draw_timesteps(num_frames, num_masked, draws)
+        return self.scheduler.noise_levels(timesteps).flatten(1)  # (B, R * T * K)
 
     def loss(self, net: nn.Module, inputs: Inputs, *, draws: StepDraws | None = None) -> StepOutput:
         """Denoising error of the masked tokens; `draws` fixes what is otherwise drawn."""
@@ -180,14 +192,22 @@ class NOVATrainPipeline(TrainPipeline):
 
 def _reduce(error: Tensor, *, num_frames: int) -> StepOutput:
     """Mean over masked tokens; for videos the first frame and the others each on their own."""
+    by_sample = error.detach().unflatten(1, (-1, num_frames)).mean((0, 3))  # (B, T)
     count = error.numel() + 1e-5
     if num_frames == 1:
         loss = error.sum() / count
-        return StepOutput(loss, {"loss": loss.detach()})
+        return StepOutput(loss, {"loss": loss.detach()}, by_sample[:, 0])
+    per_sample = by_sample[:, 0] + by_sample[:, 1:].mean(1)
     by_frame = error.unflatten(1, (-1, num_frames)).sum((0, 1, 3)) / count  # (T,)
     first = num_frames * by_frame[0]
     later = num_frames / (num_frames - 1) * by_frame[1:].sum()
-    return StepOutput(first + later, {"loss_t2i": first.detach(), "loss_i2i": later.detach()})
+    metrics = {"loss_t2i": first.detach(), "loss_i2i": later.detach()}
+    return StepOutput(first + later, metrics, per_sample)
+
+
+def _count_visible(num_tokens: int, draws: Draws) -> int:
+    """Visible tokens of a frame, the same in the whole global batch."""
+    return round((1 - mask_ratio(draws.stream("ratio").shared())) * num_tokens)
 
 
 def mask_ratio(generator: torch.Generator) -> float:

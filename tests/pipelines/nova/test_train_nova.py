@@ -72,6 +72,34 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_batch(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_the_losses_of_samples_are_those_of_batches_of_one(name):
+    pipe = family(name)
+    output = pipe.loss(pipe.model, prepared(pipe, name))
+    alone = [pipe.loss(pipe.model, prepared(pipe, name, INDEX[i : i + 1])).loss for i in INDEX]
+    assert not output.per_sample.requires_grad
+    torch.testing.assert_close(output.per_sample, torch.stack(alone).detach())
+    torch.testing.assert_close(output.per_sample.mean(), output.loss.detach())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_noise_levels_are_those_that_the_loss_is_computed_at(name, monkeypatch):
+    pipe, seen = family(name), []
+    add_noise = pipe.scheduler.add_noise
+
+    def spy(x0, noise, timesteps):
+        ones = torch.ones_like(timesteps, dtype=torch.float32)
+        seen.append(add_noise(torch.zeros_like(ones), ones, timesteps))  # the noise's own factor
+        return add_noise(x0, noise, timesteps)
+
+    monkeypatch.setattr(pipe.scheduler, "add_noise", spy)
+    inputs = prepared(pipe, name)
+    pipe.loss(pipe.model, inputs)
+    levels = pipe.noise_levels(inputs.latents.shape, Draws(3, 4, inputs.batch.keys()))
+    applied = seen[0].unflatten(1, (len(INDEX), -1)).transpose(0, 1).flatten(1)  # (B, R * T * K)
+    torch.testing.assert_close(levels.sort().values, applied.sort().values)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_everything_that_learns_has_a_gradient(name):
     pipe = family(name)
     pipe.loss(pipe.model, prepared(pipe, name)).loss.backward()
