@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ class Env:
     world: int
     local_rank: int
     device: torch.device
+    began: float = field(default_factory=time.monotonic, compare=False)  # s, of this machine's clock
 
     @property
     def is_main(self) -> bool:

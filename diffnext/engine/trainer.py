@@ -13,6 +13,7 @@ from torch import Tensor
 from diffnext.data.schema import Batch
 from diffnext.engine.backends.base import Backend
 from diffnext.engine.lr_scheduler import Schedule
+from diffnext.engine.stop import StopVote
 from diffnext.methods.base import TrainingMethod
 from diffnext.pipelines.train_base import Inputs, TrainPipeline
 from diffnext.utils.metrics import Metrics, StepTimer
@@ -64,17 +65,31 @@ class Trainer:
         self.step = 0  # finished steps
         self.timer = StepTimer(backend.env.device)
         self.data_wait_s = 0.0  # of the last step
+        self.stop = StopVote(backend.env)
+
+    @property
+    def ending(self) -> bool:
+        """Whether no further step follows: all are done, or the processes agreed to end here."""
+        return self.step >= self.max_steps or bool(self.stop.agreed)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask for an orderly end after a step, all processes together. Safe in a signal handler."""
+        self.stop.request = self.stop.request or reason
 
     def train(self) -> None:
-        """Go on from `step` to `max_steps`."""
+        """Go on from `step` to `max_steps`, or until an end is asked for."""
         try:
             for hook in self.hooks:
                 hook.before_train(self)
-            while self.step < self.max_steps:
+            while not self.ending:
+                for hook in self.hooks:
+                    hook.before_step(self)
+                self.stop.ask()
                 self.timer.start()
                 metrics = self.train_step()
                 self.timer.stop()
                 self.step += 1
+                self.stop.hear()
                 for hook in self.hooks:
                     hook.after_step(self, metrics)
             for hook in self.hooks:
@@ -96,6 +111,8 @@ class Trainer:
                         with self.backend.autocast():
                             out = self.method.loss(role, micro, self.step)
                         self.backend.backward(role, poison(out.loss) / count)
+                    for hook in self.hooks:
+                        hook.after_loss(self, role, micro, out)
                     losses = {self.label("loss", role): out.loss} | dict(out.metrics)
                     metrics.add(losses, weight=1 / count)
             for role in rnd.roles:

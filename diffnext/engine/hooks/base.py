@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from diffnext.pipelines.train_base import Inputs, StepOutput
 from diffnext.utils.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -17,11 +18,17 @@ class Hook:
     def before_train(self, trainer: Trainer) -> None:
         """Before the first step of this process."""
 
+    def before_step(self, trainer: Trainer) -> None:
+        """Before each step."""
+
+    def after_loss(self, trainer: Trainer, role: str, inputs: Inputs, output: StepOutput) -> None:
+        """After each loss of a micro-batch; its tensors are on the device, and not to be waited for."""
+
     def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """After each step, already counted."""
 
     def after_train(self, trainer: Trainer) -> None:
-        """After the last step; not called if the run breaks off."""
+        """After the last step of this process; not called if the run breaks off."""
 
     def close(self) -> None:
         """At the very end, also after an error."""

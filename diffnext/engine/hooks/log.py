@@ -53,7 +53,7 @@ class LogHook(Hook):
         self._steps.append((trainer.step, metrics.values, trainer.data_wait_s))
         if self._bar is not None:
             self._bar.update(1)
-        if trainer.step % self.display == 0 or trainer.step == trainer.max_steps:
+        if trainer.step % self.display == 0 or trainer.ending:
             self.flush()
             self._print()
 

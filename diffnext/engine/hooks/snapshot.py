@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SnapshotHook(Hook):
-    """Calls `save` every `every` steps and after the last one.
+    """Calls `save` every `every` steps and after the last one of this process.
 
     Args:
         save: writes a checkpoint of the trainer; called by all processes.
@@ -26,5 +26,5 @@ class SnapshotHook(Hook):
         self.every = every
 
     def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        if trainer.step % self.every == 0 or trainer.step == trainer.max_steps:
+        if trainer.step % self.every == 0 or trainer.ending:
             self.save(trainer)
