@@ -3,28 +3,92 @@
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from diffnext.distributed import env as processes
+from diffnext.engine.tensor_index import IndexReader
+from diffnext.utils import files
 
 _WEIGHTS = "diffusion_pytorch_model{suffix}.safetensors"
 
 
-def save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write named tensors, each process its own ones or its own shards. Collective."""
-    writer = dcp.FileSystemWriter(folder, sync_files=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=processes.world_size() == 1)
+def save_tensors(
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    copies: Mapping[str, Tensor] | None = None,
+    group: dist.ProcessGroup | None = None,
+) -> None:
+    """Write named tensors, each process its own ones or its own shards. Collective.
+
+    Args:
+        tensors: say names, shapes and shards; plain tensors are on the CPU.
+        copies: of sharded tensors this process's parts, to be written in place of the live ones.
+        group: that the processes talk over; None for that of training.
+
+    Raises:
+        OSError: one of the processes could not write.
+        ValueError: the tensors cannot be written.
+    """
+    writer = _Writer(folder, sync_files=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.save(
+                dict(tensors),
+                storage_writer=writer,
+                planner=_Planner(copies or {}),
+                process_group=group,
+                no_dist=processes.world_size() == 1,
+            )
+    except CheckpointException as error:
+        raise _cause(error, f"{folder} cannot be written") from error
+
+
+class _Planner(DefaultSavePlanner):
+    """Plans by the live tensors, and writes the copies that were made of them."""
+
+    def __init__(self, copies: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def lookup_object(self, index: Any) -> Any:
+        copy = self.copies.get(index.fqn)
+        return super().lookup_object(index) if copy is None else copy
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Says why the system refused to write, which torch hides in a context that does not travel."""
+
+    def write_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().write_data(*args, **kwargs)
+        except RuntimeError as error:
+            reason: BaseException | None = error
+            while reason is not None and not isinstance(reason, OSError):
+                reason = reason.__cause__ or reason.__context__
+            raise reason or error from None
+
+
+def _cause(error: CheckpointException, what: str) -> Exception:
+    """What happened, of all that the processes report; torch's own class is no Exception."""
+    causes = [cause for cause, _ in error.failures.values()]
+    refused = [cause for cause in causes if isinstance(cause, OSError)]
+    return refused[0] if refused else ValueError(f"{what}: {causes[0]!r}")
 
 
 class SavedTensors:
@@ -33,16 +97,22 @@ class SavedTensors:
     Args:
         folder: written by `save_tensors`.
         prefix: names are told without it.
+
+    Raises:
+        ValueError: the folder's index is damaged, or holds what is no tensor.
     """
 
-    def __init__(self, folder: str | Path, *, prefix: str = "") -> None:
+    def __init__(
+        self, folder: str | Path, *, prefix: str = "", reader: IndexReader | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.prefix = prefix
-        self._entries = dcp.FileSystemReader(self.folder).read_metadata().state_dict_metadata
+        self._reader = reader or IndexReader(self.folder)
+        self._entries = self._reader.index.state_dict_metadata
 
     def below(self, prefix: str) -> SavedTensors:
         """The tensors whose names begin with `prefix`."""
-        return SavedTensors(self.folder, prefix=self.prefix + prefix)
+        return SavedTensors(self.folder, prefix=self.prefix + prefix, reader=self._reader)
 
     def shapes(self) -> dict[str, torch.Size]:
         """Name and full shape of everything that is there."""
@@ -54,13 +124,20 @@ class SavedTensors:
         }
 
     def read(self, tensors: Mapping[str, Tensor]) -> None:
-        """Fill tensors in place; a sharded one gets its own part."""
+        """Fill tensors in place; a sharded one gets its own part.
+
+        Raises:
+            ValueError: one is not there, has another shape, or its bytes are damaged.
+        """
         if not tensors:
             return
         targets = {self.prefix + name: tensor for name, tensor in tensors.items()}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(targets, storage_reader=dcp.FileSystemReader(self.folder), no_dist=True)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "torch.distributed is disabled")
+                dcp.load(targets, storage_reader=self._reader, no_dist=True)
+        except CheckpointException as error:
+            raise _cause(error, f"{self.folder} cannot be read") from error
 
     def full(self) -> dict[str, Tensor]:
         """Everything, whole, on the CPU."""
@@ -87,10 +164,17 @@ def save_network(net: nn.Module, tensors: Mapping[str, Tensor], folder: Path) ->
         dict(tensors), filename_pattern=_WEIGHTS, max_shard_size="10GB"
     )
     for name, keys in split.filename_to_tensors.items():
-        shard = {key: tensors[key].contiguous() for key in keys}
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        _save_shard({key: tensors[key].contiguous() for key in keys}, folder / name)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / (_WEIGHTS.format(suffix="") + ".index.json")).write_text(
-            json.dumps(index, indent=2)
-        )
+        files.write_json(folder / (_WEIGHTS.format(suffix="") + ".index.json"), index)
+
+
+def _save_shard(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # the system's own error is told in words only
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        if told is None:
+            raise
+        raise OSError(int(told[1]), str(error), str(path)) from error

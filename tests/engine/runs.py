@@ -9,7 +9,7 @@ import torch
 
 from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
-from diffnext.engine.checkpoint import CheckpointManager, find
+from diffnext.engine.checkpoint import CheckpointManager, Content, find_start
 from diffnext.engine.ema import EMA
 from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.base import Hook
@@ -55,8 +55,11 @@ def toy_run(
     optimizer: str = "adamw",
     decays: Sequence[float] = (0.9,),
     keep: int = 0,
+    keep_every: int = 0,
+    background: bool = True,
     bad=(),
     resume: str = "auto",
+    resets=(),
     options=None,
     stop_at: int | None = None,
 ) -> Trainer:
@@ -72,8 +75,16 @@ def toy_run(
     loader = ToyLoader(batch_size, rank=env.rank, world=env.world, accum=accum, bad=bad)
     schedule = make_schedule("cosine_decay", base_lr=1e-2, max_steps=max_steps, warm_up_steps=2)
     ema = EMA(spread.weights("student", learning=True), decays=decays, device="cpu")
+    start = find_start(resume, folder, resets=resets)
     manager = CheckpointManager(
-        folder, prefix="toy", module="transformer", loader=loader, ema=ema, about={}, keep=keep
+        folder,
+        prefix="toy",
+        content=Content(module="transformer", loader=loader, ema=ema),
+        about={},
+        keep=keep,
+        keep_every=keep_every,
+        background=background,
+        start=start,
     )
     trainer = Trainer(
         pipe=pipe,
@@ -86,20 +97,15 @@ def toy_run(
         accum_steps=accum,
         max_norm=max_norm,
     )
-    found = find(resume, folder)
-    if found is not None:
-        manager.load(found, trainer)
+    if start is not None:
+        manager.load(trainer)
     writers = [JsonlWriter(folder / "metrics.jsonl", step=trainer.step)] if env.is_main else []
     log = LogHook(writers, display=3, samples_per_step=batch_size * accum * env.world)
-
-    def save(trainer: Trainer) -> None:
-        log.flush()
-        manager.save(trainer)
 
     trainer.hooks = [
         log,
         EMAHook(ema, role="student", every=3),
-        SnapshotHook(save, every=snapshot_every),
+        SnapshotHook(manager, every=snapshot_every, before=log.flush),
         Interruption(stop_at),
     ]
     return trainer

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that was interrupted goes on as if it had not been; what is torn is not used."""
 
+import errno
 import shutil
 
 import pytest
 import torch
 
 from diffnext.distributed import env as processes
+from diffnext.distributed.side import SideChannel
 from diffnext.engine.checkpoint import find, newest
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
@@ -112,28 +114,33 @@ def test_a_run_trains_on_over_a_torn_checkpoint(tmp_path):
 
 
 def test_a_complete_checkpoint_is_not_overwritten(tmp_path):
-    trainer = finish(tmp_path)
-    with pytest.raises(FileExistsError, match="toy_iter_8 exists and is not overwritten"):
-        trainer.hooks[2].save(trainer)
+    finish(tmp_path)
+    trainer = toy_run(tmp_path)
+    manager = trainer.hooks[2].manager
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*iter_8/**/*")}
+    manager.save(trainer)
+    with pytest.raises(FileExistsError, match="exists and is not overwritten.*toy_iter_8"):
+        manager.wait()
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*iter_8/**/*")}
 
 
 def test_other_processes_hear_that_the_first_could_not_write(tmp_path, monkeypatch):
     told = []
 
-    def broadcast(value):
+    def send(self, value):
         told.append(value)
         return value
 
-    monkeypatch.setattr(processes, "broadcast", broadcast)
-    trainer = toy_run(tmp_path)
+    monkeypatch.setattr(SideChannel, "_from_first", send)
+    trainer = toy_run(tmp_path, background=False)
     (tmp_path / "checkpoints").touch()  # a file where a folder should be
     with pytest.raises(NotADirectoryError):
-        trainer.hooks[2].save(trainer)
-    assert len(told) == 1 and told[0].startswith("NotADirectoryError: ")
+        trainer.hooks[2].manager.save(trainer)
+    assert told == [(errno.ENOTDIR, "Not a directory (on the first process)")]
     monkeypatch.setattr(processes, "rank", lambda: 1)
-    monkeypatch.setattr(processes, "broadcast", lambda value: told[0])
-    with pytest.raises(RuntimeError, match=r"first process could not write.*NotADirectoryError"):
-        trainer.hooks[2].save(trainer)
+    monkeypatch.setattr(SideChannel, "_from_first", lambda self, value: told[0])
+    with pytest.raises(NotADirectoryError, match=r"Not a directory \(on the first process\)"):
+        trainer.hooks[2].manager.save(trainer)
 
 
 def test_what_a_killed_save_leaves_is_not_used(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffnext.data.loader import Loader
 from diffnext.engine.build.objects import make_ema
-from diffnext.engine.checkpoint import CheckpointManager, find
+from diffnext.engine.checkpoint import CheckpointManager, Content, find_start
 from diffnext.engine.coordinator import Coordinator, describe
 from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.log import LogHook
@@ -23,27 +23,22 @@ def attach(
     """Resume the run if there is something to resume, and give it its hooks."""
     env, student = coordinator.env, trainer.method.roles[0].name
     ema = make_ema(cfg, trainer.backend, student, env)
+    start = find_start(cfg.TRAIN.RESUME, coordinator.folder)
     manager = CheckpointManager(
         coordinator.folder,
         prefix=cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE,
-        module=cfg.MODEL.TYPE,
-        loader=loader,
-        ema=ema,
+        content=Content(module=cfg.MODEL.TYPE, loader=loader, ema=ema),
         about={"config": str(cfg), **describe()},
         keep=cfg.SOLVER.SNAPSHOT_KEEP,
+        start=start,
     )
-    found = find(cfg.TRAIN.RESUME, coordinator.folder)
-    if found is not None:
-        manager.load(found, trainer)
+    if start is not None:
+        manager.load(trainer)
     batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * env.world
     writers = coordinator.writers(step=trainer.step, tensorboard=tensorboard)
     log = LogHook(writers, display=cfg.SOLVER.DISPLAY, samples_per_step=batch)
 
-    def save(trainer: Trainer) -> None:
-        log.flush()  # a resumed run needs the rows before it
-        manager.save(trainer)
-
     trainer.hooks.append(log)
     if ema is not None:
         trainer.hooks.append(EMAHook(ema, role=student, every=cfg.SOLVER.EMA_EVERY))
-    trainer.hooks.append(SnapshotHook(save, every=cfg.SOLVER.SNAPSHOT_EVERY))
+    trainer.hooks.append(SnapshotHook(manager, every=cfg.SOLVER.SNAPSHOT_EVERY, before=log.flush))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from diffnext.engine.checkpoint import CheckpointManager
 from diffnext.engine.hooks.base import Hook
 from diffnext.utils.metrics import Metrics
 
@@ -14,17 +15,39 @@ if TYPE_CHECKING:
 
 
 class SnapshotHook(Hook):
-    """Calls `save` every `every` steps and after the last one of this process.
+    """Saves every `every` steps and where the run ends, be it before its last step.
 
     Args:
-        save: writes a checkpoint of the trainer; called by all processes.
+        manager: writes checkpoints; called by all processes.
         every: steps between two checkpoints.
+        before: called before each, to bring what belongs to the same steps to the disk.
     """
 
-    def __init__(self, save: Callable[[Trainer], None], *, every: int) -> None:
-        self.save = save
+    def __init__(
+        self, manager: CheckpointManager, *, every: int, before: Callable[[], None]
+    ) -> None:
+        self.manager = manager
         self.every = every
+        self.before = before
+        self._saved = 0  # step of the latest checkpoint
+
+    def before_train(self, trainer: Trainer) -> None:
+        self._saved = trainer.step
 
     def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        if trainer.step % self.every == 0 or trainer.ending:
-            self.save(trainer)
+        self.manager.check()
+        if trainer.step % self.every == 0 or trainer.step == trainer.max_steps:
+            self._save(trainer)
+
+    def after_train(self, trainer: Trainer) -> None:
+        if self._saved != trainer.step:
+            self._save(trainer)
+        self.manager.finish()
+
+    def close(self) -> None:
+        self.manager.close()
+
+    def _save(self, trainer: Trainer) -> None:
+        self.before()
+        self._saved = trainer.step
+        self.manager.save(trainer)
