@@ -79,17 +79,6 @@ def test_a_batch_that_fails_is_taken_sample_by_sample(photos, tmp_path):
     assert_complete(photos, tmp_path / "cache")
 
 
-def test_that_a_batch_failed_as_a_whole_is_said_once(photos, tmp_path, caplog):
-    def encoder(frames):
-        if len(frames) > 1:
-            raise RuntimeError("out of memory")
-        return encode(frames)
-
-    assert run(photos, tmp_path / "cache", encoder=encoder, batch_size=2).written == 7
-    [record] = caplog.records
-    assert "a batch of 2 cannot be encoded (RuntimeError: out of memory)" in record.getMessage()
-
-
 def test_an_autoencoder_that_fails_on_everything_stops_the_build(photos, tmp_path):
     calls = []
 
