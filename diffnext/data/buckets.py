@@ -19,7 +19,7 @@ class Part:
     start: int  # number of the dataset's first record when all datasets are counted through
     count: int  # records
     take: int  # how many of them pass in an epoch: `count` times the dataset's weight
-    members: np.ndarray | None = None  # (count,) their numbers in the dataset; None: all, in order
+    members: np.ndarray | None = None  # (count,) their numbers in the dataset, rising; None: all
 
     def records(self, rank: np.ndarray) -> np.ndarray:
         """Numbers, through all datasets, of the part's records `rank`."""
@@ -53,18 +53,9 @@ def group(readers: Sequence[RecordReader], weights: Sequence[float] | None = Non
     for reader, weight in zip(readers, weights, strict=True):
         if not len(reader) or not weight > 0:
             raise ValueError(f"{reader.path} has {len(reader)} records and weight {weight}")
-        for shape, members, count in _by_shape(reader):
+        for shape, members in reader.groups():
+            count = len(reader) if members is None else len(members)
             part = Part(start, count, max(1, round(count * weight)), members)
-            parts.setdefault(shape, []).append(part)
+            parts.setdefault(moments_shape(shape), []).append(part)
         start += len(reader)
     return [Bucket(shape, tuple(parts[shape])) for shape in sorted(parts)]
-
-
-def _by_shape(reader: RecordReader) -> list[tuple[tuple[int, ...], np.ndarray | None, int]]:
-    shapes, ids = reader.shapes()
-    if ids is None:
-        return [(moments_shape(shapes[0]), None, len(reader))]
-    order = np.argsort(ids, kind="stable").astype(np.uint32)  # 4 bytes a record
-    ends = np.cumsum(np.bincount(ids, minlength=len(shapes)))
-    groups = np.split(order, ends[:-1])
-    return [(moments_shape(shape), g, len(g)) for shape, g in zip(shapes, groups, strict=True)]

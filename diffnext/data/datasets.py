@@ -93,20 +93,23 @@ class JoinedReader:
         return self._merge(self.first[index], self.second[index])
 
     def read_into(
-        self, indices: Sequence[int], field: str, outs: Sequence[memoryview]
+        self, indices: Sequence[int], field: str, outs: Sequence[memoryview], **options: Any
     ) -> list[Record]:
         """Read one BYTES field of several records straight into `outs`; return the other fields."""
         if field in self.second.fields:
             first = [self.first[index] for index in indices]
-            second = self.second.read_into(indices, field, outs)
+            second = self.second.read_into(indices, field, outs, **options)
         else:
-            first = self.first.read_into(indices, field, outs)
+            first = self.first.read_into(indices, field, outs, **options)
             second = [self.second[index] for index in indices]
         merged = [self._merge(a, b) for a, b in zip(first, second, strict=True)]
         return [{k: v for k, v in record.items() if k != field} for record in merged]
 
     def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
         return self._owner.shapes()
+
+    def groups(self) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
+        return self._owner.groups()
 
     def describe(self, index: int) -> str:
         return f"{self.first.describe(index)} with {self.second.describe(index)}"

@@ -125,7 +125,7 @@ def test_one_shape_needs_no_table(tmp_path):
 
 def test_the_index_is_mapped_the_second_time(folder, monkeypatch):
     assert (folder / SIDECAR).exists()
-    monkeypatch.setattr("diffnext.data.records.index.parse_text", None)
+    monkeypatch.setattr("diffnext.data.records.index_text.parse", None)
     assert same(open_reader(folder)[19], record(19))
 
 
@@ -154,16 +154,19 @@ def wrong_copies(index):
     yield replace(index, first=index.first + 1)
     yield replace(index, first=index.first[[0, 2, 1, *range(3, len(index.first))]])
     yield replace(index, size=index.size[:-1])
-    yield replace(index, shape_id=index.shape_id[:-1])
-    whole = {"offset": index.offset[:-1], "size": index.size[:-1], "shape_id": index.shape_id[:-1]}
+    yield replace(index, ends=index.ends[:-1])
+    yield replace(index, sums=index.sums[:-1])
+    yield replace(index, order=index.order[:-1])
+    yield replace(index, counts=(1, 2, 3))
+    whole = {name: getattr(index, name)[:-1] for name in ("offset", "size", "sums")}
+    whole |= {"order": None, "shapes": None}
     yield replace(index, first=np.minimum(index.first, 19), **whole)  # METADATA says 20
 
 
 def test_a_copy_that_does_not_fit_the_text_is_not_used(folder):
     reader = open_reader(folder)
-    names = sorted(path.name for path in folder.glob("*.index"))
     for wrong in wrong_copies(reader.index):
-        save(str(folder), wrong, text_state(str(folder), names))
+        save(str(folder), wrong, text_state(str(folder)))
         again = open_reader(folder)
         assert [same(again[i], record(i)) for i in range(20)] == [True] * 20
         assert len(again.shapes()[1]) == 20
@@ -171,7 +174,7 @@ def test_a_copy_that_does_not_fit_the_text_is_not_used(folder):
 
 def test_the_index_takes_little_memory(folder):
     index = open_reader(folder).index
-    arrays = [index.offset, index.size, index.shape_id]
+    arrays = [index.offset, index.size, index.sums, index.order]
     assert sum(array.nbytes for array in arrays) <= 24 * len(index)
 
 
@@ -188,7 +191,7 @@ def test_millions_of_records_open_quickly(tmp_path):
     assert len(FolderReader(tmp_path)) == count
     assert (tmp_path / SIDECAR).stat().st_size < 13 * count
     again = FolderReader(tmp_path)
-    assert again.index.locate(count - 1) == (0, (count - 1) * size, size)
+    assert again.index.locate(count - 1) == (0, (count - 1) * size, size, 0)
     assert isinstance(again.index.offset.base, np.memmap)
 
 
@@ -239,7 +242,7 @@ def test_a_damaged_index_names_the_line(folder, line, message):
 
 def test_damaged_bytes_name_shard_and_record(folder):
     reader = open_reader(folder)
-    shard, offset, _ = reader.index.locate(8)
+    shard, offset, *_ = reader.index.locate(8)
     with open(folder / f"0000{shard}.data", "r+b") as stream:
         stream.seek(offset)
         stream.write(b"\xff")

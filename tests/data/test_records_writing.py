@@ -16,6 +16,7 @@ import pytest
 
 import diffnext
 from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
+from diffnext.data.records.checks import verify
 from diffnext.data.records.lock import LOCK, FolderLock
 from tests.data.record_rows import FIELDS, read_all, record, same, write
 
@@ -188,6 +189,8 @@ def test_a_killed_writer_loses_nothing_that_it_returned_from(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert all(same(row, record(i)) for i, row in enumerate(read_all(folder)))
+        reader = open_reader(folder)
+        assert reader.checked == len(reader) and not list(verify(reader))
     lines = sum(len(p.read_text().splitlines()) for p in folder.glob("*.index"))
     assert lines == json.loads((folder / "METADATA").read_text())["entries"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffnext.data.records.base import group_records
+
 
 class ToyReader:
     """Records whose moments are all their own number.
@@ -31,7 +33,7 @@ class ToyReader:
         moments = np.full(shape, index, "<f2").tobytes()
         return {"moments": moments, "shape": list(shape), "caption": f"{self.path} {index}"}
 
-    def read_into(self, indices, field, outs):
+    def read_into(self, indices, field, outs, *, verify=True, times=None):
         records = [self[index] for index in indices]
         for record, out in zip(records, outs, strict=True):
             out[:] = record.pop(field)
@@ -41,6 +43,9 @@ class ToyReader:
         shapes = sorted(set(self.all_shapes))
         ids = np.array([shapes.index(shape) for shape in self.all_shapes], np.uint16)
         return shapes, ids if len(shapes) > 1 else None
+
+    def groups(self):
+        return group_records(*self.shapes())
 
     def describe(self, index):
         return f"{self.path} record {index}"

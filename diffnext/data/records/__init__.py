@@ -9,21 +9,25 @@ from typing import Any
 
 from diffnext.data.records.base import (
     STORAGES,
+    DamagedRecord,
     Record,
     RecordError,
     RecordReader,
     RecordWriter,
     Storage,
+    Times,
 )
 from diffnext.data.records.identity import read_identity, write_identity
 
 __all__ = [
     "STORAGES",
+    "DamagedRecord",
     "Record",
     "RecordError",
     "RecordReader",
     "RecordWriter",
     "Storage",
+    "Times",
     "open_reader",
     "open_writer",
     "read_identity",

@@ -23,6 +23,34 @@ class RecordError(ValueError):
     """A store of records is damaged or incomplete; the message names the file and the record."""
 
 
+class DamagedRecord(RecordError):
+    """The bytes of one record are not those that were written; others may be read."""
+
+
+def group_records(
+    shapes: Sequence[tuple[int, ...]], ids: np.ndarray | None
+) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
+    """Each shape with the numbers, rising, of the records whose id is its place.
+
+    Args:
+        shapes: the different ones.
+        ids: (N,) integers into `shapes`; None: all records have the first.
+    """
+    if ids is None:
+        return [(shape, None) for shape in shapes]
+    order = np.argsort(ids, kind="stable").astype(np.uint32)  # 4 bytes a record
+    ends = np.cumsum(np.bincount(ids, minlength=len(shapes)))
+    return list(zip(shapes, np.split(order, ends[:-1]), strict=True))
+
+
+@dataclass
+class Times:
+    """Seconds that reading took, summed over threads."""
+
+    read_s: float = 0.0  # bytes from files to memory
+    decode_s: float = 0.0  # checksums, fields, making a batch of them
+
+
 class RecordReader(Protocol):
     """Random access to records: cheap to open, safe after a fork and between threads, picklable."""
 
@@ -36,13 +64,27 @@ class RecordReader(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
     def read_into(
-        self, indices: Sequence[int], field: str, outs: Sequence[memoryview]
+        self,
+        indices: Sequence[int],
+        field: str,
+        outs: Sequence[memoryview],
+        *,
+        verify: bool = True,
+        times: Times | None = None,
     ) -> list[Record]:
-        """Read one BYTES field of several records straight into `outs`; return the other fields."""
+        """Read one BYTES field of several records straight into `outs`; return the other fields.
+
+        `verify` compares records that have a checksum with it; what the call took is added to
+        `times`.
+        """
         ...
 
     def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
         """The different values of `shape`, sorted, and each record's place among them (None: 0)."""
+        ...
+
+    def groups(self) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
+        """Each value of `shape` with the numbers of its records, rising; None: all of them."""
         ...
 
     def describe(self, index: int) -> str:

@@ -91,12 +91,15 @@ class Files:
             self._open.clear()
 
     def _file(self, number: int) -> _Open:
+        file = self._open.get(number)
+        if file is not None and len(self.paths) <= self.limit:
+            return file  # it stays open: no lock is needed
         with self._lock:
             file = self._open.get(number)
             if file is None:
                 file = self._open[number] = _Open(self.paths[number])
                 if len(self._open) > self.limit:
                     self._open.popitem(last=False)
-            elif len(self.paths) > self.limit:
+            else:
                 self._open.move_to_end(number)
             return file

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads folders of records as codewithgpu writes them: METADATA, 00000.data, 00000.index, ...
 
-A folder without METADATA was not finished by its writer; what is complete in it can be read.
+A folder without METADATA was not finished by its writer; what is complete in it can be read. A record
+that has a checksum (see `checks`) is compared with it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +16,16 @@ import numpy as np
 
 from diffnext.data.records import index as indexing
 from diffnext.data.records import wire
-from diffnext.data.records.base import Record, RecordError
+from diffnext.data.records.base import DamagedRecord, Record, RecordError, Times
+from diffnext.data.records.checks import checksum
 from diffnext.data.records.files import Files
+from diffnext.data.records.index import Row
+from diffnext.data.records.layout import JOURNAL, LARGE, METADATA, open_index, read_json, sample_of
 
-METADATA = "METADATA"
-JOURNAL = "diffnext.journal.json"  # the types of the fields, while a writer is at work
-LARGE = 10_000  # records from which reading the text index again costs more than a file beside it
 HEADS = 256  # beginnings of records whose decoded fields are kept
 PROBE = 256  # bytes; holds the shape of a record and where its moments begin
+
+Ends = tuple[bytes, bytes]  # what lies before a payload, and what lies behind it
 
 
 class FolderReader:
@@ -45,14 +47,12 @@ class FolderReader:
         files: Callable[[str, list[str]], Files] = Files,
     ) -> None:
         self.path = os.fspath(path)
-        names = index_names(self.path)
-        shards = [name.removesuffix(".index") + ".data" for name in names]
-        self._files = files(self.path, shards)
-        sizes = self._files.sizes()
-        self._state = indexing.text_state(self.path, names)
-        metadata = _read_json(os.path.join(self.path, METADATA))
+        self._state = indexing.text_state(self.path)
+        names = [name for name, *_ in self._state]
+        self._files = files(self.path, [name.removesuffix(".index") + ".data" for name in names])
+        metadata = read_json(os.path.join(self.path, METADATA))
         entries = None if metadata is None else metadata["entries"]
-        self.index = self._open_index(names, sizes, entries)
+        self.index = open_index(self.path, self._state, self._files.sizes(), entries)
         if metadata is None:
             metadata = {"features": self._recover_fields(), "entries": len(self)}
         self.fields: Mapping[str, wire.FeatureType] = wire.feature_types(metadata["features"])
@@ -61,23 +61,35 @@ class FolderReader:
                 f"{self.path}/METADATA says {metadata['entries']} records, the index files list "
                 f"{len(self)}: one was lost or added (remove METADATA to read what is listed)"
             )
+        self._texts = [name for name, kind in self.fields.items() if kind == "STRING"]
         self._payload_at: dict[tuple[str, int], int] = {}
         self._heads: dict[bytes, Record | None] = {}
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def checked(self) -> int:
+        """How many records have a checksum."""
+        return 0 if self.index.sums is None else int(np.count_nonzero(self.index.sums))
+
     def __getitem__(self, index: int) -> Record:
         """Decode one record; BYTES are read-only memoryviews.
 
         Raises:
             IndexError: no such record.
-            RecordError: its bytes are damaged.
+            DamagedRecord: its bytes are not those that were written, or cannot be decoded.
         """
-        return self._decode(index, self._read(index))
+        return self._decode(index, self._read(index, verify=True))
 
     def read_into(
-        self, indices: Sequence[int], field: str, outs: Sequence[memoryview]
+        self,
+        indices: Sequence[int],
+        field: str,
+        outs: Sequence[memoryview],
+        *,
+        verify: bool = True,
+        times: Times | None = None,
     ) -> list[Record]:
         """Read the payloads of one BYTES field straight into `outs`; return the other fields.
 
@@ -86,21 +98,41 @@ class FolderReader:
         read before anything is decoded: large copies push code and tables out of the caches.
 
         Raises:
-            RecordError: a payload has another size, or the bytes are damaged.
+            IndexError: no such record.
+            DamagedRecord: the bytes of a record are not those that were written.
+            RecordError: a payload has another size.
         """
-        pairs = list(zip(indices, outs, strict=True))
-        parts = [self._read_guessed(index, field, out) for index, out in pairs]
+        begin = time.perf_counter()
+        rows = self._locate_all(indices)
+        ends = [self._scatter(row, field, out) for row, out in zip(rows, outs, strict=True)]
+        middle = time.perf_counter()
         records = []
-        for (index, out), part in zip(pairs, parts, strict=True):
-            record = None if part is None else self._decode_guessed(index, field, len(out), *part)
-            records.append(self._read_copied(index, field, out) if record is None else record)
+        for index, row, out, pair in zip(indices, rows, outs, ends, strict=True):
+            if verify and row[3] and pair is not None:
+                self._check(index, row[3], (pair[0], out, pair[1]))
+            record = pair and self._decode_ends(index, field, len(out), pair)
+            if record is None:
+                record = self._read_copied(index, field, out, verify)
+            records.append(record)
+        if times is not None:
+            times.read_s += middle - begin
+            times.decode_s += time.perf_counter() - middle
         return records
 
     def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
         """The different values of the field `shape`, sorted, and which of them each record has.
 
-        A folder written here knows them. Another is read through, and if it is large and can be
-        written to, the result is kept beside its records.
+        Raises:
+            RecordError: the records have no `shape`.
+        """
+        groups = self.groups()
+        return [shape for shape, _ in groups], self.index.shape_ids()
+
+    def groups(self) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
+        """Each value of the field `shape`, sorted, with the numbers of its records, rising.
+
+        None in place of the numbers: all records have it. A folder written here knows them. Another
+        is read through, and if it is large and can be written to, the result is kept beside it.
 
         Raises:
             RecordError: the records have no `shape`.
@@ -109,14 +141,14 @@ class FolderReader:
             self.index = self._scan_shapes()
             if len(self) >= LARGE:
                 indexing.save(self.path, self.index, self._state)
-        return list(self.index.shapes), self.index.shape_id
+        return self.index.groups()
 
     def describe(self, index: int) -> str:
-        """File and number of a record, for messages."""
-        shard, offset, _ = self.index.locate(index)
+        """File and number of a record, and the sample that it was made of, for messages."""
+        shard, offset, *_ = self.index.locate(index)
+        place = [f"number {index} of the folder", f"byte {offset}", sample_of(self.path, index)]
         line = index - int(self.index.first[shard])
-        file = self._files.paths[shard]
-        return f"{file} record {line} (number {index} of the folder, byte {offset})"
+        return f"{self._files.paths[shard]} record {line} ({', '.join(filter(None, place))})"
 
     def close(self) -> None:
         """Close the files; a later read opens them again."""
@@ -125,50 +157,69 @@ class FolderReader:
     def __reduce__(self) -> tuple[type[FolderReader], tuple[str]]:
         return FolderReader, (self.path,)
 
-    # ------------------------------------------------------------------------------- reading
+    # ------------------------------------------------------------------------- one whole record
 
-    def _read(self, index: int) -> bytes:
-        shard, offset, size = self._locate(index)
+    def _read(self, index: int, *, verify: bool) -> bytes:
+        ((shard, offset, size, wanted),) = self._locate_all([index])
         data = self._files.read(shard, offset, size)
         if len(data) != size:
-            raise RecordError(f"{self.describe(index)} has {len(data)} bytes instead of {size}")
+            raise self._damaged(index, f"it has {len(data)} bytes instead of {size}")
+        if verify and wanted:
+            self._check(index, wanted, (data,))
         return data
 
-    def _locate(self, index: int) -> tuple[int, int, int]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {self.path}, which has {len(self)}")
-        return self.index.locate(index)
-
-    def _decode(self, index: int, data: bytes | bytearray) -> Record:
+    def _decode(self, index: int, data: bytes) -> Record:
         try:
             return wire.decode(data, self.fields)
         except ValueError as error:
-            raise RecordError(f"{self.describe(index)} is damaged: {error}") from error
+            raise self._damaged(index, str(error)) from error
 
-    def _read_guessed(self, index: int, field: str, out: memoryview) -> tuple[bytes, bytes] | None:
+    def _locate_all(self, indices: Sequence[int]) -> list[Row]:
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"record {index} of {self.path}, which has {len(self)}")
+        return self.index.locate_all(indices)
+
+    def _check(self, index: int, wanted: int, parts: Sequence[wire.Buffer]) -> None:
+        found = checksum(parts)
+        if found != wanted:
+            reason = f"its bytes have the checksum {found:016x}, written were {wanted:016x}"
+            raise self._damaged(index, reason)
+
+    def _damaged(self, index: int, reason: str) -> DamagedRecord:
+        return DamagedRecord(f"{self.describe(index)} is damaged: {reason}")
+
+    # ------------------------------------------------------------------- a payload and the rest
+
+    def _scatter(self, row: Row, field: str, out: memoryview) -> Ends | None:
         """Fill `out` and return what lies before and behind it; None if the payload is elsewhere."""
-        shard, offset, size = self._locate(index)
+        shard, offset, size, _ = row
         start = self._payload_at.get((field, len(out)))
         if start is None or start + len(out) > size:
             return None
         head, tail = bytearray(start), bytearray(size - start - len(out))
-        if self._files.read_into(shard, offset, [head, out, tail]) != size:
+        if self._files.read_into(shard, offset, (head, out, tail)) != size:
             return None
         return bytes(head), bytes(tail)
 
-    def _decode_guessed(
-        self, index: int, field: str, size: int, head: bytes, tail: bytes
-    ) -> Record | None:
+    def _decode_ends(self, index: int, field: str, size: int, ends: Ends) -> Record | None:
         """The other fields; None if it was not the field's payload that stood between the two."""
+        head, tail = ends
         try:
             before = self._decode_head(head, field, size)
             if before is None:
                 return None
-            behind = wire.decode_present(tail, 0, len(tail), self.fields)
+            behind, done = wire.decode_texts(tail, self._texts)
+            if done < len(tail):
+                behind |= wire.decode_present(tail, done, len(tail), self.fields)
+                if field in behind:  # a second time, which is the one that counts
+                    return None
         except ValueError as error:
-            raise RecordError(f"{self.describe(index)} is damaged: {error}") from error
-        record = wire.complete({**before, **behind}, self.fields)
-        del record[field]
+            raise self._damaged(index, str(error)) from error
+        record = {**before, **behind}
+        if len(record) + 1 < len(self.fields):
+            record = wire.complete(record, self.fields)
+            del record[field]
         return record
 
     def _decode_head(self, head: bytes, field: str, size: int) -> Record | None:
@@ -182,8 +233,8 @@ class FolderReader:
             return known
         return self._heads[head]
 
-    def _read_copied(self, index: int, field: str, out: memoryview) -> Record:
-        data = self._read(index)
+    def _read_copied(self, index: int, field: str, out: memoryview, verify: bool) -> Record:
+        data = self._read(index, verify=verify)
         record = self._decode(index, data)
         payload = record.pop(field)
         if len(payload) != len(out):
@@ -196,44 +247,19 @@ class FolderReader:
             self._payload_at[field, len(out)] = start
         return record
 
-    # ------------------------------------------------------------------------------- opening
-
-    def _open_index(
-        self, names: list[str], sizes: list[int], entries: int | None
-    ) -> indexing.Index:
-        """Map or parse the index of a folder of `entries` records; None: it was not finished."""
-        recover = entries is None
-        index = None if recover else indexing.load(self.path, self._state)
-        if index is not None and len(index) == entries and _fits(index, sizes):
-            return index
-        files = [os.path.join(self.path, name) for name in names]
-        parsed = [
-            indexing.parse_text(f, n, recover=recover) for f, n in zip(files, sizes, strict=True)
-        ]
-        index = indexing.from_shards([rows for rows, _ in parsed])
-        if recover:
-            dropped = sum(count for _, count in parsed)
-            warnings.warn(
-                f"{self.path} has no METADATA: its writer did not finish. {len(index)} complete "
-                f"records are read, {dropped} torn ones are left out",
-                stacklevel=4,
-            )
-        elif len(index) >= LARGE:
-            indexing.save(self.path, index, self._state)
-        return index
+    # ------------------------------------------------------------------------ folders of others
 
     def _recover_fields(self) -> Mapping[str, Any]:
-        journal = _read_json(os.path.join(self.path, JOURNAL))
+        journal = read_json(os.path.join(self.path, JOURNAL))
         if journal is not None:
             return journal["features"]
         if not len(self):
             raise RecordError(f"{self.path} has neither METADATA nor a complete record")
+        first = self._read(0, verify=True)
         try:
-            return wire.infer_types(self._read(0))
+            return wire.infer_types(first)
         except ValueError as error:
-            raise RecordError(f"{self.describe(0)} is damaged: {error}") from error
-
-    # -------------------------------------------------------------------------------- shapes
+            raise self._damaged(0, str(error)) from error
 
     def _scan_shapes(self) -> indexing.Index:
         if self.fields.get("shape") != ["INT64"]:
@@ -247,7 +273,7 @@ class FolderReader:
 
     def _shape_of(self, index: int) -> tuple[int, ...]:
         """Read only as far as the shape, which comes first as a rule."""
-        shard, offset, size = self.index.locate(index)
+        shard, offset, size, _ = self.index.locate(index)
         probe = self._files.read(shard, offset, min(size, PROBE))
         try:
             name, _, _, end = wire.entry(probe, 0, len(probe))
@@ -258,30 +284,7 @@ class FolderReader:
         return tuple(self[index]["shape"])
 
 
-def _fits(index: indexing.Index, sizes: list[int]) -> bool:
-    """Whether each shard still holds its last record."""
-    last = index.first[1:] - 1
-    full = last >= index.first[:-1]
-    ends = index.offset[last[full]] + index.size[last[full]]
-    return bool(np.all(ends <= np.asarray(sizes)[full]))
-
-
 def _offset_in(part: memoryview, whole: bytes) -> int:
     """Where a view lies in the bytes that it is a view of."""
     address = np.frombuffer(part, np.uint8).ctypes.data if len(part) else 0
     return address - np.frombuffer(whole, np.uint8).ctypes.data if address else 0
-
-
-def index_names(path: str) -> list[str]:
-    """The text indexes of a folder, in the order that numbers its records."""
-    return sorted(name for name in os.listdir(path) if name.endswith(".index"))
-
-
-def _read_json(file: str) -> dict[str, Any] | None:
-    try:
-        with open(file, encoding="utf-8") as stream:
-            return json.load(stream)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RecordError(f"{file} is not JSON: {error}") from error

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes record folders; a process killed at any moment loses only the record in hand.
 
-A record's bytes go to the shard first, then its line to the text index: a line that is there speaks
-of a record that is there. METADATA appears, whole, when the writer closes.
+A record's bytes go to the shard first, its checksum to the file of checksums, then its line to the
+text index: a line that is there speaks of a record and a checksum that are there. METADATA appears,
+whole, when the writer closes.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import io
 import json
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from diffnext.data.records import index as indexing
 from diffnext.data.records import wire
+from diffnext.data.records.checks import CHECK, checksum
 from diffnext.data.records.files import write_all, write_atomic
-from diffnext.data.records.folder_reader import JOURNAL, METADATA, FolderReader, index_names
+from diffnext.data.records.folder_reader import FolderReader
+from diffnext.data.records.layout import JOURNAL, METADATA, index_names
 from diffnext.data.records.lock import FolderLock
 
 DIGITS = 5  # of a shard's number; names must sort as the numbers do
@@ -37,6 +40,7 @@ class FolderWriter:
         max_examples: a new shard is begun after so many records.
         append: go on with a folder of the same fields, in a new shard; what an unfinished writer
             left torn is cut off first. Without it the folder must hold no records.
+        checksums: keep one of each record.
         lock: a lock on the folder that the caller holds; without one, the writer takes its own
             until it is closed or abandoned.
 
@@ -53,6 +57,7 @@ class FolderWriter:
         shard_bytes: int = 1 << 30,
         max_examples: int | None = None,
         append: bool = False,
+        checksums: bool = True,
         lock: FolderLock | None = None,
     ) -> None:
         self.path = os.fspath(path)
@@ -61,12 +66,12 @@ class FolderWriter:
         self._types = {name: self.fields[name] for name in [*order, *self.fields]}
         self.shard_bytes = shard_bytes
         self.max_examples = max_examples
+        self.checksums = checksums
         self._closed = False
-        self._data: io.FileIO | None = None
-        self._lines: io.FileIO | None = None
-        # (n, 2) offsets and sizes of the shards that are closed
+        self._open: dict[str, io.FileIO] = {}  # the files of the open shard, by the end of the name
+        # (n, 3) offsets, sizes and checksums of the shards that are closed
         self._shards: list[np.ndarray] = []
-        self._rows = array("q")  # the same, flat, of the open one
+        self._rows = array("Q")  # the same, flat, of the open one
         self._shapes: dict[tuple[int, ...], int] | None = {} if "shape" in self.fields else None
         self._shape_ids = array("H")
         with contextlib.ExitStack() as held:
@@ -88,17 +93,18 @@ class FolderWriter:
             raise RuntimeError(f"the writer of {self.path} is closed")
         pieces = wire.encode(record, self._types)
         size = sum(len(piece) for piece in pieces)
-        if self._data is None or self._shard_is_full(size):
+        if not self._open or self._shard_is_full(size):
             self._new_shard()
-        offset, line_offset = self._data.tell(), self._lines.tell()
-        try:
-            write_all(self._data, pieces)
-            write_all(self._lines, [f"{offset} {size}\n".encode()])
-        except BaseException:
-            self._data.truncate(self._data.seek(offset))
-            self._lines.truncate(self._lines.seek(line_offset))
-            raise
-        self._rows.extend((offset, size))
+        total = checksum(pieces) if self.checksums else 0
+        offset = self._open[".data"].tell()
+        self._append(
+            {
+                ".data": pieces,
+                CHECK: [total.to_bytes(8, "little")],
+                ".index": [b"%d %d\n" % (offset, size)],
+            }
+        )
+        self._rows.extend((offset, size, total))
         if self._shapes is not None:
             shape = tuple(map(int, record["shape"]))
             self._shape_ids.append(self._shapes.setdefault(shape, len(self._shapes)))
@@ -123,7 +129,7 @@ class FolderWriter:
 
     def __len__(self) -> int:
         """Records in the folder, those from before included."""
-        return sum(map(len, self._shards)) + len(self._rows) // 2
+        return sum(map(len, self._shards)) + len(self._rows) // 3
 
     def __enter__(self) -> FolderWriter:
         return self
@@ -133,9 +139,20 @@ class FolderWriter:
 
     # -------------------------------------------------------------------------------- shards
 
+    def _append(self, content: Mapping[str, Sequence[wire.Buffer]]) -> None:
+        """Add to the files of the open shard, in this order; to all of them or to none."""
+        ends = {name: stream.tell() for name, stream in self._open.items()}
+        try:
+            for name, stream in self._open.items():
+                write_all(stream, content[name])
+        except BaseException:
+            for name, stream in self._open.items():
+                stream.truncate(stream.seek(ends[name]))
+            raise
+
     def _shard_is_full(self, size: int) -> bool:
-        used = self._data.tell()
-        count = len(self._rows) // 2
+        used = self._open[".data"].tell()
+        count = len(self._rows) // 3
         return (used > 0 and used + size > self.shard_bytes) or count == self.max_examples
 
     def _new_shard(self) -> None:
@@ -143,25 +160,25 @@ class FolderWriter:
         stem = os.path.join(self.path, str(self._number).zfill(DIGITS))
         if self._number >= 10**DIGITS:
             raise ValueError(f"{self.path} is full at {self._number} shards; raise shard_bytes")
-        self._data = io.FileIO(stem + ".data", "x")
-        self._lines = io.FileIO(stem + ".index", "x")
+        names = [".data", CHECK, ".index"] if self.checksums else [".data", ".index"]
+        self._open = {name: io.FileIO(stem + name, "x") for name in names}
         self._number += 1
 
     def _close_shard(self) -> None:
-        if self._data is None:
+        if not self._open:
             return
-        for stream in (self._data, self._lines):
+        for stream in self._open.values():
             os.fsync(stream.fileno())
             stream.close()
-        self._shards.append(np.array(self._rows, np.int64).reshape(-1, 2))
-        self._rows = array("q")
-        self._data = self._lines = None
+        self._shards.append(np.array(self._rows, np.uint64).reshape(-1, 3))
+        self._rows = array("Q")
+        self._open = {}
 
     def _save_index(self) -> None:
         index = indexing.from_shards(self._shards)
         if self._shapes:
             index = index.with_shapes(list(self._shapes), np.asarray(self._shape_ids))
-        indexing.save(self.path, index, indexing.text_state(self.path, index_names(self.path)))
+        indexing.save(self.path, index, indexing.text_state(self.path))
 
     def _next_number(self) -> int:
         """One more than the last shard's; 0 in a folder without records."""
@@ -196,7 +213,8 @@ class FolderWriter:
             raise ValueError(f"{self.path} has the fields {dict(reader.fields)}, not {self.fields}")
         index = reader.index
         reader.close()
-        rows = np.stack([index.offset, index.size.astype(np.int64)], axis=1)
+        sums = np.zeros(len(index), np.uint64) if index.sums is None else index.sums
+        rows = np.column_stack([index.offset.astype(np.uint64), index.size.astype(np.uint64), sums])
         self._shards = [rows[a:b] for a, b in zip(index.first[:-1], index.first[1:], strict=True)]
         for name, kept in zip(index_names(self.path), self._shards, strict=True):
             _cut_torn(os.path.join(self.path, name), kept)
@@ -207,8 +225,8 @@ class FolderWriter:
             self._shapes = None  # of a foreign folder; its next reader finds them
         elif index.shapes is not None:
             self._shapes = {shape: i for i, shape in enumerate(index.shapes)}
-            ids = np.zeros(len(index), np.uint16) if index.shape_id is None else index.shape_id
-            self._shape_ids = array("H", np.asarray(ids).tobytes())
+            ids = np.zeros(len(index), np.uint16) if index.order is None else index.shape_ids()
+            self._shape_ids = array("H", ids.tobytes())
 
 
 def _cut_torn(index_file: str, kept: np.ndarray) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each record lies: parsed from the text index once, then mapped from a binary file.
+"""Where each record lies: arrays that are read from the text index once, then mapped from a file.
 
-The binary file is a copy. It is used only while names, sizes and times of the text files are those
-it was made from, and it is left out where the folder cannot be written.
+The file is a copy. It is used only while names, sizes and times of the text indexes are those it was
+made from, and it is left out where the folder cannot be written. Opening it touches no page of an
+array that has an entry a record.
 """
 
 from __future__ import annotations
@@ -14,148 +15,142 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from diffnext.data.records.base import RecordError
+from diffnext.data.records.checks import CHECK
 from diffnext.data.records.files import write_atomic
 
 SIDECAR = "diffnext.index.bin"  # codewithgpu opens every file whose name ends with ".index"
-MAGIC = b"diffnext index 1\n"
+MAGIC = b"diffnext index 2\n"
 ALIGN = 64
+
+Row = tuple[int, int, int, int]  # shard, offset and size in bytes, checksum (0: none)
 
 
 @dataclass(frozen=True)
 class Index:
-    """Positions of N records: 12 bytes a record, and 2 more when the shapes differ."""
+    """Positions of N records in S shards: at most 24 bytes a record, mapped as a rule.
 
-    first: np.ndarray  # (shards + 1,) int64: number of the first record of each shard
+    12 bytes say where a record lies, 8 are its checksum if there is one, 4 sort it by shape if there
+    are several.
+    """
+
+    first: np.ndarray  # (S + 1,) int64: number of the first record of each shard
+    ends: np.ndarray  # (S,) int64: bytes that the shard has at least
     offset: np.ndarray  # (N,) int64, bytes in its shard
     size: np.ndarray  # (N,) uint32, bytes
+    sums: np.ndarray | None = None  # (N,) uint64, 0: none; None: no record has one
     shapes: tuple[tuple[int, ...], ...] | None = None  # different ones, sorted; None: unknown
-    shape_id: np.ndarray | None = None  # (N,) uint16 into `shapes`; None: all have the first
+    counts: tuple[int, ...] = ()  # records of each shape
+    order: np.ndarray | None = None  # (N,) uint32: numbers by shape, then rising; None: one shape
 
     def __len__(self) -> int:
         return len(self.offset)
 
-    def locate(self, record: int) -> tuple[int, int, int]:
-        """Shard, offset and size of a record."""
+    def locate(self, record: int) -> Row:
+        """Where a record lies."""
         shard = bisect_right(self._firsts, record) - 1
-        return shard, int(self.offset[record]), int(self.size[record])
+        total = 0 if self.sums is None else int(self.sums[record])
+        return shard, int(self.offset[record]), int(self.size[record]), total
+
+    def locate_all(self, records: Sequence[int]) -> list[Row]:
+        """The same for several records, in less time than one by one."""
+        numbers = np.array(records, np.int64)
+        shards = np.searchsorted(self.first, numbers, "right") - 1
+        sums = [0] * len(numbers) if self.sums is None else self.sums[numbers].tolist()
+        offsets, sizes = self.offset[numbers].tolist(), self.size[numbers].tolist()
+        return list(zip(shards.tolist(), offsets, sizes, sums, strict=True))
 
     @cached_property
     def _firsts(self) -> list[int]:
         """`first` as a list, in which one number is found faster."""
         return self.first.tolist()
 
-    def with_shapes(self, shapes: Sequence[tuple[int, ...]], shape_id: np.ndarray) -> Index:
-        """The same with the shape of each record; ids are changed so that `shapes` is sorted."""
+    def groups(self) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
+        """Each shape with the numbers of its records, rising; None: all records have it."""
+        if self.order is None:
+            return [(shape, None) for shape in self.shapes]
+        ends = list(accumulate(self.counts, initial=0))
+        parts = [self.order[a:b] for a, b in pairwise(ends)]
+        return list(zip(self.shapes, parts, strict=True))
+
+    def shape_ids(self) -> np.ndarray | None:
+        """(N,) uint16 into `shapes`; None: all have the first. Made anew, 2 bytes a record."""
+        if self.order is None:
+            return None
+        ids = np.empty(len(self), np.uint16)
+        for number, (_, members) in enumerate(self.groups()):
+            ids[members] = number
+        return ids
+
+    def with_shapes(self, shapes: Sequence[tuple[int, ...]], ids: np.ndarray) -> Index:
+        """The same with the shape of each record, (N,) integers into `shapes`."""
         if len(shapes) > np.iinfo(np.uint16).max:
             raise RecordError(
                 f"{len(shapes)} different shapes in one folder, at most 65535 are handled"
             )
-        order = sorted(range(len(shapes)), key=lambda i: shapes[i])
-        ranks = np.empty(len(order), np.uint16)
-        ranks[order] = np.arange(len(order), dtype=np.uint16)
-        ids = ranks[shape_id] if len(order) > 1 else None
-        return replace(self, shapes=tuple(shapes[i] for i in order), shape_id=ids)
+        rank = sorted(range(len(shapes)), key=lambda i: shapes[i])
+        counts = np.bincount(ids, minlength=len(shapes))
+        order = None
+        if len(shapes) > 1:
+            places = np.empty(len(rank), np.uint16)
+            places[rank] = np.arange(len(rank), dtype=np.uint16)
+            order = np.argsort(places[ids], kind="stable").astype(np.uint32)
+        return replace(
+            self,
+            shapes=tuple(shapes[i] for i in rank),
+            counts=tuple(int(counts[i]) for i in rank),
+            order=order,
+        )
 
 
 def from_shards(shards: Sequence[np.ndarray]) -> Index:
-    """Make an index from the (n, 2) offsets and sizes of each shard."""
+    """Make an index from the (n, 3) uint64 offsets, sizes and checksums of each shard."""
     first = np.zeros(len(shards) + 1, np.int64)
     first[1:] = np.cumsum([len(shard) for shard in shards])
-    rows = np.concatenate(shards) if shards else np.empty((0, 2), np.int64)
-    return Index(first, np.ascontiguousarray(rows[:, 0]), rows[:, 1].astype(np.uint32))
-
-
-def parse_text(path: str, data_bytes: int, *, recover: bool) -> tuple[np.ndarray, int]:
-    """Parse the lines "offset size" of a text index.
-
-    Args:
-        path: the file.
-        data_bytes: size of the shard that it describes.
-        recover: the writer did not finish: leave out a torn last line, and records that lack bytes.
-
-    Returns:
-        (n, 2) int64, and how many records were left out.
-
-    Raises:
-        RecordError: a line is not two numbers, records overlap, or the shard is too short.
-    """
-    with open(path, "rb") as stream:
-        text = stream.read()
-    dropped = 0
-    if recover and text and not text.endswith(b"\n"):
-        text, dropped = text[: text.rfind(b"\n") + 1], 1
-    rows = _numbers(text, path)
-    ends = rows[:, 0] + rows[:, 1]
-    if recover:
-        whole = int(np.searchsorted(np.maximum.accumulate(ends), data_bytes, "right"))
-        dropped += len(rows) - whole
-        rows, ends = rows[:whole], ends[:whole]
-    _check_rows(rows, ends, path, data_bytes)
-    return rows, dropped
-
-
-def _numbers(text: bytes, path: str) -> np.ndarray:
-    lines = text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
-    if text.translate(None, b"0123456789 \r\n"):
-        raise _bad_line(text, path)
-    values = np.fromstring(text, np.int64, sep=" ") if text.strip() else np.empty(0, np.int64)
-    if len(values) != 2 * lines:
-        raise _bad_line(text, path)
-    return values.reshape(-1, 2)
-
-
-def _bad_line(text: bytes, path: str) -> RecordError:
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if len(words) != 2 or not all(word.isdigit() for word in words):
-            return RecordError(f"{path} line {number} is {line!r}, wanted 'offset size'")
-    return RecordError(f"{path} is not lines of 'offset size'")
-
-
-def _check_rows(rows: np.ndarray, ends: np.ndarray, path: str, data_bytes: int) -> None:
-    data = path.removesuffix(".index") + ".data"
-    overlap = np.flatnonzero(rows[1:, 0] < ends[:-1])
-    if len(overlap):
-        i = int(overlap[0]) + 1
-        raise RecordError(
-            f"{path} line {i + 1} puts record {i} at byte {rows[i, 0]}, but record {i - 1} ends at "
-            f"{ends[i - 1]}: the index is damaged"
-        )
-    beyond = np.flatnonzero(ends > data_bytes)
-    if len(beyond):
-        i = int(beyond[0])
-        raise RecordError(
-            f"{data} has {data_bytes} bytes, but its record {i} ends at byte {ends[i]} by {path} "
-            f"line {i + 1}: the shard is truncated ({len(rows) - i} records of it cannot be read)"
-        )
-    if len(rows) and int(rows[:, 1].max()) > np.iinfo(np.uint32).max:
-        raise RecordError(
-            f"{path} has a record of {rows[:, 1].max()} bytes; the format ends at 2 GiB"
-        )
+    ends = [int(shard[-1, 0] + shard[-1, 1]) if len(shard) else 0 for shard in shards]
+    rows = np.concatenate(shards) if shards else np.empty((0, 3), np.uint64)
+    return Index(
+        first,
+        np.array(ends, np.int64),
+        rows[:, 0].astype(np.int64),
+        rows[:, 1].astype(np.uint32),
+        np.ascontiguousarray(rows[:, 2]) if rows[:, 2].any() else None,
+    )
 
 
 # ------------------------------------------------------------------------------- the binary copy
 
 
-def text_state(path: str, names: Sequence[str]) -> list[list]:
-    """Name, size and time of change (ns) of each text index: what a binary copy is valid for."""
-    stats = [os.stat(os.path.join(path, name)) for name in names]
-    return [[name, s.st_size, s.st_mtime_ns] for name, s in zip(names, stats, strict=True)]
+def text_state(path: str) -> list[list]:
+    """What a binary copy is valid for: of each text index, in the order that numbers the records,
+    name, size, time of change (ns) and whether checksums lie beside it.
+    """
+    names = set(os.listdir(path))
+    state = []
+    for name in sorted(name for name in names if name.endswith(".index")):
+        stat = os.stat(os.path.join(path, name))
+        checked = name.removesuffix(".index") + CHECK in names
+        state.append([name, stat.st_size, stat.st_mtime_ns, checked])
+    return state
 
 
 def save(path: str, index: Index, state: list[list]) -> None:
     """Write the binary copy, if the folder can be written."""
-    arrays = [index.first, index.offset, index.size]
-    arrays += [index.shape_id] if index.shape_id is not None else []
-    shapes = [list(shape) for shape in index.shapes] if index.shapes is not None else None
-    head = {"state": state, "shapes": shapes, "arrays": [[a.dtype.str, len(a)] for a in arrays]}
+    arrays = {name: getattr(index, name) for name in ("first", "ends", "offset", "size")}
+    arrays |= {n: getattr(index, n) for n in ("sums", "order") if getattr(index, n) is not None}
+    head = {
+        "state": state,
+        "shapes": index.shapes,
+        "counts": index.counts,
+        "arrays": [[name, array.dtype.str, len(array)] for name, array in arrays.items()],
+    }
     text = MAGIC + json.dumps(head).encode() + b"\n"
     pieces = [text.ljust(_aligned(len(text)))]
-    for array in arrays:
+    for array in arrays.values():
         pieces += [memoryview(array).cast("B") if len(array) else b"", bytes(-array.nbytes % ALIGN)]
     with contextlib.suppress(OSError):
         write_atomic(os.path.join(path, SIDECAR), *pieces)
@@ -177,30 +172,32 @@ def load(path: str, state: list[list]) -> Index | None:
     arrays = _map_arrays(file, head["arrays"], _aligned(start))
     if arrays is None:
         return None
-    shapes = tuple(tuple(shape) for shape in head["shapes"]) if head["shapes"] is not None else None
-    index = Index(*arrays[:3], shapes=shapes, shape_id=arrays[3] if len(arrays) > 3 else None)
+    shapes = None if head["shapes"] is None else tuple(map(tuple, head["shapes"]))
+    index = Index(**arrays, shapes=shapes, counts=tuple(head["counts"]))
     return index if _is_whole(index, len(state)) else None
 
 
 def _is_whole(index: Index, shards: int) -> bool:
     """Whether the arrays speak of so many shards, and all of the same records."""
-    first = index.first
-    counts = {len(index.offset), len(index.size)}
-    if index.shape_id is not None:
-        counts.add(len(index.shape_id))
-    if len(first) != shards + 1 or first[0] != 0 or counts != {int(first[-1])}:
+    first, ends = index.first, index.ends
+    if len(first) != shards + 1 or len(ends) != shards or first[0] != 0:
         return False
-    return bool(np.all(first[1:] >= first[:-1]))
+    by_record = (index.offset, index.size, index.sums, index.order)
+    counts = {len(array) for array in by_record if array is not None}
+    if index.shapes is not None:
+        counts.add(sum(index.counts))
+    return counts == {int(first[-1])} and bool(np.all(first[1:] >= first[:-1]))
 
 
-def _map_arrays(file: str, specs: list[list], start: int) -> list[np.ndarray] | None:
-    arrays = []
-    for dtype, count in specs:
+def _map_arrays(file: str, specs: list[list], start: int) -> dict[str, np.ndarray] | None:
+    arrays = {}
+    whole = os.path.getsize(file)
+    for name, dtype, count in specs:
         nbytes = np.dtype(dtype).itemsize * count
-        if start + nbytes > os.path.getsize(file):
+        if start + nbytes > whole:
             return None
         mapped = np.memmap(file, dtype, "r", start, (count,)) if count else np.empty(0, dtype)
-        arrays.append(np.asarray(mapped))
+        arrays[name] = np.asarray(mapped)
         start += _aligned(nbytes)
     return arrays
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import operator
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FeatureType = str | list | dict
@@ -77,6 +77,41 @@ def decode_present(
         if name in types:
             record[name] = _decode_feature(data, start, stop, types[name], name)
     return record
+
+
+def decode_texts(data: bytes, names: Sequence[str]) -> tuple[dict[str, str], int]:
+    """The STRING entries that `data` begins with, and where they end.
+
+    They are looked for in the order of `names`, where any may be absent. All that stands before a
+    text follows from the field's name and the size of the entry, so one comparison checks it.
+
+    Raises:
+        ValueError: text that is not utf-8.
+    """
+    record, pos, end = {}, 0, len(data)
+    for name in names:
+        if pos + 2 > end:
+            break
+        size, start = data[pos + 1], pos + 2
+        if size > 0x7F:
+            size, start = varint(data, pos + 1, end)
+        opening = _text_opening(name, size)
+        stop = start + size
+        if opening is not None and stop <= end and data.startswith(opening, pos):
+            record[name] = str(data[pos + len(opening) : stop], "utf-8")
+            pos = stop
+    return record, pos
+
+
+@functools.lru_cache(maxsize=8192)
+def _text_opening(name: str, size: int) -> bytes | None:
+    """What comes before the text in an entry with a body of `size` bytes; None: no text fits."""
+    longest = size - len(name.encode()) - 6  # tags and lengths of one byte each
+    for length in range(longest, max(-1, longest - 16), -1):
+        opening = _payload_opening(name, length)
+        if len(opening) + length == 1 + len(encode_varint(size)) + size:
+            return opening
+    return None
 
 
 def complete(record: Mapping[str, Any], types: Mapping[str, FeatureType]) -> dict[str, Any]:
@@ -202,7 +237,7 @@ def payload_before(head: Buffer, field: str, size: int) -> int | None:
     return start if start >= 0 and head[start:] == opening else None
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=512)
 def _payload_opening(field: str, size: int) -> bytes:
     """All bytes of a map entry that come before its BYTES payload."""
     value = bytes([BYTES]) + encode_varint(size)
