@@ -53,7 +53,7 @@ _C.PARALLEL.CONFIG = CfgNode(new_allowed=True)
 _C.SOLVER = CfgNode()
 # Learning rate after the warm-up.
 _C.SOLVER.BASE_LR = 1e-4
-# Learning rate at the end of cosine_decay.
+# Learning rate at the end of cosine_decay, linear_decay and polynomial_decay.
 _C.SOLVER.MIN_LR = 0.0
 # Number of optimizer steps of the run.
 _C.SOLVER.MAX_STEPS = 2**31 - 1
@@ -67,22 +67,31 @@ _C.SOLVER.SNAPSHOT_EVERY = 5000
 _C.SOLVER.SNAPSHOT_PREFIX = ""
 # How many snapshots remain, the oldest being removed. 0: all.
 _C.SOLVER.SNAPSHOT_KEEP = 0
-# Course of the learning rate after the warm-up: constant, steps_with_decay or cosine_decay.
+# Course of the learning rate after the warm-up: constant, steps_with_decay, cosine_decay,
+# linear_decay or polynomial_decay.
 _C.SOLVER.LR_POLICY = "constant"
 # Steps at which steps_with_decay multiplies the rate by DECAY_GAMMA, ascending.
 _C.SOLVER.DECAY_STEPS = []
 # Factor of steps_with_decay.
 _C.SOLVER.DECAY_GAMMA = 0.5
+# Exponent of polynomial_decay.
+_C.SOLVER.DECAY_POWER = 2.0
 # Steps in which the rate rises linearly from BASE_LR * WARM_UP_FACTOR to BASE_LR.
 _C.SOLVER.WARM_UP_STEPS = 250
 # Share of BASE_LR that the warm-up begins with.
 _C.SOLVER.WARM_UP_FACTOR = 1e-3
-# Class of torch.optim, or module:Class.
+# Class of torch.optim, muon, a class of bitsandbytes of 8 bits such as AdamW8bit, or module:Class.
 _C.SOLVER.OPTIMIZER = "AdamW"
 # Decay rate of the second moment of Adam's kind; that of the first is 0.9.
 _C.SOLVER.ADAM_BETA2 = 0.95
-# Decay of weights, in units of the learning rate; normalisation layers do not decay.
+# Decay of weights, in units of the learning rate.
 _C.SOLVER.WEIGHT_DECAY = 0.02
+# What does not decay: norm (normalisation layers), bias (parameters of that name), and patterns of
+# parameters' names, in which * stands for anything.
+_C.SOLVER.NO_DECAY = ["norm"]
+# Factors of the learning rate by pattern of names, such as {text_embed: 0.1, "*.head.*": 2}; those of
+# several patterns multiply.
+_C.SOLVER.LR_SCALE = CfgNode(new_allowed=True)
 # Micro-batches whose gradients are averaged before each step.
 _C.SOLVER.ACCUM_STEPS = 1
 # Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit.

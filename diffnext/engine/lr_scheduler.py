@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 Schedule = Callable[[int], float]  # number of finished steps -> learning rate of the next one
 
@@ -18,6 +19,11 @@ def cosine_decay(step: int, *, max_steps: int) -> float:
     """Multiplier that falls from 1 at step 0 to 0 at `max_steps`, half a cosine wave."""
     progress = min(step / max(max_steps, 1), 1.0)
     return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def polynomial_decay(step: int, *, max_steps: int, power: float) -> float:
+    """Multiplier (1 - progress) ** power, from 1 at step 0 to 0 at `max_steps`."""
+    return (1.0 - min(step / max(max_steps, 1), 1.0)) ** power
 
 
 def warm_up(step: int, *, steps: int, factor: float) -> float:
@@ -36,48 +42,42 @@ def make_schedule(
     min_lr: float = 0.0,
     decay_steps: Sequence[int] = (),
     decay_gamma: float = 0.5,
+    decay_power: float = 2.0,
     warm_up_steps: int = 0,
     warm_up_factor: float = 0.0,
 ) -> Schedule:
     """Join a policy and its warm-up to a function of the step.
 
     Args:
-        policy: "constant" (or ""), "steps_with_decay" or "cosine_decay".
-        min_lr: where "cosine_decay" ends; its decay begins after the warm-up.
+        policy: "constant" (or ""), "steps_with_decay", "cosine_decay", "linear_decay" or
+            "polynomial_decay".
+        min_lr: where the last three end, at `max_steps`; their decay begins after the warm-up.
         decay_steps: steps from which on "steps_with_decay" multiplies once more by `decay_gamma`.
+        decay_power: exponent of "polynomial_decay".
         warm_up_factor: multiplier that the warm-up starts from.
 
     Raises:
         ValueError: an unknown policy, or boundaries that are no numbers or do not ascend.
     """
     _check_boundaries(decay_steps)
-
-    def constant(step: int) -> float:
-        return base_lr
-
-    def steps(step: int) -> float:
-        return base_lr * steps_with_decay(step, decay_steps=decay_steps, gamma=decay_gamma)
-
-    def cosine(step: int) -> float:
-        share = cosine_decay(step - warm_up_steps, max_steps=max_steps - warm_up_steps)
-        return min_lr + (base_lr - min_lr) * share
-
-    policies = {
-        "": constant,
-        "constant": constant,
-        "steps_with_decay": steps,
-        "cosine_decay": cosine,
+    falling = {  # from 1 to 0 in the steps after the warm-up
+        "cosine_decay": cosine_decay,
+        "linear_decay": partial(polynomial_decay, power=1.0),
+        "polynomial_decay": partial(polynomial_decay, power=decay_power),
     }
-    if policy not in policies:
-        raise ValueError(
-            f"SOLVER.LR_POLICY is {policy!r}; there are {sorted(set(policies) - {''})}"
-        )
-    decay = policies[policy]
+    known = sorted(["constant", "steps_with_decay", *falling])
+    if policy not in ("", *known):
+        raise ValueError(f"SOLVER.LR_POLICY is {policy!r}; there are {known}")
 
     def schedule(step: int) -> float:
         if step < warm_up_steps:
             return base_lr * warm_up(step, steps=warm_up_steps, factor=warm_up_factor)
-        return decay(step)
+        if policy in falling:
+            share = falling[policy](step - warm_up_steps, max_steps=max_steps - warm_up_steps)
+            return min_lr + (base_lr - min_lr) * share
+        if policy == "steps_with_decay":
+            return base_lr * steps_with_decay(step, decay_steps=decay_steps, gamma=decay_gamma)
+        return base_lr
 
     return schedule
 

@@ -33,6 +33,35 @@ def test_cosine_falls_from_the_warm_up_to_the_minimum(step, lr):
     assert schedule(step) == pytest.approx(lr)
 
 
+@pytest.mark.parametrize(
+    ("policy", "power", "step", "lr"),
+    [
+        ("linear_decay", 3.0, 20, 1.0),  # the power is not for it
+        ("linear_decay", 3.0, 60, 0.55),
+        ("linear_decay", 3.0, 99, 0.11125),
+        ("linear_decay", 3.0, 100, 0.1),
+        ("linear_decay", 3.0, 1000, 0.1),
+        ("polynomial_decay", 2.0, 20, 1.0),
+        ("polynomial_decay", 2.0, 60, 0.325),  # 0.1 + 0.9 / 4
+        ("polynomial_decay", 3.0, 60, 0.2125),
+        ("polynomial_decay", 1.0, 40, 0.775),
+        ("polynomial_decay", 2.0, 100, 0.1),
+    ],
+)
+def test_a_power_falls_from_the_warm_up_to_the_minimum(policy, power, step, lr):
+    schedule = make_schedule(
+        policy, base_lr=1.0, min_lr=0.1, max_steps=100, decay_power=power, warm_up_steps=20
+    )
+    assert schedule(step) == pytest.approx(lr)
+
+
+@pytest.mark.parametrize("policy", ["cosine_decay", "linear_decay", "polynomial_decay"])
+def test_a_run_that_is_all_warm_up_ends_in_it(policy):
+    schedule = make_schedule(policy, base_lr=1.0, max_steps=20, warm_up_steps=20)
+    assert schedule(19) == 1.0
+    assert schedule(20) in (0.0, 1.0)  # never asked for
+
+
 def test_no_warm_up_begins_at_the_base_rate():
     assert make_schedule("constant", base_lr=0.3, max_steps=5)(0) == 0.3
 

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which parameters decay, and how an optimizer is found."""
 
+import sys
+
 import pytest
 import torch
 
-from diffnext.engine.optim import optimizer_class, optimizer_factory, param_groups
+from diffnext.engine.backends.base import set_lr
+from diffnext.engine.optim import check_patterns, optimizer_class, optimizer_factory, param_groups
 from tests.engine.toy import toy_net
 
 
 def test_norm_layers_do_not_decay_and_frozen_parameters_do_not_move():
     net = toy_net()
-    decayed, plain = param_groups(net, 0.02)
+    decayed, plain = param_groups(net, weight_decay=0.02)
     names = {param: name for name, param in net.named_parameters()}
     assert {names[p] for p in plain["params"]} == {
         f"blocks.{i}.1.{kind}" for i in (0, 1) for kind in ("weight", "bias")
@@ -20,10 +23,77 @@ def test_norm_layers_do_not_decay_and_frozen_parameters_do_not_move():
     assert len(decayed["params"]) + len(plain["params"]) == len(names) - 1  # "scale" is frozen
 
 
+def names_that_decay(net, no_decay):
+    names = {param: name for name, param in net.named_parameters()}
+    groups = param_groups(net, weight_decay=0.1, no_decay=no_decay)
+    return {names[p] for group in groups if group["weight_decay"] for p in group["params"]}
+
+
+@pytest.mark.parametrize(
+    ("no_decay", "decaying"),
+    [
+        (
+            [],
+            {"0.weight", "0.bias", "norm.weight", "norm.bias", "blocks.0.bias", "blocks.0.weight"},
+        ),
+        (["norm"], {"0.weight", "0.bias", "blocks.0.bias", "blocks.0.weight"}),
+        (["bias"], {"0.weight", "norm.weight", "blocks.0.weight"}),
+        (["norm", "bias"], {"0.weight", "blocks.0.weight"}),
+        (["blocks"], {"0.weight", "0.bias", "norm.weight", "norm.bias"}),
+        (["*.weight"], {"0.bias", "norm.bias", "blocks.0.bias"}),
+    ],
+)
+def test_what_does_not_decay(no_decay, decaying):
+    net = torch.nn.ModuleDict(
+        {
+            "0": torch.nn.Linear(2, 2),
+            "norm": torch.nn.LayerNorm(2),
+            "blocks": torch.nn.ModuleList([torch.nn.Linear(2, 2)]),
+        }
+    )
+    assert names_that_decay(net, no_decay) == decaying
+    net["0"].weight.no_weight_decay = True
+    assert names_that_decay(net, no_decay) == decaying - {"0.weight"}
+
+
+def test_factors_of_the_learning_rate_multiply():
+    net = toy_net()
+    groups = param_groups(
+        net, weight_decay=0.02, lr_scale={"blocks": 0.5, "blocks.0": 0.1, "head.bias": 3}
+    )
+    names = {param: name for name, param in net.named_parameters()}
+    scales = {names[p]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert scales["blocks.0.0.weight"] == scales["blocks.0.1.bias"] == pytest.approx(0.05)
+    assert (scales["blocks.1.0.weight"], scales["head.bias"], scales["head.weight"]) == (0.5, 3, 1)
+
+
+def test_a_scaled_parameter_moves_by_its_share():
+    net = torch.nn.Linear(2, 2)
+    start = {name: p.detach().clone() for name, p in net.named_parameters()}
+    make = optimizer_factory(
+        "sgd", lr=1.0, weight_decay=0.0, beta2=0.9, lr_scale={"bias": 0.25, "*": 2}
+    )
+    optimizer = make(net)
+    set_lr(optimizer, 0.1)
+    for param in net.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    torch.testing.assert_close(net.weight, start["weight"] - 0.2)
+    torch.testing.assert_close(net.bias, start["bias"] - 0.05)
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    check_patterns(toy_net(), ["blocks", "blocks.1", "*.bias", "head.weight"], key="K")
+    with pytest.raises(
+        ValueError, match=r"SOLVER\.LR_SCALE has 'block', which no parameter that lea"
+    ):
+        check_patterns(toy_net(), ["block"], key="SOLVER.LR_SCALE")
+
+
 def test_a_shared_parameter_is_stepped_once():
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     net[1].weight = net[0].weight
-    assert [len(group["params"]) for group in param_groups(net, 0.1)] == [3]
+    assert [len(group["params"]) for group in param_groups(net, weight_decay=0.1)] == [3]
 
 
 def test_adamw_has_the_published_settings():
@@ -32,6 +102,25 @@ def test_adamw_has_the_published_settings():
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["betas"] == (0.9, 0.95)
     assert optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize("name", ["AdEMAMix8bit", "adamw8bit", "Lion8bit"])
+def test_optimizers_of_8_bits_are_those_of_bitsandbytes(name):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    optimizer = optimizer_factory(name, lr=1e-2, weight_decay=0.1, beta2=0.95)(toy_net())
+    assert type(optimizer).__name__.lower() == name.lower()
+    assert isinstance(optimizer, bitsandbytes.optim.optimizer.Optimizer8bit)
+    assert optimizer.defaults["betas"][:2] == (0.9, 0.95)
+    with pytest.raises(
+        ValueError, match=r"SOLVER\.OPTIMIZER is 'Adamx8bit'; there are .*'AdamW8bit'"
+    ):
+        optimizer_class("Adamx8bit")
+
+
+def test_without_bitsandbytes_there_is_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ValueError, match="need bitsandbytes: pip install bitsandbytes"):
+        optimizer_class("adamw8bit")
 
 
 def test_optimizers_by_name_and_by_path():

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -189,38 +189,38 @@ class Backend:
 
     def optimizer_state(self, role: str) -> dict[str, Tensor]:
         """This process's share of the optimizer's state, by "<weight>.<field>". Collective."""
-        optimizer = self.learners[role].optimizer
-        state: dict[str, Tensor] = {}
-        for name, param in self.learners[role].named_learning().items():
-            for key, value in optimizer.state.get(param, {}).items():
-                if not isinstance(value, Tensor):
-                    raise ValueError(
-                        f"{type(optimizer).__name__} keeps {key!r}, which is no tensor"
-                    )
-                state[f"{name}.{key}"] = value
-        return state
+        return {key: as_tensor(value) for key, (value, _) in self._fields(role).items()}
+
+    def _fields(self, role: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """The live values of the optimizer's state by "<weight>.<field>", and where each is kept."""
+        learner = self.learners[role]
+        return {
+            f"{name}.{key}": (value, learner.optimizer.state[param])
+            for name, param in learner.named_learning().items()
+            for key, value in learner.optimizer.state.get(param, {}).items()
+        }
 
     def load(self, role: str, weights: TensorReader, optimizer: TensorReader) -> None:
         """Take weights and optimizer state back; see `weights` and `optimizer_state`. Collective."""
         tensors = self._tensors(role)
         check_names(role, tensors, weights.shapes())
-        weights.read(tensors)
         self._load_optimizer(role, optimizer)
+        weights.read(tensors)
 
     def _load_optimizer(self, role: str, reader: TensorReader) -> None:
-        learner = self.learners[role]
-        params = learner.named_learning()
-        filled: dict[str, Tensor] = {}
-        for key, shape in reader.shapes().items():
-            name, _, entry = key.rpartition(".")
-            param = params[name]
-            if shape == param.shape and entry != "step":
-                filled[key] = torch.zeros_like(param, requires_grad=False)
-            else:
-                device = state_device(learner.optimizer, entry, beside=param)
-                filled[key] = torch.zeros(shape, device=device)
-            learner.optimizer.state[param][entry] = filled[key]
+        """Let the optimizer make its state by a step that goes nowhere, and fill it.
+
+        So every field has the type and the place that its class wants. Weights are to be read after it.
+        """
+        learner, saved = self.learners[role], reader.shapes()
+        begin_state(learner, {key.rpartition(".")[0] for key in saved})
+        fields = self._fields(role)
+        check_names(f"{role} ({type(learner.optimizer).__name__})", fields, saved)
+        filled = {key: as_tensor(value) for key, (value, _) in fields.items()}
         reader.read(filled)
+        for key, (value, state) in fields.items():
+            if not isinstance(value, Tensor):
+                state[key.rpartition(".")[2]] = type(value)(filled[key].item())
 
     def _share(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every `world`-th tensor: where all processes hold the same, one of them writes it."""
@@ -238,10 +238,29 @@ def local(tensor: Tensor) -> Tensor:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
+def as_tensor(value: Tensor | float) -> Tensor:
+    """A tensor itself, a number as one."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (int, float)):
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    raise ValueError(f"an optimizer keeps {value!r}, which is neither tensor nor number")
+
+
+def begin_state(learner: Learner, names: Collection[str]) -> None:
+    """Step with gradients of zero and a learning rate of zero for the named weights."""
+    for name, param in learner.named_learning().items():
+        if name in names:
+            param.grad = torch.zeros_like(param, requires_grad=False)
+    set_lr(learner.optimizer, 0.0)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of the next step."""
+    """Set the learning rate of the next step; groups of parameters may have their share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def state_device(optimizer: torch.optim.Optimizer, entry: str, *, beside: Tensor) -> torch.device:

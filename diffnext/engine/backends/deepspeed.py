@@ -204,15 +204,15 @@ class DeepSpeedBackend(Backend):
         learner = self.learners[role]
         learning = learner.named_learning()
         check_names(role, {**learning, **learner.fixed}, weights.shapes())
+        if self.stage == 0:
+            self._load_optimizer(role, optimizer)
         weights.read(learner.fixed)
         self._put_fixed(learner)
         for name, param in learning.items():
             value = torch.empty(full_shape(param), device=self.env.device)
             weights.read({name: value})
             self._put_master(param, value)
-        if self.stage == 0:
-            self._load_optimizer(role, optimizer)
-        else:
+        if self.stage > 0:
             self._load_zero_state(learner, optimizer)
 
     # --------------------------------------------------------------------- parts of a network

@@ -62,6 +62,8 @@ def optimizer_of(cfg: Config) -> OptimizerFactory:
         lr=cfg.SOLVER.BASE_LR,
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         beta2=cfg.SOLVER.ADAM_BETA2,
+        no_decay=cfg.SOLVER.NO_DECAY,
+        lr_scale=cfg.SOLVER.LR_SCALE,
     )
 
 
@@ -74,6 +76,7 @@ def schedule_of(cfg: Config) -> Schedule:
         min_lr=cfg.SOLVER.MIN_LR,
         decay_steps=cfg.SOLVER.DECAY_STEPS,
         decay_gamma=cfg.SOLVER.DECAY_GAMMA,
+        decay_power=cfg.SOLVER.DECAY_POWER,
         warm_up_steps=cfg.SOLVER.WARM_UP_STEPS,
         warm_up_factor=cfg.SOLVER.WARM_UP_FACTOR,
     )
