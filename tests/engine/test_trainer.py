@@ -116,13 +116,12 @@ def test_a_step_with_nan_leaves_everything_alone(tmp_path, optimizer):
     assert bad.train_step().values["skipped"] == 0
 
 
-def test_skipped_steps_are_written_and_counted(tmp_path):
+def test_skipped_steps_are_written(tmp_path):
     trainer = toy_run(tmp_path, bad=[9, 17])
     trainer.train()
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows if row["skipped"]] == [3, 5]
     assert rows[2]["loss"] is None and rows[2]["grad_norm"] is None
-    assert trainer.hooks[0].skipped == 2
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 

@@ -35,7 +35,6 @@ class LogHook(Hook):
         self.writers = list(writers)
         self.display = max(display, 1)
         self.samples_per_step = samples_per_step
-        self.skipped = 0
         self._steps: list[tuple[int, dict[str, Tensor | float], float]] = []
         self._times: list[float] = []  # seconds of these steps, as far as they were read
         self._unprinted: list[Row] = []
@@ -67,13 +66,6 @@ class LogHook(Hook):
         self._times += self._trainer.timer.take()
         rows = self._rows(average)
         self._steps, self._times = [], []
-        skipped = sum(row["skipped"] for row in rows)
-        if skipped:
-            self.skipped += int(skipped)
-            which = [row["step"] for row in rows if row["skipped"]]
-            logger.warning(
-                f"not finite, weights left alone in steps {which} ({self.skipped} so far)"
-            )
         for writer in self.writers:
             writer.write(rows)
         self._unprinted.extend(rows)
