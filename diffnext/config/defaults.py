@@ -96,6 +96,15 @@ _C.SOLVER.LR_SCALE = CfgNode(new_allowed=True)
 _C.SOLVER.ACCUM_STEPS = 1
 # Largest norm of all gradients together; longer ones are scaled down to it. 0: no limit.
 _C.SOLVER.CLIP_GRAD = 0.0
+# Steps in a row with a loss or gradient that is not finite, after which the run ends; such steps leave
+# the weights alone, and logs/nonfinite names their samples. 0: go on for ever.
+_C.SOLVER.MAX_SKIPPED = 100
+# Hours that a process may run, loading included; then the step is finished, a checkpoint is written,
+# and the same command goes on. 0: no limit.
+_C.SOLVER.MAX_HOURS = 0.0
+# Seconds that a step may take before the run is ended with the stacks of all processes; four times as
+# many for the first step of a process, and for saving and evaluating between two steps. 0: no limit.
+_C.SOLVER.HANG_TIMEOUT = 1800.0
 
 # The data, and how a step is computed.
 _C.TRAIN = CfgNode()

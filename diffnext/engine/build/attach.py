@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffnext.data.loader import Loader
+from diffnext.engine.build.guards import make_guards
 from diffnext.engine.build.objects import make_ema
 from diffnext.engine.checkpoint import CheckpointManager, Content, find_start
 from diffnext.engine.coordinator import Coordinator, describe
@@ -38,7 +39,7 @@ def attach(
     writers = coordinator.writers(step=trainer.step, tensorboard=tensorboard)
     log = LogHook(writers, display=cfg.SOLVER.DISPLAY, samples_per_step=batch)
 
-    trainer.hooks.append(log)
+    trainer.hooks += [log, *make_guards(cfg, coordinator, loader)]
     if ema is not None:
         trainer.hooks.append(EMAHook(ema, role=student, every=cfg.SOLVER.EMA_EVERY))
     trainer.hooks.append(SnapshotHook(manager, every=cfg.SOLVER.SNAPSHOT_EVERY, before=log.flush))
