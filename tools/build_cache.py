@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 
+ASPECT_RATIOS = ("1:1", "5:4", "4:5", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16", "2:1", "1:2")
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -28,9 +30,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--input", required=True, help="folder, manifest or a single file")
     add("--output", required=True, help="folder of the cache")
     add("--vae", required=True, help="folder of an autoencoder, or of a model that holds vae/")
-    add("--resolution", required=True, type=resolution, help="N or HxW, pixels: 1024, 480x768")
-    add("--num-frames", type=int, default=1, help="frames of a video; 1 is for pictures")
-    add("--frame-stride", type=int, default=1, help="take every n-th frame")
+    add_views(parser)
+    add("--retry-failed", action="store_true", help="try again what failed before as it is now")
     add("--batch-size", type=int, default=8, help="samples that are encoded together")
     add("--workers", type=int, default=4, help="threads that decode")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -52,12 +53,95 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def resolution(text: str) -> tuple[int, int]:
-    """Parse N or HxW."""
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text)
-    if not match:
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is cut out of each medium."""
+    add = parser.add_argument_group("what is cut out of each medium").add_argument
+    add(
+        "--resolution",
+        required=True,
+        type=resolutions,
+        help="N or HxW, pixels: 1024, 480x768; several with commas: each medium in each of them",
+    )
+    add(
+        "--aspect-ratios",
+        nargs="?",
+        type=ratios,
+        const=ASPECT_RATIOS,
+        metavar="W:H,...",
+        help="sizes of these shapes, of about as many pixels as the resolution; a medium gets the one "
+        f"nearest to its own shape; without a list {','.join(ASPECT_RATIOS)}",
+    )
+    add(
+        "--multiple",
+        type=positive,
+        metavar="M",
+        help="sides are multiples of M latents, the patch of the network; 1, or 2 with --aspect-ratios",
+    )
+    add("--no-upscale", action="store_true", help="drop media with fewer pixels than the size")
+    add("--flip", action="store_true", help="a mirrored sample beside each")
+    add(
+        "--num-frames",
+        type=numbers,
+        default=(1,),
+        metavar="N,...",
+        help="frames of a video; of several, a clip gets the most that it fills; 1 is for pictures",
+    )
+    add("--frame-stride", type=positive, default=1, metavar="N", help="take every n-th frame")
+    add(
+        "--fps",
+        type=rate,
+        metavar="F",
+        help="frames a second: those nearest in time, repeated if need be",
+    )
+    add(
+        "--windows",
+        type=lambda text: None if text == "all" else positive(text),
+        default=1,
+        metavar="N",
+        help="parts of a long clip, at most N or all that fit: evenly spread, none overlapping another",
+    )
+    add(
+        "--short",
+        choices=("drop", "pad"),
+        default="drop",
+        help="clips that are too short: leave them out, or repeat their last frame",
+    )
+
+
+def resolutions(text: str) -> tuple[tuple[int, int], ...]:
+    """Parse N or HxW, one or several."""
+    matches = [re.fullmatch(r"(\d+)(?:[xX](\d+))?", part) for part in text.split(",")]
+    if not all(matches):
         raise argparse.ArgumentTypeError(f"{text!r}: N or HxW is wanted, such as 1024 or 480x768")
-    return int(match[1]), int(match[2] or match[1])
+    return tuple((int(match[1]), int(match[2] or match[1])) for match in matches)
+
+
+def ratios(text: str) -> tuple[str, ...]:
+    """Parse W:H, one or several."""
+    parts = tuple(text.split(","))
+    if not all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: width to height is wanted, such as 16:9,1:1")
+    return parts
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Parse whole numbers above 0, one or several."""
+    return tuple(positive(part) for part in text.split(","))
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above 0."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number above 0 is wanted")
+    return int(text)
+
+
+def rate(text: str) -> float:
+    """Parse frames a second: a number above 0, or a fraction such as 30000/1001."""
+    match = re.fullmatch(r"(\d+\.?\d*)(?:/(\d+))?", text)
+    if not match or not float(match[1]) or match[2] == "0":
+        raise argparse.ArgumentTypeError(f"{text!r}: frames a second are wanted, such as 24")
+    return float(match[1]) / int(match[2] or 1)
 
 
 def allowance(text: str) -> tuple[float, bool]:
@@ -101,28 +185,60 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_build(args: argparse.Namespace, listing, latents, dtype):
     """Make the plan and show it; refuse one that the disk has no room for."""
-    from tqdm import tqdm
-
     from diffnext.data.cache_plan import make_plan
-    from diffnext.data.media import Cut
+    from diffnext.data.plan_table import summary, table
     from diffnext.models.autoencoders.loading import describe_vae
 
-    cut = Cut(*args.resolution, num_frames=args.num_frames, frame_stride=args.frame_stride)
-    latents.check(cut)
+    rules = view_rules(args, latents)
+    start = time.perf_counter()
     plan = make_plan(
         listing,
         args.output,
-        cut=cut,
+        rules=rules,
         latents=latents,
         vae=describe_vae(args.vae),
         dtype=str(dtype).removeprefix("torch."),
         workers=args.workers,
-        progress=lambda items, total, name: tqdm(items, name, total, leave=False, unit=""),
+        retry_failed=args.retry_failed,
+        remember=not args.dry_run,
+        progress=bar,
     )
-    print(plan.table(), flush=True)
+    print(table(plan))
+    print(summary(plan, time.perf_counter() - start), flush=True)
     if plan.num_bytes > plan.free_bytes:
         raise ValueError(f"--output {args.output}: the disk is too small for this plan")
     return plan
+
+
+def view_rules(args: argparse.Namespace, latents):
+    """What is cut out of each medium, as the options say; checked against the autoencoder."""
+    from diffnext.data.view_rules import ViewRules, aspect_sizes
+
+    multiple = args.multiple or (2 if args.aspect_ratios else 1)
+    sizes = tuple((size,) for size in args.resolution)
+    if args.aspect_ratios:
+        step = multiple * latents.space_stride
+        areas = [height * width for height, width in args.resolution]
+        sizes = tuple(aspect_sizes(area, args.aspect_ratios, step) for area in areas)
+    rules = ViewRules(
+        sizes=sizes,
+        num_frames=args.num_frames,
+        frame_stride=args.frame_stride,
+        fps=args.fps,
+        windows=args.windows,
+        flip=args.flip,
+        pad=args.short == "pad",
+        upscale=not args.no_upscale,
+    )
+    latents.check(rules, multiple)
+    return rules
+
+
+def bar(items, total: int, name: str):
+    """Show how far an iteration is."""
+    from tqdm import tqdm
+
+    return tqdm(items, name, total, leave=False, unit="")
 
 
 def encode(args: argparse.Namespace, plan, lock, device: str, dtype):
@@ -135,7 +251,7 @@ def encode(args: argparse.Namespace, plan, lock, device: str, dtype):
 
     vae = load_vae(args.vae, device=device, dtype=dtype)
     encoder = Encoder(vae, video=plan.latents.time_stride > 1)
-    nothing = not plan.items
+    nothing = not plan.tasks
     with tqdm(total=len(plan.items), desc="encode", unit="sample", disable=nothing) as bar:
         return build(
             plan,
@@ -149,7 +265,7 @@ def encode(args: argparse.Namespace, plan, lock, device: str, dtype):
 
 def summarise(plan, report, args: argparse.Namespace) -> int:
     """Print what was done; the exit code says whether it is within the failures allowed."""
-    from diffnext.data.journal import LEDGER
+    from diffnext.data.ledger import LEDGER
 
     held = len(plan.journal.entries)
     failed = len(report.failures)

@@ -6,15 +6,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from diffnext.data import media
 from diffnext.data.journal import Journal
-from diffnext.data.media import Cut
 from diffnext.data.records import STORAGES, open_reader, read_identity
+from diffnext.data.view_rules import ViewRules
+from diffnext.data.views import View
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,56 +26,94 @@ class Latents:
     time_stride: int
     space_stride: int
 
-    def shape(self, cut: Cut) -> tuple[int, ...]:
+    def shape(self, view: View) -> tuple[int, ...]:
         """Shape of the moments of a sample: (2C, H, W), (2C, T, H, W) for a video autoencoder."""
-        space = (cut.height // self.space_stride, cut.width // self.space_stride)
+        space = (view.height // self.space_stride, view.width // self.space_stride)
         if self.time_stride == 1:
             return (2 * self.channels, *space)
-        return (2 * self.channels, (cut.num_frames - 1) // self.time_stride + 1, *space)
+        return (2 * self.channels, (view.num_frames - 1) // self.time_stride + 1, *space)
 
-    def check(self, cut: Cut) -> None:
+    def check(self, rules: ViewRules, multiple: int = 1) -> None:
         """Refuse sizes that the autoencoder cannot take.
+
+        Args:
+            multiple: latents that each side is a multiple of, for the patches of the network.
 
         Raises:
             ValueError: with the nearest sizes that it can.
         """
-        for name, value in (("height", cut.height), ("width", cut.width)):
-            below = value // self.space_stride * self.space_stride
-            if value != below or value <= 0:
-                legal = [size for size in (below, below + self.space_stride) if size > 0]
-                raise ValueError(
-                    f"--resolution: {name} {value} is no multiple of {self.space_stride}; "
-                    f"nearest: {' or '.join(map(str, legal))}"
-                )
-        if cut.num_frames < 1 or cut.frame_stride < 1:
-            raise ValueError("--num-frames and --frame-stride must be at least 1")
-        extra = (cut.num_frames - 1) % self.time_stride
-        if extra:
-            below = cut.num_frames - extra
+        for size in sorted({size for sizes in rules.sizes for size in sizes}):
+            for name, value in zip(("height", "width"), size, strict=True):
+                self._check_side(name, value, multiple * self.space_stride)
+        for length in rules.num_frames:
+            self._check_length(length)
+        if rules.frame_stride < 1:
+            raise ValueError(f"--frame-stride is {rules.frame_stride}, at least 1 is wanted")
+
+    def _check_side(self, name: str, value: int, step: int) -> None:
+        below = value // step * step
+        if value != below or value <= 0:
+            legal = [str(size) for size in (below, below + step) if size > 0]
             raise ValueError(
-                f"--num-frames {cut.num_frames} is not {self.time_stride} k + 1; "
-                f"nearest: {below} or {below + self.time_stride}"
+                f"--resolution: {name} {value} is no multiple of {step}; "
+                f"nearest: {' or '.join(legal)}"
             )
-        if cut.num_frames > 1 and self.time_stride == 1:
+
+    def _check_length(self, length: int) -> None:
+        if length < 1:
+            raise ValueError(f"--num-frames is {length}, at least 1 is wanted")
+        if length > 1 and self.time_stride == 1:
             raise ValueError(
-                f"--num-frames {cut.num_frames}: this autoencoder encodes pictures; give the "
+                f"--num-frames {length}: this autoencoder encodes pictures; give the "
                 "--vae of a video model, or --num-frames 1"
+            )
+        extra = (length - 1) % self.time_stride
+        if extra:
+            below = length - extra
+            raise ValueError(
+                f"--num-frames {length} is not {self.time_stride} k + 1; "
+                f"nearest: {below} or {below + self.time_stride}"
             )
 
 
 def make_identity(
-    vae: Mapping[str, Any], dtype: str, cut: Cut, latents: Latents, names: Sequence[str]
+    vae: Mapping[str, Any],
+    dtype: str,
+    latents: Latents,
+    names: Sequence[str],
+    computed: Mapping[str, str],
 ) -> dict[str, Any]:
-    """State what decides the content of a cache, besides the media."""
+    """State what all records of a cache agree on: what made them, and how, besides the media.
+
+    Sizes and frames are not part of it: a cache may hold several, and each record's entry in the
+    journal says its own.
+
+    Args:
+        names: fields of the records, besides their moments.
+        computed: those of them that the build computes where they are not given, and how.
+    """
     return {
         "version": IDENTITY_VERSION,
         "vae": dict(vae),
         "normalisation": "raw",  # moments as encoded: neither shifted nor scaled
         "dtype": {"encode": dtype, "store": "float16"},
         "strides": {"time": latents.time_stride, "space": latents.space_stride},
-        "cut": {**asdict(cut), "rule": media.RULE},
+        "rules": {"resize": media.RULE, **computed},
         "fields": list(names),
     }
+
+
+def upgrade_identity(held: Mapping[str, Any]) -> tuple[dict[str, Any], View | None]:
+    """The identity of a cache in the words of today, and the view of its records if all have one.
+
+    Version 1 knew one size and one choice of frames a cache, and called them, with the rule, `cut`.
+    """
+    if held.get("version") != 1:
+        return dict(held), None
+    rest = {key: value for key, value in held.items() if key != "cut"}
+    cut = dict(held["cut"])
+    rules = {"resize": cut.pop("rule")}
+    return {**rest, "version": IDENTITY_VERSION, "rules": rules}, View.from_state(cut)
 
 
 def check_identity(output: str, identity: Mapping[str, Any]) -> None:
@@ -90,7 +129,7 @@ def check_identity(output: str, identity: Mapping[str, Any]) -> None:
                 f"{output} holds records that this tool did not make; choose another --output"
             )
         return
-    ours, theirs = _flat(identity), _flat(held)
+    ours, theirs = _flat(identity), _flat(upgrade_identity(held)[0])
     lines = [
         f"  {key}: the cache has {theirs.get(key)!r}, this build {ours.get(key)!r}"
         for key in sorted(ours.keys() | theirs.keys())
@@ -110,7 +149,8 @@ def open_journal(output: str) -> tuple[Journal, bool]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")  # a reader warns of a folder that was not finished
         reader = open_reader(output)
-    journal = Journal(output, len(reader))
+    view = upgrade_identity(read_identity(output) or {})[1]
+    journal = Journal(output, len(reader), view)
     reader.close()
     return journal, not caught
 

@@ -1,36 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a build of a cache will do, before it does it: which samples, what shape, how many bytes."""
+"""What a build of a cache will do, before it does it: which samples, what shapes, how many bytes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeVar
 
 from diffnext.data import media
+from diffnext.data.cache_compare import Held
 from diffnext.data.cache_identity import Latents, check_identity, make_identity, open_journal
-from diffnext.data.journal import Entry, Journal
-from diffnext.data.media import Cut, Probe
+from diffnext.data.choices import Choices
+from diffnext.data.journal import Entry, Journal, sample_key
+from diffnext.data.ledger import attempt, read_ledger
+from diffnext.data.record_fields import complete, field_names, record_types
+from diffnext.data.records import write_identity
 from diffnext.data.sources import Failure, Listing, Source
 from diffnext.data.threads import map_ahead
+from diffnext.data.view_rules import Chosen, ViewRules
+from diffnext.data.views import View, is_enlarged
 
 A = TypeVar("A")
+Progress = Callable[[Iterable[A], int, str], Iterable[A]]
 
-TYPES = {"caption": "string", "text": "string", "label": "int64", "flow": "float64"}
+CHUNK = 32  # sources that a thread looks at in one go
+TASK_BYTES = 1 << 28  # of the frames that one task decodes; a single view may have more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
-    """A sample that is to be encoded."""
+    """A sample that is to be encoded: one view of one medium, with its captions."""
 
     source: Source
-    entry: Entry
-    medium: Probe
+    view: View
+    stamp: tuple[int, int]  # size in bytes and time of change of the medium when it was planned
+
+    def entry(self, content: str) -> Entry:
+        """The line of the journal, now that the sha256 of the medium is known."""
+        key = sample_key(content, self.source.fields(), self.view)
+        return Entry(key, self.source.path, *self.stamp, content, self.view)
+
+    @property
+    def attempt(self) -> str:
+        return attempt(self.source.path, self.stamp, self.view)
+
+    def failure(self, stage: str, reason: str) -> Failure:
+        """What the ledger says if the sample cannot be made."""
+        return Failure(self.source.path, stage, reason, self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A medium that is decoded once for all of its views.
+
+    What its probe found is not kept: the frame times of many videos would fill the memory.
+
+    Args:
+        content: sha256 of its bytes; "" where the plan did not need it, and the build finds it out.
+    """
+
+    source: Source
+    items: tuple[Item, ...]
+    stamp: tuple[int, int]
+    content: str = ""
 
 
 @dataclass
@@ -38,26 +73,41 @@ class Plan:
     """All that a build needs to know."""
 
     output: str
-    cut: Cut
+    rules: ViewRules
     latents: Latents
     identity: dict[str, Any]
     fields: dict[str, Any]  # of a record: name -> type
     journal: Journal
     finished: bool  # the folder was closed by its writer, or is not there yet
     total: int  # samples listed
-    items: list[Item] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
     present: int = 0  # samples that are in the cache already
-    stale: int = 0  # records whose source was changed or removed
+    enlarged: int = 0  # samples to encode that have more pixels than their medium
+    stale: dict[int, str] = field(default_factory=dict)  # record -> why it fits no source any more
     dropped: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    failed_before: int = 0  # of the failures: as the ledger has them, not tried again
+
+    @property
+    def items(self) -> list[Item]:
+        """The samples to encode."""
+        return [item for task in self.tasks for item in task.items]
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.tasks) or not self.finished or self.journal.moved > 0
 
     @property
     def num_bytes(self) -> int:
         """Size of the records to be written: float16 moments, and about 300 bytes for the rest."""
-        size = 2
-        for length in self.latents.shape(self.cut):
-            size *= length
-        return len(self.items) * (size + 300)
+        total = 0
+        for item in self.items:
+            size = 2
+            for length in self.latents.shape(item.view):
+                size *= length
+            total += size + 300
+        return total
 
     @property
     def free_bytes(self) -> int:
@@ -67,179 +117,180 @@ class Plan:
             folder = os.path.dirname(folder)
         return shutil.disk_usage(folder).free
 
-    def table(self) -> str:
-        """The plan as text for people."""
-        shape = "x".join(map(str, self.latents.shape(self.cut)))
-        enlarged = sum(is_enlarged(item.medium, self.cut) for item in self.items)
-        lines = [
-            f"{'to encode':<14}{len(self.items):>9}  moments {shape} from {describe(self.cut)}",
-            f"{'in the cache':<14}{self.present:>9}",
-        ]
-        if enlarged:
-            lines.append(
-                f"{'enlarged':<14}{enlarged:>9}  of those to encode, smaller than the crop"
-            )
-        if self.stale:
-            lines.append(
-                f"{'stale':<14}{self.stale:>9}  records whose source changed or went; kept"
-            )
-        for word, failures in (("dropped", self.dropped), ("failed", self.failures)):
-            for reason, count in Counter(failure.reason for failure in failures).most_common(8):
-                lines.append(f"{word:<14}{count:>9}  {reason}")
-        lines.append(f"{_human(self.num_bytes)} to be written, {_human(self.free_bytes)} free")
-        return "\n".join(lines).encode(errors="backslashreplace").decode()  # names may be no text
+    def begin(self) -> None:
+        """Bring the files beside the records up to date, before anything is added to them.
+
+        The journal goes first: as long as a cache of version 1 has its identity, that says the view
+        of the lines which have none.
+        """
+        os.makedirs(self.output, exist_ok=True)
+        self.journal.rewrite()
+        write_identity(self.output, self.identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of a listed medium when it is held against the cache."""
+
+    stamp: tuple[int, int]
+    content: str  # "" where it cannot be in the cache
+    chosen: Chosen
 
 
 def make_plan(
     listing: Listing,
     output: str,
     *,
-    cut: Cut,
+    rules: ViewRules,
     latents: Latents,
     vae: Mapping[str, Any],
     dtype: str,
+    computed: Mapping[str, str] | None = None,
     workers: int = 4,
-    progress: Callable[[Iterable[A], int, str], Iterable[A]] = lambda items, total, name: items,
+    retry_failed: bool = False,
+    remember: bool = False,
+    progress: Progress = lambda items, total, name: items,
 ) -> Plan:
-    """Compare the listed media with what the cache holds, and look at those that are new.
+    """Compare the listed media with what the cache holds.
+
+    Media whose size and time of change are those of the last build are not read. Of others the head
+    is probed, and those are hashed whose size is that of one that was encoded: they may be the same,
+    moved or touched.
 
     Args:
         vae: what made the moments, for the identity: class, configuration, hash of the weights.
         dtype: precision of the encoding, for the identity.
+        computed: fields that the build computes for media that do not have them, and how.
+        retry_failed: try again what failed before and has not changed since.
+        remember: write to the output which views each medium gives; the caller holds its lock.
         progress: wraps an iterable of known length, to show how far it is.
 
     Raises:
         ValueError: sizes the autoencoder cannot take, or a cache of another identity.
     """
-    latents.check(cut)
-    names = field_names(listing)
-    identity = make_identity(vae, dtype, cut, latents, names)
+    latents.check(rules)
+    names = field_names(listing, computed or ())
+    identity = make_identity(vae, dtype, latents, names, computed or {})
     check_identity(output, identity)
     journal, finished = open_journal(output)
-    fields = {"shape": ["int64"], "moments": "bytes", **{name: TYPES[name] for name in names}}
     total = len(listing.sources) + len(listing.failures)
-    plan = Plan(output, cut, latents, identity, fields, journal, finished, total)
+    types = record_types(names)
+    plan = Plan(output, rules, latents, identity, types, journal, finished, total)
     plan.failures.extend(listing.failures)
+    sources = complete(listing.sources, names, computed or (), plan.failures)
 
-    complete = [_completed(source, names, plan.failures) for source in listing.sources]
-    sources = [source for source in complete if source is not None]
-    threads = {"workers": workers, "ahead": 8 * workers}
-    hashes = map_ahead(lambda s: _entry(s, journal, cut), sources, **threads)
-    new = _split(zip(sources, progress(hashes, len(sources), "compare"), strict=True), plan)
-    probes = map_ahead(lambda pair: media.probe(pair[0].path), new, **threads)
-    for (source, entry), medium in zip(new, progress(probes, len(new), "probe"), strict=True):
-        if isinstance(medium, Exception):
-            plan.failures.append(Failure(source.path, "probe", _reason(medium)))
-        elif reason := media.too_narrow(medium, cut):
-            plan.failures.append(Failure(source.path, "probe", reason))
-        elif reason := drop_reason(medium, cut):
-            plan.dropped.append(Failure(source.path, "dropped", reason))
-        else:
-            plan.items.append(Item(source, entry, medium))
+    choices = Choices(output, rules, store=remember)
+    ledger = {} if retry_failed else read_ledger(output)
+    held, contents = Held(journal), []
+    scout = _Scout(journal, choices, rules, ledger)
+    looks = _in_chunks(scout, sources, workers)
+    for source, look in zip(sources, progress(looks, len(sources), "compare"), strict=True):
+        contents.append("" if isinstance(look, Failure) else look.content)
+        _place(plan, source, look, held, ledger)
+    choices.close()
+    plan.stale = held.stale(sources, contents, plan.failures)
     return plan
 
 
-def field_names(listing: Listing) -> list[str]:
-    """Names of the fields that the records of the listed sources have; both captions or none.
+class _Scout:
+    """Looks at one medium after another; errors are results. For use by several threads."""
 
-    Raises:
-        ValueError: no source at all, or none with anything to condition on; with the first failures.
-    """
-    failed = _first_failures(listing.failures)
-    if not listing.sources:
-        raise ValueError(f"--input: no picture or video in it that can be used{failed}")
-    found = {name for source in listing.sources for name in source.fields()}
-    if not found & {"caption", "text", "label"}:
-        raise ValueError(
-            f"--input: none of {len(listing.sources)} media has a caption or a label; put name.txt "
-            "or name.json beside each, or give a manifest with the columns path and caption"
-            f"{failed}"
-        )
-    if found & {"caption", "text"}:
-        found |= {"caption", "text"}
-    return [name for name in TYPES if name in found]
+    def __init__(
+        self,
+        journal: Journal,
+        choices: Choices,
+        rules: ViewRules,
+        ledger: Mapping[str, Failure],
+    ) -> None:
+        self._journal, self._choices = journal, choices
+        self._rules, self._ledger = rules, ledger
 
+    def __call__(self, source: Source) -> Look | Failure:
+        path = source.path
+        try:
+            stamp = source.location.stamp()
+        except Exception as error:  # media are of any kind: whatever is raised is a finding
+            return Failure(path, "scan", _reason(error))
+        tried = attempt(path, stamp) if self._ledger else ""
+        if tried in self._ledger:
+            return self._ledger[tried]
+        try:
+            chosen = self._choices.get(path, stamp) or self._choose(source, stamp)
+            return Look(stamp, self._content(source, stamp, chosen), chosen)
+        except Exception as error:
+            return Failure(path, "probe", _reason(error), attempt(path, stamp))
 
-def _first_failures(failures: Sequence[Failure]) -> str:
-    """The first three in words, to end a message with; "" if there are none."""
-    if not failures:
-        return ""
-    lines = [f"\n  {failure.file}: {failure.reason}" for failure in failures[:3]]
-    more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
-    return f"; {len(failures)} failed:{''.join(lines)}{more}"
+    def _choose(self, source: Source, stamp: tuple[int, int]) -> Chosen:
+        chosen = self._rules.choose(media.probe(source.path))
+        self._choices.add(source.path, stamp, chosen)
+        return chosen
 
-
-def drop_reason(medium: Probe, cut: Cut) -> str:
-    """Say why a readable medium is left out; "" if it is not."""
-    if medium.kind == "image":
-        return f"a picture, and --num-frames is {cut.num_frames}" if cut.num_frames > 1 else ""
-    if cut.num_frames == 1:
-        return "a video, and --num-frames is 1"
-    return f"fewer than {cut.span} frames" if medium.num_frames < cut.span else ""
-
-
-def is_enlarged(medium: Probe, cut: Cut) -> bool:
-    """Whether a medium has fewer pixels than are made of it."""
-    return media.fitted_size(medium.height, medium.width, cut)[0] > medium.height
+    def _content(self, source: Source, stamp: tuple[int, int], chosen: Chosen) -> str:
+        known = self._journal.content(source.path, stamp)
+        if known or not chosen.views or not self._journal.may_hold(stamp):
+            return known
+        return source.location.digest()
 
 
-def describe(cut: Cut) -> str:
-    """A cut in words."""
-    size = f"{cut.height}x{cut.width} px"
-    if cut.num_frames == 1:
-        return f"pictures of {size}"
-    return f"{cut.num_frames} frames of {size}, every {cut.frame_stride} of {cut.span}"
+def _in_chunks(scout: _Scout, sources: Sequence[Source], workers: int) -> Iterator[Look | Failure]:
+    """What the scout finds of each source, in order; a thread takes several at once."""
+    starts = range(0, len(sources), CHUNK)
+    chunks = map_ahead(
+        lambda start: [scout(source) for source in sources[start : start + CHUNK]],
+        starts,
+        workers=workers,
+        ahead=4 * workers,
+    )
+    for looks in chunks:
+        if isinstance(looks, Exception):
+            raise looks
+        yield from looks
 
 
-def _completed(source: Source, names: Sequence[str], failures: list[Failure]) -> Source | None:
-    """Give a source the fields that all records have, or report which of them it lacks."""
-    values: dict[str, Any] = {}
-    if "caption" in names:
-        values["caption"] = source.caption or source.text
-        values["text"] = source.text or ""
-    if "flow" in names and media.kind_of(source.path) == "image":
-        values["flow"] = source.flow or 0.0  # a picture does not move
-    whole = replace(source, **values)
-    missing = [name for name in names if getattr(whole, name) is None]
-    if missing:
-        reason = f"no {' and no '.join(missing)}, which others have"
-        failures.append(Failure(source.path, "scan", reason))
-        return None
-    return whole
-
-
-def _entry(source: Source, journal: Journal, cut: Cut) -> Entry:
-    size, mtime_ns, content = journal.content(source.path)
-    text = json.dumps([content, source.fields(), asdict(cut)], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()
-    return Entry(key, source.path, size, mtime_ns, content)
-
-
-def _split(
-    pairs: Iterable[tuple[Source, Entry | Exception]], plan: Plan
-) -> list[tuple[Source, Entry]]:
-    """Set aside what is in the cache and what cannot be read; return the rest."""
-    held = Counter(entry.key for entry in plan.journal.entries)
-    new = []
-    for source, entry in pairs:
-        if isinstance(entry, Exception):
-            plan.failures.append(Failure(source.path, "scan", _reason(entry)))
-        elif held[entry.key] > 0:
-            held[entry.key] -= 1
+def _place(
+    plan: Plan, source: Source, look: Look | Failure, held: Held, ledger: Mapping[str, Failure]
+) -> None:
+    """Sort the views of a medium into those in the cache, to encode, dropped, and failed."""
+    if isinstance(look, Failure):
+        plan.failures.append(look)
+        plan.failed_before += look.attempt in ledger
+        return
+    chosen, path = look.chosen, source.path
+    plan.dropped += [Failure(path, "dropped", reason) for reason in chosen.dropped]
+    plan.failures += [Failure(path, "probe", reason) for reason in chosen.failed]
+    items = []
+    for view in chosen.views:
+        item = Item(source, view, look.stamp)
+        if look.content and held.take(item.entry(look.content)):
             plan.present += 1
+        elif ledger and (before := ledger.get(item.attempt)):
+            plan.failures.append(before)
+            plan.failed_before += 1
         else:
-            new.append((source, entry))
-    plan.stale = held.total()
-    return new
+            items.append(item)
+            plan.enlarged += is_enlarged(chosen.height, chosen.width, view)
+    plan.tasks += [Task(source, group, look.stamp, look.content) for group in _groups(items)]
+
+
+def _groups(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
+    """The views of one medium in as few groups as memory allows; those of the same frames together."""
+    group: list[Item] = []
+    size = 0
+    for _, same in groupby(sorted(items, key=_frames), key=_frames):
+        batch = list(same)
+        more = sum(3 * i.view.num_frames * i.view.height * i.view.width for i in batch)
+        if group and size + more > TASK_BYTES:
+            yield tuple(group)
+            group, size = [], 0
+        group += batch
+        size += more
+    if group:
+        yield tuple(group)
+
+
+def _frames(item: Item) -> tuple[int, ...]:
+    return item.view.frame_ids
 
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _human(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"

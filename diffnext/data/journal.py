@@ -10,58 +10,86 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from diffnext.data.records.files import write_atomic
-from diffnext.data.sources import Failure
+from diffnext.data.views import View
 
 JOURNAL = "diffnext.samples.jsonl"
-LEDGER = "failures.jsonl"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """The source of one record."""
 
-    key: str  # sha256 of the content, the fields and the cut
+    key: str  # see sample_key
     path: str
     size: int  # bytes of the file, and its time of change: while both stay, the content stays
     mtime_ns: int
     content: str  # sha256
+    view: View
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        return self.size, self.mtime_ns
+
+
+def sample_key(content: str, fields: Mapping[str, Any], view: View) -> str:
+    """The sha256 of what a record is made from: the medium's content, its captions, and the view.
+
+    How a view is cut and encoded stands in the identity of the cache, on which all its records agree.
+    """
+    text = json.dumps([content, dict(fields), view.state()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Journal:
-    """The entries of a cache folder, in the order of its records.
+    """The entries of a folder of records, in the order of the records.
 
     Args:
-        folder: the cache.
+        folder: the cache, or the part of one that a writer of its own makes.
         records: how many records it holds; further lines speak of records that were never finished.
+        view: of the lines that name none, as caches of version 1 wrote them.
 
     Raises:
         ValueError: records that no line speaks of.
     """
 
-    def __init__(self, folder: str, records: int) -> None:
+    def __init__(self, folder: str, records: int, view: View | None = None) -> None:
         self.path = os.path.join(folder, JOURNAL)
-        self.entries = _load(self.path)[:records]
+        self.entries = load_entries(self.path, records, view)
         if len(self.entries) < records:
             raise ValueError(
                 f"{folder} holds {records} records, {JOURNAL} in it knows "
                 f"{len(self.entries)}: it was not built by this tool, "
                 "or the file was lost; choose another --output"
             )
-        self._known = {(e.path, e.size, e.mtime_ns): e.content for e in self.entries}
+        self.moved = 0  # entries whose file has another place or time of change than the lines say
+        self._contents = {(entry.path, *entry.stamp): entry.content for entry in self.entries}
+        self._sizes = {entry.size for entry in self.entries}
 
-    def content(self, path: str) -> tuple[int, int, str]:
-        """Size, time of change and sha256 of a file; read only if changed since it was encoded."""
-        stat = os.stat(path)
-        known = self._known.get((path, stat.st_size, stat.st_mtime_ns))
-        return stat.st_size, stat.st_mtime_ns, known or _hash_file(path)
+    def content(self, path: str, stamp: tuple[int, int]) -> str:
+        """The sha256 of a file that is as it was when it was encoded; "" where that is not known."""
+        return self._contents.get((path, *stamp), "")
+
+    def may_hold(self, stamp: tuple[int, int]) -> bool:
+        """Whether a file of this size was encoded, and so perhaps this one, moved or touched."""
+        return stamp[0] in self._sizes
+
+    def move(self, index: int, path: str, stamp: tuple[int, int]) -> None:
+        """Note where the file of an entry is now."""
+        entry = self.entries[index]
+        if (entry.path, entry.stamp) != (path, stamp):
+            self.entries[index] = replace(entry, path=path, size=stamp[0], mtime_ns=stamp[1])
+            self.moved += 1
 
     def rewrite(self) -> None:
         """Store the entries that have records, without the rest of an unfinished build."""
-        write_atomic(self.path, "".join(_line(entry) for entry in self.entries).encode())
+        write_entries(self.path, self.entries)
+        self.moved = 0
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Add lines and bring them to the disk."""
@@ -72,33 +100,36 @@ class Journal:
         self.entries.extend(entries)
 
 
-def write_ledger(folder: str, failures: Iterable[Failure]) -> None:
-    """Store what did not come into the cache, a line each; replaces the ledger of the last run."""
-    os.makedirs(folder, exist_ok=True)
-    lines = [json.dumps(asdict(failure)) + "\n" for failure in failures]
-    write_atomic(os.path.join(folder, LEDGER), "".join(lines).encode())
-
-
-def _line(entry: Entry) -> str:
-    return json.dumps(asdict(entry)) + "\n"
-
-
-def _load(path: str) -> list[Entry]:
-    """All complete lines; a torn one ends the list."""
-    entries = []
+def load_entries(path: str, most: int, view: View | None = None) -> list[Entry]:
+    """The first complete lines of a file, at most so many; a torn one ends the list."""
+    entries: list[Entry] = []
+    views: dict[str, View] = {}  # one object for all that are equal
     if os.path.exists(path):
         with open(path, encoding="utf-8") as stream:
-            for line in stream:
+            for line, _ in zip(stream, range(most), strict=False):
                 try:
-                    entries.append(Entry(**json.loads(line)))
-                except (TypeError, ValueError):
+                    entries.append(_entry(json.loads(line), views, view))
+                except (AttributeError, KeyError, TypeError, ValueError):
                     break
     return entries
 
 
-def _hash_file(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def write_entries(path: str, entries: Iterable[Entry]) -> None:
+    """Store entries under this name, all of them or none."""
+    write_atomic(path, "".join(_line(entry) for entry in entries).encode())
+
+
+def _line(entry: Entry) -> str:
+    values = {name: getattr(entry, name) for name in ("key", "path", "size", "mtime_ns", "content")}
+    return json.dumps({**values, "view": entry.view.state()}) + "\n"
+
+
+def _entry(values: dict[str, Any], views: dict[str, View], view: View | None) -> Entry:
+    state = values.pop("view", None)
+    if state is not None:
+        name = repr(state)
+        view = views.get(name) or views.setdefault(name, View.from_state(state))
+    if view is None:
+        raise ValueError("a line without a view")
+    path, content = sys.intern(values["path"]), sys.intern(values["content"])
+    return Entry(values["key"], path, values["size"], values["mtime_ns"], content, view)

@@ -9,11 +9,13 @@ from diffnext.data import media
 from diffnext.data.cache import build
 from diffnext.data.cache_identity import Latents
 from diffnext.data.cache_plan import make_plan
-from diffnext.data.media import Cut
 from diffnext.data.sources import scan
+from diffnext.data.view_rules import ViewRules
+from diffnext.data.views import View
 
 LATENTS = Latents(channels=4, time_stride=1, space_stride=8)
-CUT = Cut(32, 48)
+VIEW = View(32, 48)
+RULES = ViewRules(sizes=(((32, 48),),))
 
 
 def encode(frames):
@@ -38,13 +40,14 @@ def write_photos(folder):
 
 
 def plan_for(folder, output, **changes):
-    options = {"cut": CUT, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
+    options = {"rules": RULES, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
     return make_plan(scan(str(folder)), str(output), **{**options, **changes})
 
 
-def run(folder, output, *, encoder=encode, batch_size=3, **changes):
+def run(folder, output, *, encoder=encode, batch_size=3, workers=0, **changes):
+    """Plan and build; without workers, whose start takes longer than all the rest."""
     plan = plan_for(folder, output, **changes)
-    return build(plan, encoder, batch_size=batch_size, workers=2)
+    return build(plan, encoder, batch_size=batch_size, workers=workers)
 
 
 def records(output):
@@ -62,7 +65,7 @@ def records(output):
 def expected(folder):
     found = {}
     for path in sorted(folder.glob("*.png")):
-        frames = media.read(media.probe(str(path)), CUT)
+        [frames] = media.read(media.probe(str(path)), [VIEW])
         found[path.with_suffix(".txt").read_text()] = encode(frames[None])[0]
     return found
 

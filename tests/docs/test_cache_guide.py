@@ -12,7 +12,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from diffnext.data.journal import JOURNAL, LEDGER
+from diffnext.data.journal import JOURNAL
+from diffnext.data.ledger import LEDGER
 from diffnext.data.records import open_reader
 from diffnext.data.records.identity import IDENTITY
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -14,8 +14,8 @@ import torch
 
 from diffnext.data import media
 from diffnext.data.encoding import Encoder
-from diffnext.data.media import Cut
 from diffnext.data.records import open_reader
+from diffnext.data.views import View
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOpenSora
 
@@ -99,10 +99,10 @@ def read_both(folder):
     return ours
 
 
-def encoded(vae, name, cut, length=1):
-    """Moments of the first `length` frames, by the functions that a cache is built with."""
-    frames = media.read(media.probe(str(ROOT / "assets" / name)), cut)[None, :length]
-    return Encoder(vae, video=cut.num_frames > 1)(np.array(frames))[0]
+def encoded(vae, name, view):
+    """Moments of a view, by the functions that a cache is built with."""
+    [frames] = media.read(media.probe(str(ROOT / "assets" / name)), [view])
+    return Encoder(vae, video=view.num_frames > 1)(frames[None])[0]
 
 
 def test_pictures(tmp_path):
@@ -112,7 +112,7 @@ def test_pictures(tmp_path):
     assert record["shape"] == [8, 128, 128]
     assert (record["caption"], record["text"]) == ("long caption", "short text")
     moments = np.frombuffer(record["moments"], np.float16).reshape(record["shape"])
-    np.testing.assert_array_equal(moments, encoded(vae, "sample_image.jpg", Cut(1024, 1024)))
+    np.testing.assert_array_equal(moments, encoded(vae, "sample_image.jpg", View(1024, 1024)))
 
 
 def test_videos(tmp_path):
@@ -122,7 +122,6 @@ def test_videos(tmp_path):
     record = read_both(tmp_path / "vid_dataset")
     assert (record["shape"], record["flow"]) == ([8, 9, 60, 96], 5.0)
     moments = np.frombuffer(record["moments"], np.float16).reshape(record["shape"])
-    cut = Cut(480, 768, num_frames=33, frame_stride=2)
     # 17 frames are encoded at once and give 5 latents, whatever comes after
-    expected = encoded(vae, "sample_video.mp4", cut, 17)
+    expected = encoded(vae, "sample_video.mp4", View(480, 768, tuple(range(0, 34, 2))))
     np.testing.assert_array_equal(moments[:, :5], expected)

@@ -158,10 +158,10 @@ def test_dry_run_shows_the_plan_and_writes_nothing(photos, model, tmp_path, caps
     (photos / "broken.txt").write_text("A broken file.")
     assert build_cache.main(arguments(photos, tmp_path / "cache", model, "--dry-run")) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["to", "encode", "6"]
-    assert "moments 8x8x8 from pictures of 64x64 px" in lines[0]
+    assert lines[1].split() == ["64x64", "px", "8x8x8", "6", "0"]
     assert any(line.startswith("failed") and "UnidentifiedImageError" in line for line in lines)
-    assert "to be written" in lines[-1] and "free" in lines[-1]
+    assert "to be written" in lines[-2] and "free" in lines[-2]
+    assert lines[-1].startswith("cache: 0 hit, 6 to build, 0 stale, ")
     assert not (tmp_path / "cache").exists()
 
 
@@ -207,7 +207,7 @@ def test_usage_errors_say_what_to_do(photos, model, tmp_path, capsys, options, m
     [
         (("--resolution", "60"), 2, "height 60 is no multiple of 8"),
         (("--input", "/nowhere"), 2, "/nowhere: no such file or folder"),
-        (("--dry-run",), 0, "6  moments 8x8x8"),
+        (("--dry-run",), 0, "0 hit, 6 to build"),
     ],
 )
 def test_no_weights_are_loaded_for_what_needs_none(
@@ -237,11 +237,11 @@ def test_a_second_build_is_refused_before_it_plans(photos, model, tmp_path, monk
 
 def test_rows_without_a_path_are_shown(photos, model, tmp_path, capsys):
     manifest = tmp_path / "list.csv"
-    manifest.write_text("image,caption\n" + "a.png,A.\n" * 5)
+    manifest.write_text("picture,caption\n" + "a.png,A.\n" * 5)
     assert build_cache.main(arguments(manifest, tmp_path / "cache", model)) == 2
     message = capsys.readouterr().err
     assert "no picture or video in it that can be used; 5 failed:" in message
-    assert "list.csv: line 2: no column path or file, there are ['caption', 'image']" in message
+    assert "list.csv: line 2: no column path or file, there are ['caption', 'picture']" in message
     assert message.endswith("and 2 more\n")
 
 
@@ -255,7 +255,7 @@ def test_interrupted(photos, model, tmp_path, monkeypatch, capsys):
 
 
 def test_arguments_that_do_not_parse(capsys):
-    for options in (["--resolution", "big"], ["--max-failures", "some"], ["--workers", "0"]):
+    for options in (["--resolution", "big"], ["--max-failures", "some"], ["--workers", "0"], ["--fps", "0"]):
         with pytest.raises(SystemExit) as caught:
             build_cache.parse_args([*arguments("in", "out", "vae"), *options])
         assert caught.value.code == 2

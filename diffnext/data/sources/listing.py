@@ -40,6 +40,7 @@ class Failure:
     file: str
     stage: str  # "scan", "probe", "decode" or "encode"
     reason: str
+    attempt: str = ""  # names what was tried, where the same is not to be tried again
 
 
 @dataclass

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffnext.data import media
 from diffnext.data.sources import Failure, walk
+from diffnext.data.views import View
 from diffnext.shapes import draw, draw_video, random_scene
 from diffnext.utils.logging import logger
 from diffnext.utils.seeding import mix
@@ -139,10 +140,10 @@ class FolderSource:
 
     def _decode(self, file: media.Probe, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         if file.kind == "image":
-            return media.read(file, media.Cut(self.size, self.size))
+            return media.read(file, [View(self.size, self.size)])[0]
         start = int(rng.integers(file.num_frames - num_frames + 1))
-        cut = media.Cut(self.size, self.size, num_frames=start + num_frames)
-        return media.read(file, cut)[start:]
+        frames = tuple(range(start, start + num_frames))
+        return media.read(file, [View(self.size, self.size, frames)])[0]
 
 
 class Batches:

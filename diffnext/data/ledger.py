@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What did not come into a cache, a line each, in a file beside the records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from diffnext.data.records.files import write_atomic
+from diffnext.data.sources import Failure
+from diffnext.data.views import View
+
+LEDGER = "failures.jsonl"
+
+
+def attempt(path: str, stamp: tuple[int, int], view: View | None = None) -> str:
+    """Name what was tried and failed: a file in a certain state, or one view of it."""
+    text = json.dumps([path, *stamp, None if view is None else view.state()])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_ledger(folder: str) -> dict[str, Failure]:
+    """What the last build could not do, by the attempt; lines without one are left out."""
+    known = {}
+    path = os.path.join(folder, LEDGER)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as stream:
+            for line in stream:
+                try:
+                    failure = Failure(**json.loads(line))
+                except (TypeError, ValueError):  # a damaged line: that sample is tried again
+                    continue
+                if failure.attempt:
+                    known[failure.attempt] = failure
+    return known
+
+
+def write_ledger(folder: str, failures: Iterable[Failure]) -> None:
+    """Store what did not come into the cache, a line each; replaces the ledger of the last run."""
+    os.makedirs(folder, exist_ok=True)
+    lines = [json.dumps(asdict(failure)) + "\n" for failure in failures]
+    write_atomic(os.path.join(folder, LEDGER), "".join(lines).encode())

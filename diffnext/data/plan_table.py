@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a build as text for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from diffnext.data.cache_plan import Plan
+from diffnext.data.views import View
+
+MOST_REASONS = 8  # of a kind that are listed
+
+
+def table(plan: Plan) -> str:
+    """Samples by bucket, what is left out and why, and how much is written."""
+    lines = [*_buckets(plan), *_others(plan)]
+    written, free = human(plan.num_bytes), human(plan.free_bytes)
+    lines.append(f"{written} to be written, {free} free")
+    return "\n".join(lines).encode(errors="backslashreplace").decode()  # names may be no text
+
+
+def summary(plan: Plan, seconds: float) -> str:
+    """The plan in one line, with the time that it took."""
+    return (
+        f"cache: {plan.present} hit, {len(plan.items)} to build, {len(plan.stale)} stale, "
+        f"{seconds:.1f} s"
+    )
+
+
+def _buckets(plan: Plan) -> list[str]:
+    """A line for each size and length: samples to encode, and records in the cache."""
+    new = Counter(item.view.bucket for item in plan.items)
+    held = Counter(entry.view.bucket for entry in plan.journal.entries)
+    lines = [f"{'view':<30}{'moments':<18}{'to encode':>10}{'in cache':>10}"]
+    for bucket in sorted(new.keys() | held.keys()):
+        frames, height, width = bucket
+        view = View(height, width, tuple(range(frames)))
+        shape = "x".join(map(str, plan.latents.shape(view)))
+        words = f"{frames} frames of {height}x{width} px" if frames > 1 else f"{height}x{width} px"
+        lines.append(f"{words:<30}{shape:<18}{new[bucket]:>10}{held[bucket]:>10}")
+    lines.append(f"{'all':<48}{new.total():>10}{held.total():>10}")
+    return lines
+
+
+def _others(plan: Plan) -> list[str]:
+    """What is noteworthy or left out, by reason."""
+    lines = []
+    if plan.enlarged:
+        lines.append(_line("enlarged", plan.enlarged, "of those to encode, smaller than the view"))
+    for reason, count in Counter(plan.stale.values()).most_common():
+        lines.append(_line("stale", count, f"records: {reason}; kept, --prune drops them"))
+    if plan.failed_before:
+        lines.append(_line("failed before", plan.failed_before, "not tried; see --retry-failed"))
+    for word, failures in (("dropped", plan.dropped), ("failed", plan.failures)):
+        reasons = Counter(failure.reason for failure in failures)
+        lines += [_line(word, n, reason) for reason, n in reasons.most_common(MOST_REASONS)]
+        if len(reasons) > MOST_REASONS:
+            rest = reasons.total() - sum(n for _, n in reasons.most_common(MOST_REASONS))
+            lines.append(_line(word, rest, "for other reasons"))
+    return lines
+
+
+def _line(word: str, count: int, text: str) -> str:
+    return f"{word:<14}{count:>9}  {text}"
+
+
+def human(num_bytes: float) -> str:
+    """A number of bytes in words."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"

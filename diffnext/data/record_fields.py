@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which fields the records of a cache have; all have the same, so sources are made to agree."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+from diffnext.data.sources import Failure, Listing, Source
+
+TYPES = {
+    "caption": "string",
+    "captions": ["string"],
+    "text": "string",
+    "label": "int64",
+    "flow": "float64",
+}
+WORDS = {"caption", "captions", "text"}
+
+
+def record_types(names: Sequence[str]) -> dict[str, Any]:
+    """The types of the fields of a record, its moments included."""
+    return {"shape": ["int64"], "moments": "bytes", **{name: TYPES[name] for name in names}}
+
+
+def field_names(listing: Listing, computed: Collection[str] = ()) -> list[str]:
+    """Names of the fields that the records of the listed sources have; both captions or none.
+
+    Args:
+        computed: fields that the build adds where they are missing.
+
+    Raises:
+        ValueError: no source at all, or none with anything to condition on; with the first failures.
+    """
+    failed = _first_failures(listing.failures)
+    if not listing.sources:
+        raise ValueError(f"--input: no picture or video in it that can be used{failed}")
+    found = {name for source in listing.sources for name in source.fields()} | set(computed)
+    if not found & {*WORDS, "label"}:
+        raise ValueError(
+            f"--input: none of {len(listing.sources)} media has a caption or a label; put name.txt "
+            "or name.json beside each, or give a manifest with the columns path and caption"
+            f"{failed}"
+        )
+    if found & WORDS:
+        found |= {"caption", "text"}
+    return [name for name in TYPES if name in found]
+
+
+def complete(
+    sources: Sequence[Source],
+    names: Sequence[str],
+    computed: Collection[str],
+    failures: list[Failure],
+) -> list[Source]:
+    """Give the sources the fields that all records have; add those that lack one to `failures`."""
+    wanted = [name for name in names if name not in computed]
+    whole = []
+    for source in sources:
+        filled = _filled(source, names)
+        if missing := [name for name in wanted if getattr(filled, name) is None]:
+            reason = f"no {' and no '.join(missing)}, which others have"
+            failures.append(Failure(source.path, "scan", reason))
+        else:
+            whole.append(filled)
+    return whole
+
+
+def _filled(source: Source, names: Sequence[str]) -> Source:
+    """What follows from the other fields of a source."""
+    values: dict[str, Any] = {}
+    if "caption" in names:
+        values["caption"] = source.caption or source.text
+        values["text"] = source.text or ""
+    if "captions" in names and source.captions is None and values["caption"]:
+        values["captions"] = (values["caption"],)
+    if "flow" in names and source.location.kind == "image":
+        values["flow"] = source.flow or 0.0  # a picture does not move
+    return replace(source, **values)
+
+
+def _first_failures(failures: Sequence[Failure]) -> str:
+    """The first three in words, to end a message with; "" if there are none."""
+    if not failures:
+        return ""
+    lines = [f"\n  {failure.file}: {failure.reason}" for failure in failures[:3]]
+    more = f"\n  and {len(failures) - 3} more" if len(failures) > 3 else ""
+    return f"; {len(failures)} failed:{''.join(lines)}{more}"
