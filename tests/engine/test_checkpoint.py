@@ -119,7 +119,7 @@ def test_a_complete_checkpoint_is_not_overwritten(tmp_path):
     manager = trainer.hooks[2].manager
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*iter_8/**/*")}
     manager.save(trainer)
-    with pytest.raises(FileExistsError, match="exists and is not overwritten.*toy_iter_8"):
+    with pytest.raises(FileExistsError, match=r"exists and is not overwritten.*toy_iter_8"):
         manager.wait()
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*iter_8/**/*")}
 
