@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The progress of a build: rates, the stage that limits, the time that is left, how it is shown."""
+
+import io
+
+import pytest
+
+from diffnext.data import progress
+from diffnext.data.progress import Display, Meter, Stage, clock
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that is set by hand."""
+    times = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: times[0])
+    return times
+
+
+def test_a_stage_counts_what_its_lanes_do_side_by_side(now):
+    stage = Stage("decode", lanes=4)
+    assert stage.rate == 0
+    with stage.at_work(3):
+        now[0] += 2
+    stage.add(1, 2)
+    assert stage.rate == 4  # 4 samples in 4 seconds, 4 at a time
+
+
+def test_time_counts_even_where_the_work_failed(now):
+    stage = Stage("encode")
+    with pytest.raises(ValueError), stage.at_work(2):
+        now[0] += 1
+        raise ValueError
+    assert stage.rate == 2
+
+
+def half_done(now, decode=8.0, encode=2.0, write=0.1):
+    meter = Meter(total=100, total_bytes=4000, workers=2)
+    meter.decode.add(10, decode)
+    meter.encode.add(10, encode)
+    meter.write.add(10, write)
+    now[0] += 60
+    meter.advance(10, 1000)
+    return meter
+
+
+def test_the_slowest_stage_limits_and_time_goes_by_bytes(now):
+    meter = half_done(now)
+    assert str(meter) == "decode 2.5/s, encode 5/s, write 100/s; decode limits; 3:00 left"
+    assert half_done(now, encode=9.0).limit == "encode"
+
+
+def test_before_the_first_batch_nothing_is_foretold(now):
+    assert str(Meter(3, 30)) == "decode 0/s, encode 0/s, write 0/s"
+
+
+def test_without_a_terminal_there_is_a_line_every_half_minute_and_one_at_the_end(now):
+    stream = io.StringIO()
+    display = Display(stream)
+    meter = half_done(now)
+    for _ in range(61):
+        display(meter)
+        now[0] += 1
+    meter.advance(90, 3000)
+    display(meter)
+    display.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" samples")[0] for line in lines] == [*["10 of 100"] * 3, "100 of 100"]
+    assert lines[0].endswith("decode limits; 3:00 left")
+
+
+def test_on_a_terminal_there_is_a_bar(now):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    display = Display(stream)
+    meter = half_done(now)
+    display(meter)
+    meter.advance(90, 3000)
+    display(meter)
+    display.close()
+    assert "100/100" in stream.getvalue() and "decode limits" in stream.getvalue()
+
+
+def test_clock():
+    assert [clock(3), clock(62.6), clock(7384)] == ["0:03", "1:03", "2:03:04"]
