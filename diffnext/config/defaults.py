@@ -112,6 +112,8 @@ _C.TRAIN = CfgNode()
 _C.TRAIN.DATASET = ""
 # A second record folder of the same length: its fields replace or join those of DATASET.
 _C.TRAIN.DATASET2 = ""
+# Records whose latents the network cannot take, for their size or channels: refuse, or skip.
+_C.TRAIN.OTHER_SHAPES = "refuse"
 # How the cache is read: vae_train.
 _C.TRAIN.LOADER = "vae_train"
 # Options of the loader's class, by name.

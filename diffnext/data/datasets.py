@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several record folders as one source of training: side by side with weights, or field by field."""
+"""Several record folders as one source of training: weighted, joined field by field, or in part."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffnext.data.records import Record, RecordReader, open_reader
+from diffnext.data.parse import moments_shape
+from diffnext.data.records import Record, RecordReader, open_reader, read_identity
+from diffnext.data.records.base import group_records
 
-Spec = str | Sequence[str]
+Spec = str | Sequence[str] | Mapping[str, float]
 
 
 def open_datasets(spec: Spec, joined: Spec = "") -> tuple[list[RecordReader], list[float]]:
     """Open what a configuration names.
 
     Args:
-        spec: "a", "a:2,b:1" or a list of such entries; the number says how often the folder passes in
-            an epoch, 1 if not given.
+        spec: "a", "a:2,b:1", a list of such entries or {"a": 2, "b": 1}; the number says how often
+            the folder passes in an epoch, 1 if not given.
         joined: folders whose fields are added, record by record, to those of `spec`, or replace them;
             as many as in `spec`, or none.
 
@@ -43,11 +45,16 @@ def open_datasets(spec: Spec, joined: Spec = "") -> tuple[list[RecordReader], li
 
 
 def split_spec(spec: Spec) -> list[tuple[str, float]]:
-    """Paths and weights of "a:2,b:1" or ["a:2", "b"].
+    """Paths and weights of "a:2,b:1", ["a:2", "b"] or {"a": 2, "b": 1}.
 
     Only a number after the last colon is a weight, so `C:\\cache` and `C:\\cache:2` are what they
-    look like. A folder with a comma in its name is given alone, or in a list.
+    look like. A folder with a comma in its name is given alone, in a list or in a mapping.
+
+    Raises:
+        ValueError: a weight that is not above 0.
     """
+    if isinstance(spec, Mapping):
+        return [(path, _weight(path, weight)) for path, weight in spec.items()]
     if isinstance(spec, str):
         spec = [spec] if os.path.isdir(spec) else spec.split(",")
     return [_split_entry(entry.strip()) for entry in spec if entry.strip()]
@@ -61,9 +68,25 @@ def _split_entry(entry: str) -> tuple[str, float]:
         weight = float(text)
     except ValueError:
         return entry, 1.0
-    if not (math.isfinite(weight) and weight > 0):
-        raise ValueError(f"dataset {entry!r} has weight {text}, wanted a number above 0")
-    return path, weight
+    return path, _weight(entry, weight)
+
+
+def _weight(entry: str, weight: Any) -> float:
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not (number and math.isfinite(weight) and weight > 0):
+        raise ValueError(f"dataset {entry!r} has weight {weight!r}, wanted a number above 0")
+    return float(weight)
+
+
+def identity_of(reader: RecordReader, field: str) -> dict[str, Any] | None:
+    """What the folder that a field comes from states of what made it; None: nothing.
+
+    Raises:
+        ValueError: the statement is damaged.
+    """
+    while isinstance(reader, JoinedReader | SelectedReader):
+        reader = reader.source_of(field)
+    return read_identity(getattr(reader, "home", reader.path))
 
 
 class JoinedReader:
@@ -114,6 +137,10 @@ class JoinedReader:
     def describe(self, index: int) -> str:
         return f"{self.first.describe(index)} with {self.second.describe(index)}"
 
+    def source_of(self, field: str) -> RecordReader:
+        """The dataset that a field is taken from."""
+        return self.second if field in self.second.fields else self.first
+
     def close(self) -> None:
         self.first.close()
         self.second.close()
@@ -124,3 +151,64 @@ class JoinedReader:
         if "shape" in owned:
             merged["shape"] = owned["shape"]
         return merged
+
+
+def select_shapes(reader: RecordReader, left_out: Collection[tuple[int, ...]]) -> RecordReader:
+    """A dataset without the records of some shapes.
+
+    Args:
+        left_out: shapes (2C, T, H, W) of moments.
+    """
+    shapes, ids = reader.shapes()
+    kept = np.array([moments_shape(shape) not in left_out for shape in shapes])
+    chosen = (
+        np.arange(len(reader) if kept.all() else 0) if ids is None else np.flatnonzero(kept[ids])
+    )
+    return SelectedReader(reader, chosen)
+
+
+class SelectedReader:
+    """Some records of a dataset, numbered anew in their order.
+
+    Args:
+        source: the dataset.
+        chosen: (n,) numbers of records in it.
+    """
+
+    def __init__(self, source: RecordReader, chosen: np.ndarray) -> None:
+        self.source = source
+        self.path = source.path
+        self.fields = source.fields
+        self.chosen = chosen.astype(np.uint32)  # 4 bytes a record
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[int(self.chosen[index])]
+
+    def read_into(
+        self, indices: Sequence[int], field: str, outs: Sequence[memoryview], **options: Any
+    ) -> list[Record]:
+        """Read one BYTES field of several records straight into `outs`; return the other fields."""
+        return self.source.read_into(self.chosen[list(indices)].tolist(), field, outs, **options)
+
+    def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
+        shapes, ids = self.source.shapes()
+        if ids is None:
+            return shapes, None
+        present, chosen = np.unique(ids[self.chosen], return_inverse=True)
+        return [shapes[i] for i in present], chosen.astype(np.uint16) if len(present) > 1 else None
+
+    def groups(self) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
+        return group_records(*self.shapes())
+
+    def describe(self, index: int) -> str:
+        return self.source.describe(int(self.chosen[index]))
+
+    def source_of(self, field: str) -> RecordReader:
+        """The dataset that a field is taken from."""
+        return self.source
+
+    def close(self) -> None:
+        self.source.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether options, data, configuration and weights fit together, before anything is loaded."""
+"""Whether options, configuration and weights fit together, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from diffnext.data.records import RecordReader
 from diffnext.distributed.mesh import check_replicas
 from diffnext.engine.memory import state_per_weight
 from diffnext.engine.optim import OptimizerFactory
-from diffnext.pipelines.train_base import Expected
 
-_STANDS_FOR = {"caption": ("caption", "text")}  # fields of which one is enough
 _MUON = "SOLVER.OPTIMIZER is 'muon', which needs whole matrices, and {}; take 'AdamW' or ddp"
 _SET_ELSEWHERE = {  # options of a class that an option of the run, or the start of it, decides
     "PARALLEL.CONFIG": {"precision": "MODEL.PRECISION", "config": "--deepspeed"},
@@ -124,56 +121,6 @@ def check_optimizer(name: str, make: OptimizerFactory) -> None:
         raise ValueError(
             f"SOLVER.OPTIMIZER is {name!r}, which cannot take a step as it is set: {error}"
         ) from error
-
-
-def check_data(reader: RecordReader, *, reads: Sequence[str], expected: Expected) -> None:
-    """Compare a dataset with what the network reads.
-
-    Raises:
-        ValueError: a field is missing, or channels, size or text width differ; both values are named.
-    """
-    for field in reads:
-        names = _STANDS_FOR.get(field, (field,))
-        if not any(name in reader.fields for name in names):
-            raise ValueError(
-                f"{reader.path} has no field {' or '.join(map(repr, names))}, which the pipeline reads; "
-                f"its fields are {sorted(reader.fields)}"
-            )
-    for shape in reader.shapes()[0]:
-        _check_shape(reader, tuple(shape), expected)
-    _check_text(reader, expected)
-
-
-def _check_shape(reader: RecordReader, shape: tuple[int, ...], expected: Expected) -> None:
-    channels, size = shape[0] // 2, shape[-2:]
-    if expected.channels not in (None, channels):
-        raise ValueError(
-            f"{reader.path} has moments of {channels} latent channels (shape {list(shape)}), the "
-            f"network takes {expected.channels}; build the cache with the VAE of this model"
-        )
-    if expected.size not in (None, size):
-        raise ValueError(
-            f"{reader.path} has latents of {size[0]} x {size[1]}, the network takes "
-            f"{expected.size[0]} x {expected.size[1]}; build the cache at the network's resolution"
-        )
-
-
-def _check_text(reader: RecordReader, expected: Expected) -> None:
-    if not embedded_text(reader) or expected.text_width is None:
-        return
-    record = reader[0]
-    width = record["caption" if "caption" in record else "text"]["shape"][-1]
-    if width != expected.text_width:
-        raise ValueError(
-            f"{reader.path} has prompt embeddings of width {width}, the network takes "
-            f"{expected.text_width}; embed the prompts with the text encoder of this model"
-        )
-
-
-def embedded_text(reader: RecordReader) -> bool:
-    """Whether prompts are stored as embeddings, so that no text encoder is needed."""
-    kinds = [reader.fields[name] for name in ("caption", "text") if name in reader.fields]
-    return bool(kinds) and isinstance(kinds[0], Mapping)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Expected:
     channels: int | None = None  # C of the latents
     size: tuple[int, int] | None = None  # (H, W) of the latents
     text_width: int | None = None  # D of prompt embeddings
+    text_length: int | None = None  # L of prompts; longer ones are cut
+    frames: int | None = None  # T of the latents that positions are made for; 1: pictures alone
 
 
 class TrainPipeline(ABC):

@@ -4,19 +4,85 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from diffnext.data.datasets import open_datasets
+from diffnext.data.datasets import identity_of, open_datasets, select_shapes
 from diffnext.data.loader import Loader
 from diffnext.data.records import RecordReader
 from diffnext.distributed.env import Env
+from diffnext.engine import check_data, check_identity
+from diffnext.engine.build.network import component_folder
+from diffnext.engine.check import check_choice, read_config
+from diffnext.pipelines.train_base import Expected
 from diffnext.utils.registry import construct
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
-def datasets_of(cfg: Config) -> tuple[list[RecordReader], list[float]]:
-    """The datasets, and how often each passes in an epoch."""
+@dataclass(frozen=True)
+class Datasets:
+    """What a run trains on, compared with its model."""
+
+    readers: list[RecordReader]
+    shares: list[float]  # how often each dataset passes in an epoch
+    notes: list[str]  # what was compared and what could not be, one line each
+
+
+def datasets_of(cfg: Config, reads: Sequence[str], expected: Expected) -> Datasets:
+    """Open the datasets and compare each with the model; no weights are loaded.
+
+    Args:
+        reads: fields that the pipeline reads.
+        expected: what the network takes.
+
+    Raises:
+        ValueError: what does not fit; with the values of both sides and what to do.
+    """
+    readers, shares = _open(cfg)
+    check_choice("TRAIN.OTHER_SHAPES", cfg.TRAIN.OTHER_SHAPES, ("refuse", "skip"))
+    checked, notes = [], []
+    for reader in readers:
+        check_data.check_fields(reader, reads)
+        vae = component_folder(cfg, "vae")
+        notes.append(check_identity.check_autoencoder(reader, vae, expected))
+        reader, left_out = _fitting(cfg, reader, expected)
+        checked.append(reader)
+        notes += [*left_out, *check_data.odd_lengths(reader, expected)]
+        notes += _look(cfg, reader, expected)
+    return Datasets(checked, shares, notes)
+
+
+def _fitting(
+    cfg: Config, reader: RecordReader, expected: Expected
+) -> tuple[RecordReader, list[str]]:
+    """The records that the network can take, and what is said of the others."""
+    misfits = check_data.misfits(reader, expected)
+    if not misfits:
+        return reader, []
+    counts = check_data.count_shapes(reader)
+    count = sum(counts[shape] for shape in misfits)
+    if cfg.TRAIN.OTHER_SHAPES == "refuse" or count == len(reader):
+        rebuild = check_identity.rebuild_command(component_folder(cfg, "vae"), expected)
+        raise ValueError(check_data.refusal(reader, misfits, rebuild))
+    note = f"WARNING    {count} of {len(reader)} records of {reader.path} are left out: "
+    note += "; ".join(f"{counts[shape]} with {reason}" for shape, reason in misfits.items())
+    return select_shapes(reader, misfits), [note]
+
+
+def _look(cfg: Config, reader: RecordReader, expected: Expected) -> list[str]:
+    """What the values of a few records say."""
+    records = check_data.look(reader)
+    notes = check_data.check_prompts(reader, records, expected)
+    states = identity_of(reader, "moments") is not None  # else one warning speaks of everything
+    if states and check_data.embedded_text(reader) and expected.text_width is not None:
+        folder = component_folder(cfg, "text_encoder")
+        notes.append(check_identity.check_text_encoder(reader, folder))
+    level = check_data.latent_level(records, read_config(component_folder(cfg, "vae")))
+    return [*notes, check_data.describe_level(reader, records, *level)]
+
+
+def _open(cfg: Config) -> tuple[list[RecordReader], list[float]]:
     if not cfg.TRAIN.DATASET:
         raise ValueError("TRAIN.DATASET is empty; name a folder that tools/build_cache.py made")
     if cfg.TRAIN.LOADER != "vae_train":
@@ -24,9 +90,7 @@ def datasets_of(cfg: Config) -> tuple[list[RecordReader], list[float]]:
     return open_datasets(cfg.TRAIN.DATASET, cfg.TRAIN.DATASET2)
 
 
-def make_loader(
-    cfg: Config, readers: Sequence[RecordReader], shares: Sequence[float], env: Env
-) -> Loader:
+def make_loader(cfg: Config, data: Datasets, env: Env) -> Loader:
     """What hands this process its batches."""
     options = {
         "batch_size": cfg.TRAIN.BATCH_SIZE,
@@ -35,8 +99,8 @@ def make_loader(
         "rank": env.rank,
         "world": env.world,
         "num_threads": cfg.TRAIN.NUM_THREADS,
-        "weights": shares,
+        "weights": data.shares,
         "pin_memory": env.device.type == "cuda",
     }
     options |= dict(cfg.TRAIN.LOADER_CONFIG)
-    return construct(Loader, readers, options=options, key="TRAIN.LOADER_CONFIG")
+    return construct(Loader, data.readers, options=options, key="TRAIN.LOADER_CONFIG")

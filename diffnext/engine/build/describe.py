@@ -14,11 +14,12 @@ Config = Any  # diffnext.config.CfgNode, which this layer does not import
 def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
     """A plan in words, one line a subject."""
     lines = []
-    for reader, share in zip(plan.readers, plan.shares, strict=True):
+    for reader, share in zip(plan.data.readers, plan.data.shares, strict=True):
         shapes = ", ".join(str(list(shape)) for shape in reader.shapes()[0][:4])
         lines.append(
             f"data       {reader.path}: {len(reader)} records of {shapes}, weight {share:g}"
         )
+    lines += plan.data.notes
     every = sum(p.numel() for p in plan.skeleton.parameters())
     learning = sum(p.numel() for p in plan.skeleton.parameters() if p.requires_grad)
     source = "random weights" if plan.settings else f"weights of {cfg.MODEL.WEIGHTS}"

@@ -26,7 +26,12 @@ def network_folder(cfg: Config, family: type[TrainPipeline]) -> Path:
         raise ValueError(
             "MODEL.WEIGHTS is empty; name the folder of a pipeline, with model_index.json"
         )
-    return Path(cfg.PIPELINE.MODULES.get(family.trained, Path(cfg.MODEL.WEIGHTS, family.trained)))
+    return component_folder(cfg, family.trained)
+
+
+def component_folder(cfg: Config, name: str) -> Path:
+    """Where a component of the model lies: where PIPELINE.MODULES says, else in MODEL.WEIGHTS."""
+    return Path(cfg.PIPELINE.MODULES.get(name) or Path(cfg.MODEL.WEIGHTS, name))
 
 
 def taken_modules(cfg: Config, *, embedded: bool) -> dict[str, str]:

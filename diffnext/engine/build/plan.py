@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from diffnext.data.records import RecordReader
 from diffnext.engine import check, memory
 from diffnext.engine.backends.deepspeed_config import zero_stage
-from diffnext.engine.build.data import datasets_of
+from diffnext.engine.build.data import Datasets, datasets_of
 from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
 from diffnext.engine.build.options import backend_of, check_single, optimizer_of, schedule_of
+from diffnext.engine.check_data import embedded_text
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
 from diffnext.pipelines.builder import PIPELINES
@@ -25,8 +25,7 @@ Config = Any  # diffnext.config.CfgNode, which this layer does not import
 class Plan:
     """What a run will be, after all checks that need no weights."""
 
-    readers: list[RecordReader]
-    shares: list[float]  # how often each dataset passes in an epoch
+    data: Datasets
     backend: str
     options: dict[str, Any]  # of the backend
     modules: dict[str, str]  # components that come from elsewhere, or are left out
@@ -52,21 +51,18 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     optimizer = optimizer_of(cfg)
     check.check_optimizer(cfg.SOLVER.OPTIMIZER, optimizer)
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
-    readers, shares = datasets_of(cfg)
     folder = network_folder(cfg, family)
     config = check.read_config(folder) | dict(cfg.MODEL.CONFIG)
-    for reader in readers:
-        check.check_data(reader, reads=family.reads, expected=family.expects(config))
+    data = datasets_of(cfg, family.reads, family.expects(config))
     settings = dict(cfg.MODEL.CONFIG)
     if not settings and not check.has_weights(folder):
         settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    modules = taken_modules(cfg, embedded=all(map(check.embedded_text, readers)))
+    modules = taken_modules(cfg, embedded=all(map(embedded_text, data.readers)))
     skeleton = make_skeleton(cfg, modules, settings or config)
     if not settings:
         check.check_weights(folder, skeleton.state_dict())
     return Plan(
-        readers=readers,
-        shares=shares,
+        data=data,
         backend=backend,
         options=options,
         modules=modules,

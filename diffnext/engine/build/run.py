@@ -42,7 +42,7 @@ def build_trainer(
     pipe = make_pipeline(cfg, plan).to(env.device)
     backend = make_backend(cfg, plan, env)
     method = make_method(cfg, pipe, backend, plan.optimizer)
-    loader = make_loader(cfg, plan.readers, plan.shares, env)
+    loader = make_loader(cfg, plan.data, env)
     trainer = Trainer(
         pipe=pipe,
         method=method,

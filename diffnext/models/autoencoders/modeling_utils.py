@@ -84,6 +84,13 @@ class LatentScale:
         return mean, std
 
 
+class LatentConfig(LatentScale):
+    """Scale and shift of an autoencoder, from its configuration alone."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self.config = config
+
+
 def per_channel(value: float | Sequence[float] | Tensor, latents: Tensor) -> Tensor:
     """Make `value`, one number or C of them, broadcast against (B, C, ...) in its type."""
     if isinstance(value, Tensor):

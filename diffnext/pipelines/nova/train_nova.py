@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnext.data.schema import Batch
-from diffnext.models.autoencoders.modeling_utils import LatentScale, sample_moments
+from diffnext.models.autoencoders.modeling_utils import LatentConfig, sample_moments
 from diffnext.models.transformers.transformer_3d import select
 from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.pipelines.nova.prompts import encode_prompts
@@ -37,13 +37,6 @@ class StepDraws:
     masked_ids: Tensor  # (B * T, K) int64
     timesteps: Tensor  # (R, B * T, K) int64, as the scheduler draws them
     noise: Tensor  # (R, B * T, K, P)
-
-
-class LatentConfig(LatentScale):
-    """Scale and shift of an autoencoder, from its configuration alone."""
-
-    def __init__(self, config: Mapping[str, object]) -> None:
-        self.config = config
 
 
 class NOVATrainPipeline(TrainPipeline):
@@ -89,6 +82,8 @@ class NOVATrainPipeline(TrainPipeline):
             channels=config["image_dim"],
             size=(height // stride, width // stride),
             text_width=config["text_token_dim"] or None,
+            text_length=config.get("text_token_len"),
+            frames=config["video_base_size"][0],
         )
 
     @property
