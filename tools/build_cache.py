@@ -14,6 +14,8 @@ encodes what is new. Exit codes: 0 built, 1 too many failures, 2 wrong usage, 13
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
 import sys
 import time
@@ -32,8 +34,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--vae", required=True, help="folder of an autoencoder, or of a model that holds vae/")
     add_views(parser)
     add("--retry-failed", action="store_true", help="try again what failed before as it is now")
-    add("--batch-size", type=int, default=8, help="samples that are encoded together")
-    add("--workers", type=int, default=4, help="threads that decode")
+    add(
+        "--motion",
+        action="store_true",
+        help="compute the field flow of videos that have none: mean length of the optical flow, in "
+        "pixels of a picture of 480 lines per 1/12 s",
+    )
+    add_speed(parser)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--dtype", default="auto", help="auto, fp32, fp16 or bf16; auto: fp16 on cuda, else fp32")
     add("--dry-run", action="store_true", help="show the plan and stop")
@@ -45,12 +52,37 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="exit with 1 above so many failures: a count (20) or a share (0.01, 1%%); default 10%%",
     )
     args = parser.parse_args(argv)
-    for name in ("batch_size", "workers"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.dtype not in {"auto", *DTYPES, *DTYPES.values()}:
         parser.error(f"--dtype {args.dtype!r}: auto or one of {sorted(DTYPES)} is wanted")
     return args
+
+
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    """Options that decide how fast the build is, and not what it gives."""
+    add = parser.add_argument_group("how it is done").add_argument
+    add(
+        "--batch-size",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="samples of the smallest size that are encoded together; of larger ones as many as have "
+        "no more pixels; fewer where memory turns out too small",
+    )
+    add(
+        "--workers",
+        type=lambda text: 0 if text == "0" else positive(text),
+        metavar="N",
+        help="processes that decode; without it one a core (at most 16), or beside an autoencoder on "
+        "the CPU one for every four; 0: none, and no time limit",
+    )
+    add(
+        "--decode-timeout",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds after which the decoding of a medium is given up; default 120",
+    )
+    add("--compile", action="store_true", help="torch.compile: slow to begin; try it on a GPU")
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +168,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """Parse a time: a number above 0."""
+    if not re.fullmatch(r"\d+\.?\d*|\.\d+", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: seconds, above 0, are wanted")
+    return float(text)
+
+
 def rate(text: str) -> float:
     """Parse frames a second: a number above 0, or a fraction such as 30000/1001."""
     match = re.fullmatch(r"(\d+\.?\d*)(?:/(\d+))?", text)
@@ -185,11 +224,14 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_build(args: argparse.Namespace, listing, latents, dtype):
     """Make the plan and show it; refuse one that the disk has no room for."""
+    from diffnext.data import motion
     from diffnext.data.cache_plan import make_plan
     from diffnext.data.plan_table import summary, table
     from diffnext.models.autoencoders.loading import describe_vae
 
     rules = view_rules(args, latents)
+    if args.motion:
+        motion.load_opencv()  # to be told now, not by every video, if it is missing
     start = time.perf_counter()
     plan = make_plan(
         listing,
@@ -198,7 +240,8 @@ def plan_build(args: argparse.Namespace, listing, latents, dtype):
         latents=latents,
         vae=describe_vae(args.vae),
         dtype=str(dtype).removeprefix("torch."),
-        workers=args.workers,
+        computed={"flow": motion.RULE} if args.motion else None,
+        workers=args.workers or 4,
         retry_failed=args.retry_failed,
         remember=not args.dry_run,
         progress=bar,
@@ -242,25 +285,36 @@ def bar(items, total: int, name: str):
 
 
 def encode(args: argparse.Namespace, plan, lock, device: str, dtype):
-    """Load the autoencoder and carry out the plan. Returns the report."""
-    from tqdm import tqdm
-
+    """Carry out the plan. Returns the report."""
     from diffnext.data.cache import build
-    from diffnext.data.encoding import Encoder
-    from diffnext.models.autoencoders.loading import load_vae
+    from diffnext.data.progress import Display
 
-    vae = load_vae(args.vae, device=device, dtype=dtype)
-    encoder = Encoder(vae, video=plan.latents.time_stride > 1)
-    nothing = not plan.tasks
-    with tqdm(total=len(plan.items), desc="encode", unit="sample", disable=nothing) as bar:
+    encoder = load_encoder(args, plan, device, dtype) if plan.tasks else None
+    with contextlib.closing(Display(sys.stderr)) as display:
         return build(
             plan,
             encoder,
             batch_size=args.batch_size,
-            workers=args.workers,
+            workers=pick_workers(device) if args.workers is None else args.workers,
+            decode_timeout_s=args.decode_timeout,
             lock=lock,
-            advance=bar.update,
+            show=display,
         )
+
+
+def load_encoder(args: argparse.Namespace, plan, device: str, dtype):
+    """The autoencoder, ready to encode."""
+    from diffnext.data.encoding import Encoder
+    from diffnext.models.autoencoders.loading import load_vae
+
+    vae = load_vae(args.vae, device=device, dtype=dtype)
+    return Encoder(vae, video=plan.latents.time_stride > 1, compiled=args.compile)
+
+
+def pick_workers(device: str) -> int:
+    """One a core beside a GPU; few beside an autoencoder that needs the cores itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores, 16) if device.startswith("cuda") else max(1, cores // 4)
 
 
 def summarise(plan, report, args: argparse.Namespace) -> int:

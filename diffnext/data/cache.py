@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Media to moments to records: decoded ahead in threads, encoded in batches; errors are noted."""
+"""Media to moments to records: decoded ahead by workers, encoded in batches of one size, written behind.
+
+    tasks -> decode workers -> samples that wait for their batch -> autoencoder -> writer
+             decoding.py       batching.py                          encoding.py    cache_sink.py
+
+What waits between two stages is bounded, so that the slowest one sets the pace of all.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from diffnext.data import media
+from diffnext.data.batching import Batcher
 from diffnext.data.cache_identity import open_journal
-from diffnext.data.cache_plan import Item, Plan
-from diffnext.data.encoding import Encode, Outcome, PatientEncoder, flaw
-from diffnext.data.journal import write_ledger
-from diffnext.data.records import RecordWriter, open_writer, write_identity
+from diffnext.data.cache_plan import Item, Plan, Task
+from diffnext.data.cache_sink import RecordSink, Row
+from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead, view_bytes
+from diffnext.data.encoding import Encode, PatientEncoder, flaw, is_out_of_memory
+from diffnext.data.journal import Entry
+from diffnext.data.ledger import write_ledger
+from diffnext.data.progress import Meter
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.sources import Failure
-from diffnext.data.threads import map_ahead
+from diffnext.data.workers import WorkError
 
 
 @dataclass
@@ -31,43 +38,150 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A sample that was decoded."""
+
+    item: Item
+    frames: np.ndarray  # (T, H, W, 3) uint8
+    entry: Entry  # its line in the journal
+    flow: float | None  # motion score, where the build computes it
+
+    @property
+    def num_bytes(self) -> int:
+        return self.frames.nbytes
+
+
 def build(
     plan: Plan,
-    encode: Encode,
+    encode: Encode | None,
     *,
     batch_size: int = 8,
-    workers: int = 4,
+    workers: int = 2,
+    decode_timeout_s: float = LIMIT_S,
     lock: FolderLock | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    show: Callable[[Meter], None] = lambda meter: None,
 ) -> Report:
     """Encode what is planned and add it to the cache.
 
     A medium that cannot be decoded or encoded is reported and left out. A build that is interrupted
-    leaves what was written; the same plan made again goes on from there.
+    leaves what was written; the same plan made again goes on from there. Records come in the order of
+    the plan, batch by batch; but a medium that holds up others for seconds comes later than they do.
 
     Args:
-        encode: frames (B, T, H, W, 3) uint8 to moments (B, ...) float16.
-        batch_size: samples that are encoded together.
-        workers: threads that decode ahead of the encoder.
+        encode: frames (B, T, H, W, 3) uint8 to moments (B, ...) float16; None where nothing is planned.
+        batch_size: samples of the smallest size in the plan that are encoded together; of larger
+            ones as many as have no more pixels.
+        workers: processes that decode ahead of the encoder; 0 decodes here, without a time limit.
+        decode_timeout_s: seconds after which the decoding of a medium is given up.
         lock: on the output, held by the caller since before the plan; without one, the build takes
             its own, and refuses a plan that another build has made out of date.
-        advance: called with the number of samples that were dealt with.
+        show: called after each step with where the build is.
 
     Raises:
         ValueError: the output is in use or has changed, or the autoencoder fails on everything.
     """
     report = Report(failures=list(plan.failures))
     with _held(plan, lock) as held:
-        if plan.items or not plan.finished:
-            write_identity(plan.output, plan.identity)
-            plan.journal.rewrite()
-            encoder = PatientEncoder(encode)
-            with _writer(plan, held) as writer:
-                for batch in _decoded_batches(plan, batch_size, workers):
-                    report.written += _store(batch, encoder, plan, writer, report.failures)
-                    advance(len(batch))
-        write_ledger(plan.output, [*report.failures, *plan.dropped])
+        try:
+            if plan.is_due:
+                plan.begin()
+            if plan.tasks or not plan.finished:
+                meter = make_meter(plan.tasks, workers)
+                with RecordSink(
+                    plan.output, plan.fields, plan.journal, lock=held, stage=meter.write
+                ) as sink:
+                    line = Line(plan, encode, sink, report, meter, batch_size)
+                    orders = ((task, make_order(task, plan)) for task in plan.tasks)
+                    decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
+                    with contextlib.closing(decoded):
+                        line.run(decoded, show)
+                report.written = sink.written
+        finally:
+            write_ledger(plan.output, [*report.failures, *plan.dropped])
     return report
+
+
+class Line:
+    """The middle of a build: what the workers decoded becomes batches, moments, and rows for the sink.
+
+    Args:
+        report: failures are added to it.
+        meter: is told what was done.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        encode: Encode | None,
+        sink: RecordSink,
+        report: Report,
+        meter: Meter,
+        batch_size: int,
+    ) -> None:
+        self._plan, self._sink, self._report, self._meter = plan, sink, report, meter
+        self._encode = PatientEncoder(encode)
+        views = {item.view.bucket: item.view for task in plan.tasks for item in task.items}
+        self._batcher: Batcher[Sample] = Batcher(batch_size, map(view_bytes, views.values()))
+        self._suspected: list[Failure] = []  # in batches that failed as a whole, without one since
+
+    def run(
+        self,
+        decoded: Iterable[tuple[Task, Decoded | WorkError]],
+        show: Callable[[Meter], None],
+    ) -> None:
+        """Take all that is decoded through the encoder to the sink."""
+        for task, outcome in decoded:
+            for sample in self._samples(task, outcome):
+                for batch in self._batcher.add(sample.item.view.bucket, sample):
+                    self._store(batch)
+            show(self._meter)
+        for batch in self._batcher.rest():
+            self._store(batch)
+            show(self._meter)
+        self._report.failures += self._suspected
+
+    def _samples(self, task: Task, outcome: Decoded | WorkError) -> Iterator[Sample]:
+        """The samples of a medium; none, and its failures noted, if it could not be decoded."""
+        if isinstance(outcome, WorkError):
+            self._report.failures += [item.failure("decode", str(outcome)) for item in task.items]
+            self._meter.advance(len(task.items), sum(view_bytes(i.view) for i in task.items))
+            return
+        self._meter.decode.add(len(task.items), outcome.seconds)
+        content = task.content or outcome.content
+        for item, frames, flow in zip(task.items, outcome.clips, outcome.flows, strict=True):
+            yield Sample(item, frames, item.entry(content), flow)
+
+    def _store(self, batch: Sequence[Sample]) -> None:
+        """Encode one batch and hand it to the sink."""
+        with self._meter.encode.at_work(len(batch)):
+            outcomes = self._encode([sample.frames for sample in batch])
+        rows: list[Row] = []
+        for sample, outcome in zip(batch, outcomes, strict=True):
+            problem = outcome if isinstance(outcome, Exception) else flaw(outcome)
+            if problem is not None:
+                self._suspected.append(_encode_failure(sample.item, problem))
+            else:
+                _check_shape(sample.item, outcome, self._plan)
+                rows.append((sample.entry, _record(sample, outcome, self._plan)))
+        if rows:  # so it is the samples that failed, not the autoencoder
+            self._report.failures += self._suspected
+            self._suspected = []
+        self._sink.put(rows)
+        self._meter.advance(len(batch), sum(sample.num_bytes for sample in batch))
+
+
+def make_order(task: Task, plan: Plan) -> Order:
+    """What a worker has to do for a task."""
+    views = tuple(item.view for item in task.items)
+    scored = "flow" in plan.fields and task.source.flow is None
+    return Order(task.source.location, views, task.stamp, hashed=not task.content, scored=scored)
+
+
+def make_meter(tasks: Sequence[Task], workers: int) -> Meter:
+    """A meter for what is to be built."""
+    sizes = [view_bytes(item.view) for task in tasks for item in task.items]
+    return Meter(total=len(sizes), total_bytes=sum(sizes), workers=workers)
 
 
 @contextlib.contextmanager
@@ -76,80 +190,35 @@ def _held(plan: Plan, lock: FolderLock | None) -> Iterator[FolderLock]:
         yield lock
         return
     with FolderLock(plan.output) as own:
-        if open_journal(plan.output)[0].entries != plan.journal.entries:
+        now = open_journal(plan.output)[0].entries
+        if [entry.key for entry in now] != [entry.key for entry in plan.journal.entries]:
             raise ValueError(
                 f"{plan.output} was changed by another build after this one was planned; plan again"
             )
         yield own
 
 
-def _writer(plan: Plan, lock: FolderLock) -> RecordWriter:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished folder: to go on with it is the purpose
-        return open_writer(plan.output, plan.fields, append=True, lock=lock)
-
-
-def _store(
-    batch: Sequence[tuple[Item, Outcome]],
-    encoder: PatientEncoder,
-    plan: Plan,
-    writer: RecordWriter,
-    failures: list[Failure],
-) -> int:
-    """Encode and write one batch; returns how many records it gave."""
-    good = []
-    for item, outcome in batch:
-        if isinstance(outcome, Exception):
-            failures.append(_failure(item, "decode", outcome))
-        else:
-            good.append((item, outcome))
-    encoded = []
-    outcomes = encoder([frames for _, frames in good])
-    for (item, _), outcome in zip(good, outcomes, strict=True):
-        problem = outcome if isinstance(outcome, Exception) else flaw(outcome)
-        if problem is not None:
-            failures.append(_failure(item, "encode", problem))
-            continue
-        _check_shape(item, outcome, plan)
-        encoded.append((item, outcome))
-    plan.journal.append([item.entry for item, _ in encoded])  # before the records: see journal.py
-    for item, moments in encoded:
-        writer.write(_record(item, moments, plan))
-    return len(encoded)
+def _encode_failure(item: Item, error: Exception) -> Failure:
+    """What the ledger says; a lack of memory is not the sample's, and it is tried again next time."""
+    failure = item.failure("encode", f"{type(error).__name__}: {error}")
+    return replace(failure, attempt="") if is_out_of_memory(error) else failure
 
 
 def _check_shape(item: Item, moments: np.ndarray, plan: Plan) -> None:
     """Stop where the autoencoder is not the one that was planned with: no sample would fit."""
-    shape = plan.latents.shape(plan.cut)
+    shape = plan.latents.shape(item.view)
     if moments.shape != shape:
         raise ValueError(
             f"{item.source.path}: the autoencoder gave moments {moments.shape}, {shape} were planned"
         )
 
 
-def _record(item: Item, moments: np.ndarray, plan: Plan) -> dict[str, Any]:
-    fields = item.source.fields()
+def _record(sample: Sample, moments: np.ndarray, plan: Plan) -> dict[str, Any]:
+    fields = sample.item.source.fields()
+    if sample.flow is not None:
+        fields["flow"] = sample.flow
     return {
         "shape": list(moments.shape),
         "moments": np.ascontiguousarray(moments, dtype="<f2").tobytes(),
         **{name: fields[name] for name in plan.fields if name in fields},
     }
-
-
-def _decoded_batches(
-    plan: Plan, batch_size: int, workers: int
-) -> Iterator[list[tuple[Item, Outcome]]]:
-    """Batches of decoded media in the order of the plan."""
-    decoded = map_ahead(
-        lambda item: media.read(item.medium, plan.cut),
-        plan.items,
-        workers=workers,
-        ahead=batch_size + workers,
-    )
-    pairs = zip(plan.items, decoded, strict=True)
-    while batch := list(islice(pairs, batch_size)):
-        yield batch
-
-
-def _failure(item: Item, stage: str, error: Exception) -> Failure:
-    return Failure(item.source.path, stage, f"{type(error).__name__}: {error}")

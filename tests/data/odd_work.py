@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls that worker processes make in tests: some return, some hang, some take the process down."""
 
+import importlib
 import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +18,29 @@ def work(order):
     return ACTS[word](value)
 
 
+@dataclass(frozen=True)
+class OddOrder:
+    """A stand-in for the order of a medium: a call, and how large its result counts."""
+
+    word: str
+    value: Any = None
+    num_bytes: int = 1
+
+
+def carry_out(order):
+    return work((order.word, order.value))
+
+
 def _print(text):
     print(text, flush=True)
     os.write(1, text.encode())
     return text
+
+
+def _import(name):
+    """All modules that are there then, and the CPU seconds of this process since its start."""
+    importlib.import_module(name)
+    return set(sys.modules), time.process_time()
 
 
 def _kill(number):
@@ -48,6 +70,6 @@ ACTS = {
     "raise": _raise,
     "print": _print,
     "ones": lambda count: [np.ones(count, np.uint8), np.arange(count // 8)],
-    "modules": lambda _: sorted(sys.modules),
+    "import": _import,
     "segfault": lambda _: _kill(signal.SIGSEGV),
 }

@@ -99,9 +99,9 @@ def test_a_second_build_is_refused_while_one_is_at_work(photos, tmp_path):
 
 def test_a_plan_that_another_build_made_out_of_date_is_refused(photos, tmp_path):
     first, second = plan_for(photos, tmp_path / "cache"), plan_for(photos, tmp_path / "cache")
-    build(first, encode)
+    build(first, encode, workers=0)
     with pytest.raises(ValueError, match="changed by another build after this one was planned"):
-        build(second, encode)
+        build(second, encode, workers=0)
     assert_complete(photos, tmp_path / "cache")
 
 

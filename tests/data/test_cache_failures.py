@@ -11,9 +11,10 @@ import pytest
 
 from diffnext.data import media
 from diffnext.data.cache import build
-from diffnext.data.journal import LEDGER
+from diffnext.data.ledger import LEDGER
+from diffnext.data.plan_table import table
 from tests.data.cache_builds import (
-    CUT,
+    VIEW,
     assert_complete,
     encode,
     plan_for,
@@ -55,9 +56,9 @@ def test_bad_moments_are_failures(photos, tmp_path):
     def encoder(frames):
         moments = encode(frames)
         for sample, frame in zip(moments, frames, strict=True):
-            if (frame == media.read(media.probe(str(photos / "p1.png")), CUT)).all():
+            if (frame == media.read(media.probe(str(photos / "p1.png")), [VIEW])[0]).all():
                 sample[0, 0, 0] = np.inf
-            if (frame == media.read(media.probe(str(photos / "p5.png")), CUT)).all():
+            if (frame == media.read(media.probe(str(photos / "p5.png")), [VIEW])[0]).all():
                 sample[:] = 3
         return moments
 
@@ -133,12 +134,12 @@ def test_media_without_any_caption_are_refused(photos, tmp_path):
 
 def test_where_nothing_can_be_used_the_reasons_are_given(tmp_path):
     manifest = tmp_path / "list.csv"
-    manifest.write_text("image,caption\n" + "a.png,A.\n" * 4)
+    manifest.write_text("picture,caption\n" + "a.png,A.\n" * 4)
     with pytest.raises(ValueError) as caught:
         plan_for(manifest, tmp_path / "cache")
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("no picture or video in it that can be used; 4 failed:")
-    place = f"  {manifest}: line 2: no column path or file, there are ['caption', 'image']"
+    place = f"  {manifest}: line 2: no column path or file, there are ['caption', 'picture']"
     assert (lines[1], lines[4:]) == (place, ["  and 1 more"])
 
 
@@ -150,6 +151,6 @@ def test_names_that_are_no_text_are_reported_and_printed(photos, tmp_path):
         pytest.skip("this file system takes no such names")
     (photos / name).with_suffix(".txt").write_text("A caption.")
     plan = plan_for(photos, tmp_path / "cache")
-    plan.table().encode()
-    assert build(plan, encode).written == 7
+    table(plan).encode()
+    assert build(plan, encode, workers=0).written == 7
     assert "caf\\udce9.png" in (tmp_path / "cache" / LEDGER).read_text()

@@ -255,7 +255,13 @@ def test_interrupted(photos, model, tmp_path, monkeypatch, capsys):
 
 
 def test_arguments_that_do_not_parse(capsys):
-    for options in (["--resolution", "big"], ["--max-failures", "some"], ["--workers", "0"], ["--fps", "0"]):
+    for options in (
+        ["--resolution", "big"],
+        ["--max-failures", "some"],
+        ["--workers", "-1"],
+        ["--decode-timeout", "0"],
+        ["--fps", "0"],
+    ):
         with pytest.raises(SystemExit) as caught:
             build_cache.parse_args([*arguments("in", "out", "vae"), *options])
         assert caught.value.code == 2
