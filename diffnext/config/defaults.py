@@ -2,6 +2,7 @@
 """Every option of a run with its default. The comment above each is its text in docs/config.md."""
 
 from diffnext.config.node import CfgNode
+from diffnext.config.values import OneOf
 
 _C = CfgNode()
 
@@ -67,6 +68,11 @@ _C.SOLVER.SNAPSHOT_EVERY = 5000
 _C.SOLVER.SNAPSHOT_PREFIX = ""
 # How many snapshots remain, the oldest being removed. 0: all.
 _C.SOLVER.SNAPSHOT_KEEP = 0
+# Snapshots of steps divisible by this remain for ever, beside the last SNAPSHOT_KEEP. 0: none.
+_C.SOLVER.SNAPSHOT_KEEP_EVERY = 0
+# Write snapshots while training goes on, from a copy in the host's memory; False: training waits for the
+# disk, and needs no memory for a copy.
+_C.SOLVER.SNAPSHOT_ASYNC = True
 # Course of the learning rate after the warm-up: constant, steps_with_decay, cosine_decay,
 # linear_decay or polynomial_decay.
 _C.SOLVER.LR_POLICY = "constant"
@@ -108,10 +114,11 @@ _C.SOLVER.HANG_TIMEOUT = 1800.0
 
 # The data, and how a step is computed.
 _C.TRAIN = CfgNode()
-# Folder of the latent cache, a record folder.
-_C.TRAIN.DATASET = ""
-# A second record folder of the same length: its fields replace or join those of DATASET.
-_C.TRAIN.DATASET2 = ""
+# Folder or URL (s3://, gs://, http://) of the latent cache, a record folder. Several: a list of them,
+# text as "a:2,b:1", or {a: 2, b: 1}; the number says how often a folder passes in an epoch, else 1.
+_C.TRAIN.DATASET = OneOf("", (str, list, dict))
+# As many record folders of the same lengths: their fields replace or join those of DATASET.
+_C.TRAIN.DATASET2 = OneOf("", (str, list))
 # Records whose latents the network cannot take, for their size or channels: refuse, or skip.
 _C.TRAIN.OTHER_SHAPES = "refuse"
 # How the cache is read: vae_train.
@@ -140,6 +147,9 @@ _C.TRAIN.TEXT_DROPOUT = 0.1
 # Where to begin: auto (the newest complete checkpoint of the experiment folder, if any), none
 # (step 0), or the path of a checkpoint or another run, until the experiment folder has gone further.
 _C.TRAIN.RESUME = "auto"
+# What begins anew at the checkpoint that is resumed: lr (schedule and warm-up), optimizer, ema (at the
+# loaded weights), data (another order or other data). Done once in an experiment folder.
+_C.TRAIN.RESET = []
 # Compile the network with torch.compile.
 _C.TRAIN.COMPILE = False
 

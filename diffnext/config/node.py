@@ -13,6 +13,7 @@ import yacs.config
 from diffnext.config import yaml_text
 from diffnext.config.values import (
     COMMAND_LINE,
+    OneOf,
     convert,
     parse_word,
     plain,
@@ -24,6 +25,7 @@ from diffnext.config.yaml_text import ConfigError
 _PATH = "__path__"
 _SEALED = "__sealed__"
 _KNOWN = "__known__"
+_TYPES = "__types__"
 
 
 class CfgNode(yacs.config.CfgNode):
@@ -32,7 +34,8 @@ class CfgNode(yacs.config.CfgNode):
     Defaults are declared by assignment; `seal()` ends the declaration. From then on a name that does
     not exist is an error that says the nearest one, and a value must have the type of the default:
     an int or a numeral serves where a float is wanted, a whole float as 1e4 where an int is, None
-    where a text is (as ""), a list for a tuple and back; a bool is never a number, nor is nan.
+    where a text is (as ""), a list for a tuple and back; a bool is never a number, nor is nan. A
+    default given as OneOf(default, types) takes values of each of these types.
     Attributes, items, files and the command line obey the same rules, and `str(cfg)` is YAML that
     `merge_from_file` reads back exactly.
 
@@ -49,6 +52,7 @@ class CfgNode(yacs.config.CfgNode):
         super().__init__(None, None, new_allowed)
         self.__dict__[_PATH] = ".".join(key_list or ())
         self.__dict__[_SEALED] = False
+        self.__dict__[_TYPES] = {}  # of options that take several
         self.__dict__[_KNOWN] = ()  # the full names of all declared options of the tree
         for key, value in (init_dict or {}).items():
             self[key] = value
@@ -123,15 +127,16 @@ class CfgNode(yacs.config.CfgNode):
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
         """Take over KEY VALUE pairs, as they stand at the end of a command line.
 
-        Where the option is a text the word is taken as it is; elsewhere it is read as a Python
-        literal, as yacs does, or else as YAML.
+        Where the option is a text the word is taken as it is, unless the option takes more than
+        texts and the word begins like a list or mapping; elsewhere it is read as a Python literal,
+        as yacs does, or else as YAML.
         """
         if len(cfg_list) % 2 == 1:
             raise ConfigError(
                 f"{cfg_list[-1]!r} on the command line has no value; write KEY VALUE pairs, not KEY=VALUE"
             )
         for name, word in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
-            tree = word if self._is_text(name) else parse_word(word)
+            tree = word if self._is_text(name, word) else parse_word(word)
             for part in reversed(name.split(".")):
                 tree = {part: tree}
             self._merge(tree, COMMAND_LINE)
@@ -163,14 +168,20 @@ class CfgNode(yacs.config.CfgNode):
                 f"{self._name(key)} cannot be changed: the configuration is frozen"
             )
 
-    def _is_text(self, name: str) -> bool:
-        """Whether `name` is a declared option (not one of a free section) that holds a text."""
+    def _is_text(self, name: str, word: Any) -> bool:
+        """Whether a word for a declared option (not one of a free section) is a text as it stands."""
         node: Any = self
-        for key in name.split("."):
-            if not isinstance(node, CfgNode) or node.is_new_allowed():
-                return False
-            node = node.get(key)
-        return isinstance(node, str)
+        *sections, key = name.split(".")
+        for section in sections:
+            node = node.get(section) if isinstance(node, CfgNode) else None
+        if not isinstance(node, CfgNode) or node.is_new_allowed():
+            return False
+        types = node.types_of(key)
+        return str in types and (types == (str,) or not str(word).lstrip().startswith(("[", "{")))
+
+    def types_of(self, key: str) -> tuple[type, ...]:
+        """What an option of this section may hold."""
+        return self.__dict__[_TYPES].get(key, (type(self.get(key)),))
 
     def _merge(self, tree: Mapping[str, Any], source: str) -> None:
         for key, value in tree.items():
@@ -200,6 +211,9 @@ class CfgNode(yacs.config.CfgNode):
 
     def _adopt(self, key: str, value: Any, source: str) -> Any:
         """Return a copy of a value of any plain type; a mapping becomes a section of this tree."""
+        if isinstance(value, OneOf):
+            self.__dict__[_TYPES][key] = value.types
+            value = value.default
         if not isinstance(value, Mapping):
             return plain(value, self._name(key), source)
         is_free = isinstance(value, CfgNode) and value.is_new_allowed()
@@ -227,16 +241,18 @@ class CfgNode(yacs.config.CfgNode):
         return node
 
     def _typed(self, key: str, value: Any, source: str) -> Any:
-        wanted = type(self[key])
-        try:
-            return plain(convert(value, wanted), self._name(key), source)
-        except (TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, ConfigError):
+        for wanted in self.types_of(key):
+            try:
+                return plain(convert(value, wanted), self._name(key), source)
+            except ConfigError:
                 raise
-            raise ConfigError(
-                f"{self._name(key)} = {value!r} ({type(value).__name__}){where(source)}: "
-                f"wanted is {wanted.__name__}; it is {self[key]!r} now"
-            ) from None
+            except (TypeError, ValueError, OverflowError):
+                continue  # of another type, if there is one
+        names = " or ".join(wanted.__name__ for wanted in self.types_of(key))
+        raise ConfigError(
+            f"{self._name(key)} = {value!r} ({type(value).__name__}){where(source)}: "
+            f"wanted is {names}; it is {self[key]!r} now"
+        )
 
     def _unknown(self, key: str, value: Any = None, source: str = "") -> str:
         """Return what to say about a name that does not exist."""

@@ -48,8 +48,8 @@ def meanings() -> dict[str, str]:
     return found
 
 
-def _row(name: str, value: Any, meaning: str) -> str:
-    kind = "free" if isinstance(value, CfgNode) else type(value).__name__
+def _row(name: str, value: Any, types: tuple[type, ...], meaning: str) -> str:
+    kind = "free" if isinstance(value, CfgNode) else " or ".join(kind.__name__ for kind in types)
     default = yaml_text.dump({"": value}).split(": ", 1)[1].strip()
     return f"| `{name}` | {kind} | `{default}` | {meaning} |"
 
@@ -58,7 +58,7 @@ def _table(section: CfgNode, prefix: str, texts: dict[str, str]) -> list[str]:
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
     for key, value in section.items():
         if not _is_section(value):
-            lines.append(_row(prefix + key, value, texts[prefix + key]))
+            lines.append(_row(prefix + key, value, section.types_of(key), texts[prefix + key]))
     return lines
 
 

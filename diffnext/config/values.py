@@ -7,10 +7,20 @@ import ast
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from diffnext.config import yaml_text
 from diffnext.config.yaml_text import ConfigError
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A default whose option also takes values of other types."""
+
+    default: Any
+    types: tuple[type, ...]
+
 
 COMMAND_LINE = "the command line"  # as a source of values, where others are paths of files
 _SCALARS = (bool, int, float, str)  # bool first: it is an int to isinstance

@@ -159,12 +159,12 @@ def select_shapes(reader: RecordReader, left_out: Collection[tuple[int, ...]]) -
     Args:
         left_out: shapes (2C, T, H, W) of moments.
     """
-    shapes, ids = reader.shapes()
-    kept = np.array([moments_shape(shape) not in left_out for shape in shapes])
-    chosen = (
-        np.arange(len(reader) if kept.all() else 0) if ids is None else np.flatnonzero(kept[ids])
-    )
-    return SelectedReader(reader, chosen)
+    kept = [
+        np.arange(len(reader)) if members is None else members
+        for shape, members in reader.groups()
+        if moments_shape(shape) not in left_out
+    ]
+    return SelectedReader(reader, np.sort(np.concatenate([np.empty(0, np.uint32), *kept])))
 
 
 class SelectedReader:

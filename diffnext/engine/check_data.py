@@ -40,8 +40,7 @@ def check_fields(reader: RecordReader, reads: Sequence[str]) -> None:
 
 def misfits(reader: RecordReader, expected: Expected) -> dict[Shape, str]:
     """The shapes of a dataset that the network cannot take, each with the reason."""
-    shapes = {moments_shape(shape) for shape in reader.shapes()[0]}
-    reasons = {shape: _reason(shape, expected) for shape in sorted(shapes)}
+    reasons = {shape: _reason(shape, expected) for shape in sorted(count_shapes(reader))}
     return {shape: reason for shape, reason in reasons.items() if reason}
 
 
@@ -60,12 +59,11 @@ def refusal(reader: RecordReader, misfits: Mapping[Shape, str], rebuild: str) ->
 
 def count_shapes(reader: RecordReader) -> dict[Shape, int]:
     """How many records there are of each shape."""
-    shapes, ids = reader.shapes()
-    counts = [len(reader)] if ids is None else np.bincount(ids, minlength=len(shapes)).tolist()
-    result: dict[Shape, int] = {}
-    for shape, count in zip(map(moments_shape, shapes), counts, strict=True):
-        result[shape] = result.get(shape, 0) + count  # (2C, H, W) and (2C, 1, H, W) are the same
-    return result
+    counts: dict[Shape, int] = {}
+    for stored, members in reader.groups():
+        shape = moments_shape(stored)  # (2C, H, W) and (2C, 1, H, W) are the same
+        counts[shape] = counts.get(shape, 0) + (len(reader) if members is None else len(members))
+    return counts
 
 
 def _reason(shape: Shape, expected: Expected) -> str:

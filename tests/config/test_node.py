@@ -358,3 +358,35 @@ def test_what_is_assigned_is_copied(cfg):
 def test_the_template_and_fresh_copies_are_apart(cfg):
     cfg.NUM_GPUS = 8
     assert get_cfg().NUM_GPUS == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["a:2,b:1", "[a]", ["a:2", "C:\\b"], {"s3://bucket/a": 2, "b": 0.5}, ["true", "1"]]
+)
+def test_an_option_of_several_types_comes_back_as_it_was(tmp_path, value):
+    cfg = get_cfg()
+    cfg.TRAIN.DATASET = value
+    (tmp_path / "run.yml").write_text(str(cfg))
+    read = get_cfg()
+    read.TRAIN.DATASET = ["another", "type"]
+    read.merge_from_file(tmp_path / "run.yml")
+    assert read.TRAIN.DATASET == value and type(read.TRAIN.DATASET) is type(value)
+    assert copy.deepcopy(read).clone().TRAIN.DATASET == value
+
+
+def test_words_for_an_option_of_several_types():
+    cfg = get_cfg()
+    for word, wanted in [
+        ("a:2,b:1", "a:2,b:1"),
+        ("C:\\cache", "C:\\cache"),
+        ("123", "123"),
+        ("[a, b:2]", ["a", "b:2"]),
+        ("{a: 2, b: 1}", {"a": 2, "b": 1}),
+        ("plain again", "plain again"),
+    ]:
+        cfg.merge_from_list(["TRAIN.DATASET", word])
+        assert cfg.TRAIN.DATASET == wanted
+    with pytest.raises(ConfigError, match=r"TRAIN\.DATASET = 3 .*wanted is str or list or dict"):
+        cfg.TRAIN.DATASET = 3
+    with pytest.raises(ConfigError, match="wanted is str or list; it is ''"):
+        cfg.TRAIN.DATASET2 = {"a": 1}

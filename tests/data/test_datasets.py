@@ -6,9 +6,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffnext.data.datasets import JoinedReader, open_datasets, split_spec
+from diffnext.data.datasets import (
+    JoinedReader,
+    identity_of,
+    open_datasets,
+    select_shapes,
+    split_spec,
+)
 from diffnext.data.loader import Loader
-from diffnext.data.records import open_writer
+from diffnext.data.records import open_writer, write_identity
 
 
 @pytest.mark.parametrize(
@@ -21,6 +27,7 @@ from diffnext.data.records import open_writer
         ("C:\\cache:2,D:/x:3", [("C:\\cache", 2), ("D:/x", 3)]),
         ("s3://host:9000/x:2", [("s3://host:9000/x", 2)]),
         (["a,b:2", "c"], [("a,b", 2), ("c", 1)]),
+        ({"a,b": 2, "s3://bucket/x": 0.5}, [("a,b", 2), ("s3://bucket/x", 0.5)]),
         ("", []),
     ],
 )
@@ -34,7 +41,7 @@ def test_a_folder_that_is_there_is_taken_by_its_name(tmp_path):
     assert split_spec(str(odd)) == [(str(odd), 1)]
 
 
-@pytest.mark.parametrize("spec", ["a:0", "a:-1", "a:nan", "a:inf"])
+@pytest.mark.parametrize("spec", ["a:0", "a:-1", "a:nan", "a:inf", {"a": 0}, {"a": "2"}])
 def test_weights_are_above_zero(spec):
     with pytest.raises(ValueError, match="wanted a number above 0"):
         split_spec(spec)
@@ -107,3 +114,29 @@ def test_errors_name_both_folders(tmp_path):
     assert isinstance(readers[0], JoinedReader)
     assert "a/00000.data record 3" in readers[0].describe(3)
     assert "b/00000.data record 3" in readers[0].describe(3)
+
+
+def test_shapes_can_be_left_out(tmp_path):
+    shapes = [(4, 2, 2), (4, 3, 3), (4, 2, 2), (4, 1, 5), (4, 3, 3)]
+    rows = [
+        {"moments": np.full(shape, i, "<f2"), "shape": shape, "caption": str(i)}
+        for i, shape in enumerate(shapes)
+    ]
+    reader = open_datasets(write(tmp_path / "a", rows))[0][0]
+    chosen = select_shapes(reader, {(4, 1, 2, 2)})
+    assert [chosen[i]["caption"] for i in range(len(chosen))] == ["1", "3", "4"]
+    assert chosen.describe(2) == reader.describe(4)
+    assert chosen.shapes()[0] == [(4, 1, 5), (4, 3, 3)]
+    loader = Loader(chosen, batch_size=1, num_threads=0)
+    seen = [next(loader) for _ in range(3)]
+    assert sorted(batch.prompts[0] for batch in seen) == ["1", "3", "4"]
+    assert all(batch.moments.unique().item() == int(batch.prompts[0]) for batch in seen)
+
+
+def test_what_a_field_was_made_by_is_asked_where_it_comes_from(tmp_path):
+    a, b = images(tmp_path / "a"), images(tmp_path / "b")
+    write_identity(a, {"vae": "a"})
+    write_identity(b, {"vae": "b"})
+    reader = select_shapes(open_datasets(a, b)[0][0], ())
+    assert identity_of(reader, "moments") == {"vae": "b"}
+    assert len(reader) == 6
