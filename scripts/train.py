@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffnext.config import CfgNode, get_cfg
+from diffnext.distributed import launched
+
+if TYPE_CHECKING:
+    from diffnext.engine.heartbeat import Heartbeat
+    from diffnext.engine.trainer import Trainer
 
 USER_ERRORS = (ValueError, FileNotFoundError)
 # options of torchrun that are handed on, for runs on several nodes
@@ -73,9 +80,14 @@ def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
     from diffnext.engine.launchers.base import Job
 
     several = cfg.NUM_GPUS > 1 or args.distributed or rendezvous(args)
+    if not rendezvous(args):
+        try:
+            launched.check_alone(cfg.NUM_GPUS)
+        except USER_ERRORS as error:
+            return fail(error)
     name = "deepspeed" if args.deepspeed else "torch" if several else "simple"
     job = Job(
-        main=lambda: work(args, cfg),
+        main=lambda: work(args, argv, cfg),
         command=[str(Path(__file__).resolve()), *argv],
         num_processes=max(cfg.NUM_GPUS, 1),
         hostfile=args.host,
@@ -84,15 +96,26 @@ def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
     return LAUNCHERS.get(name)(job)
 
 
-def work(args: argparse.Namespace, cfg: CfgNode) -> int:
-    """Train, as one process of the run."""
+def work(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
+    """Train, as one process of the run, with signs of life for whoever watches."""
+    from diffnext.engine.heartbeat import Heartbeat
+
+    with Heartbeat(launched.rank()) as heart:
+        code = train(args, argv, cfg, heart)
+        heart.end(code)
+    return code
+
+
+def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: Heartbeat) -> int:
+    """Prepare the run, train until its end or a request, say how to go on."""
     from diffnext.distributed import env as processes
     from diffnext.engine import build
     from diffnext.engine.coordinator import Coordinator
+    from diffnext.engine.hooks.guard import NonFiniteError
 
     try:
-        processes.check_count(cfg.NUM_GPUS)
-        env = processes.init(gpu_id=cfg.GPU_ID)
+        launched.check_count(cfg.NUM_GPUS)
+        env = processes.init(gpu_id=cfg.GPU_ID, timeout_s=group_timeout(cfg))
         name = cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE
         coordinator = Coordinator(args.exp_dir, name=name, env=env)
         done = build.finished_at(cfg, coordinator)
@@ -104,9 +127,42 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> int:
             print(f"already finished: {done} has all {cfg.SOLVER.MAX_STEPS} steps")
     else:
         coordinator.start(str(cfg))
-        build.build_trainer(cfg, plan, coordinator, tensorboard=args.tensorboard).train()
+        trainer = build.build_trainer(cfg, plan, coordinator, tensorboard=args.tensorboard)
+        try:
+            run(trainer, cfg, heart, logs=coordinator.logs)
+        except NonFiniteError as error:
+            return fail_together(error)
+        if env.is_main and trainer.step < trainer.max_steps:
+            print(f"ended at step {trainer.step} of {trainer.max_steps}: {trainer.stop.agreed}")
+            print(f"to go on: {again(args, argv, coordinator.folder)}", flush=True)
     processes.shutdown()
     return 0
+
+
+def run(trainer: Trainer, cfg: CfgNode, heart: Heartbeat, *, logs: Path) -> None:
+    """Train, watched, until all is done or a signal asks for an end."""
+    from diffnext.engine.hooks.heartbeat import HeartbeatHook
+    from diffnext.engine.stop import on_signals
+
+    def ask(name: str) -> None:
+        heart.stopping()
+        trainer.request_stop(name)
+
+    trainer.hooks.insert(0, HeartbeatHook(heart, timeout_s=cfg.SOLVER.HANG_TIMEOUT, logs=logs))
+    with on_signals(ask):
+        trainer.train()
+
+
+def group_timeout(cfg: CfgNode) -> float:
+    """How long a process waits for another: longer than until somebody says which one stands still."""
+    return max(1800.0, 5 * cfg.SOLVER.HANG_TIMEOUT)
+
+
+def again(args: argparse.Namespace, argv: Sequence[str], folder: Path) -> str:
+    """The command that goes on with a run; what was begun anew is not begun anew again."""
+    where = [] if args.exp_dir else ["--exp-dir", str(folder)]
+    words = [word for word in argv if not word.startswith("--reset-")]
+    return shlex.join(["python", sys.argv[0], *where, *words])
 
 
 def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
@@ -132,6 +188,16 @@ def fail(error: Exception) -> int:
     return 2
 
 
+def fail_together(error: Exception) -> int:
+    """Say what has ended all processes; none goes before the last has finished its writing."""
+    from diffnext.distributed import env as processes
+
+    if processes.rank() == 0:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    processes.barrier()
+    return 1
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     args = parse_args(argv)
@@ -141,10 +207,10 @@ def main(argv: Sequence[str]) -> int:
         return fail(error)
     if args.dry_run:
         return dry_run(args, cfg)
-    from diffnext.distributed import env as processes
-
-    if processes.is_worker():
-        return work(args, cfg)
+    if not rendezvous(args):
+        launched.adopt_slurm()
+    if launched.is_worker():
+        return work(args, argv, cfg)
     return launch(args, argv, cfg)
 
 

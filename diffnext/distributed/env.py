@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+from diffnext.distributed.launched import VARIABLES, is_worker
 
 
 @dataclass(frozen=True)
@@ -22,32 +22,14 @@ class Env:
     world: int
     local_rank: int
     device: torch.device
-    began: float = field(default_factory=time.monotonic, compare=False)  # s, of this machine's clock
+    began: float = field(
+        default_factory=time.monotonic, compare=False
+    )  # s, of this machine's clock
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes the files and the console."""
         return self.rank == 0
-
-
-def is_worker() -> bool:
-    """Whether a launcher (ours, torchrun, deepspeed) has started this process."""
-    return all(name in os.environ for name in _VARIABLES)
-
-
-def check_count(num_gpus: int) -> None:
-    """Compare the number of processes that was asked for with what the launcher has started.
-
-    Raises:
-        ValueError: the two differ.
-    """
-    variable = "LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in os.environ else "LOCAL_SIZE"
-    started = int(os.environ.get(variable, max(num_gpus, 1)))
-    if is_worker() and started != max(num_gpus, 1):
-        raise ValueError(
-            f"NUM_GPUS is {num_gpus}, but the launcher has started {started} processes on this node "
-            f"({variable}); set NUM_GPUS to {started}, or start the script without a launcher"
-        )
 
 
 def init(*, gpu_id: int = 0, timeout_s: float = 1800.0) -> Env:
@@ -59,7 +41,7 @@ def init(*, gpu_id: int = 0, timeout_s: float = 1800.0) -> Env:
     """
     rank, world, local_rank = 0, 1, 0
     if is_worker():
-        rank, world, local_rank = (int(os.environ[name]) for name in _VARIABLES)
+        rank, world, local_rank = (int(os.environ[name]) for name in VARIABLES)
     device = _device(local_rank if world > 1 else gpu_id)
     if world > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

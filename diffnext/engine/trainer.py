@@ -66,6 +66,7 @@ class Trainer:
         self.timer = StepTimer(backend.env.device)
         self.data_wait_s = 0.0  # of the last step
         self.stop = StopVote(backend.env)
+        self.phase = "hooks"  # of the step: data, loss, update, hooks; read by other threads
 
     @property
     def ending(self) -> bool:
@@ -89,6 +90,7 @@ class Trainer:
                 metrics = self.train_step()
                 self.timer.stop()
                 self.step += 1
+                self.phase = "hooks"
                 self.stop.hear()
                 for hook in self.hooks:
                     hook.after_step(self, metrics)
@@ -101,9 +103,11 @@ class Trainer:
     def train_step(self) -> Metrics:
         """Every round the method asks for, once. Its numbers stay on the device until a hook reads them."""
         self.data_wait_s = 0.0
+        self.phase = "data"
         inputs = [self._next_inputs() for _ in range(self.accum_steps)]
         metrics = Metrics()
         for rnd in self.method.rounds(inputs, self.step):
+            self.phase = "loss"
             count = len(rnd.inputs)
             for i, micro in enumerate(rnd.inputs):
                 for role in rnd.roles:
@@ -115,6 +119,7 @@ class Trainer:
                         hook.after_loss(self, role, micro, out)
                     losses = {self.label("loss", role): out.loss} | dict(out.metrics)
                     metrics.add(losses, weight=1 / count)
+            self.phase = "update"
             for role in rnd.roles:
                 lr = self.schedules[role](self.step)
                 norm = self.backend.step(role, lr=lr, max_norm=self.max_norm)

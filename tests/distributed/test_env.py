@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffnext.distributed import env as processes
+from diffnext.distributed import launched
 from diffnext.distributed.mesh import make_mesh
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
@@ -24,7 +25,7 @@ def as_worker(monkeypatch, **variables):
 def test_without_a_launcher_there_is_one_process():
     env = processes.init()
     assert (env.rank, env.world, env.is_main) == (0, 1, True)
-    assert not processes.is_worker()
+    assert not launched.is_worker()
     assert processes.broadcast("x") == "x"
     assert torch.equal(processes.mean_over_ranks(torch.ones(2)), torch.ones(2))
     processes.barrier()
@@ -32,23 +33,23 @@ def test_without_a_launcher_there_is_one_process():
 
 def test_a_launcher_s_worker_is_recognised(monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert not processes.is_worker()
+    assert not launched.is_worker()
     as_worker(monkeypatch)
-    assert processes.is_worker()
+    assert launched.is_worker()
 
 
 @pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])  # torchrun, deepspeed
 def test_a_contradiction_in_the_number_of_processes_names_both(monkeypatch, name):
     as_worker(monkeypatch, **{name: "2"})
-    processes.check_count(2)
+    launched.check_count(2)
     with pytest.raises(
         ValueError, match=rf"NUM_GPUS is 4, .* 2 processes .*{name}.*set NUM_GPUS to 2"
     ):
-        processes.check_count(4)
+        launched.check_count(4)
 
 
 def test_a_single_process_is_not_compared():
-    processes.check_count(8)
+    launched.check_count(8)
 
 
 def test_a_mesh_of_one_process():

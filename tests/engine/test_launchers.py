@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from diffnext.engine.launchers import LAUNCHERS
-from diffnext.engine.launchers.base import Job, run_group
+from diffnext.engine.launchers.base import Job
+from diffnext.engine.launchers.group import run_group
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = """
@@ -79,7 +80,7 @@ def test_a_signal_ends_children_and_grandchildren(tmp_path, number):
         f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}, sys.argv[1]])"
     )
     code = (
-        "import sys; from diffnext.engine.launchers.base import run_group;"
+        "import sys; from diffnext.engine.launchers.group import run_group;"
         f"sys.exit(run_group([sys.executable, '-c', {nested!r}, sys.argv[1]]))"
     )
     pid_file = tmp_path / "pid"

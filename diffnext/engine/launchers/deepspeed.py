@@ -9,7 +9,8 @@ import socket
 import sys
 
 from diffnext.engine.launchers import LAUNCHERS
-from diffnext.engine.launchers.base import Job, run_group
+from diffnext.engine.launchers.base import Job
+from diffnext.engine.launchers.group import run_group
 
 
 @LAUNCHERS.register("deepspeed")

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which process of a run has died or stands still, read from their signs of life."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from diffnext.engine.heartbeat import HUNG, PHASES, STACKS, Beat, hung, stacks_path
+
+CODES = "codes.json"  # where a launcher notes the exit codes of processes, by rank
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What ends a run before its time."""
+
+    beat: Beat  # of the process that began it
+    text: str
+    code: int = 0  # exit code of the run; 0 where that of the process is not known
+
+
+def say(text: str) -> None:
+    """Tell whoever has started the run."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def alive(beat: Beat) -> bool:
+    """Whether a process is there, and more than an entry that its parent has not read yet."""
+    try:
+        return psutil.Process(beat.pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def find_death(beats: Sequence[Beat]) -> Fault | None:
+    """The process that went first, by its last sign, if one has gone and not in order."""
+    gone = [beat for beat in beats if beat.code or (beat.state != "ended" and not alive(beat))]
+    if not gone:
+        return None
+    first = min(gone, key=lambda beat: beat.written)
+    if first.error:
+        return Fault(first, f"{first} failed {first.place}: {first.error}", first.code)
+    if first.code:
+        return Fault(first, f"{first} ended with exit code {first.code}, {first.place}", first.code)
+    return Fault(first, f"{first} is gone, {first.place}")
+
+
+def find_hang(beats: Sequence[Beat]) -> Fault | None:
+    """The process that is furthest behind, if one has not moved for too long."""
+    if not any(beat.overdue_s > 0 or _frozen(beat) for beat in beats):
+        return None
+    training = [beat for beat in beats if beat.state == "training"]
+    first = min(training, key=lambda b: (b.step, _order(b.phase), b.moved))
+    return Fault(first, hung(first), HUNG)
+
+
+def _frozen(beat: Beat) -> bool:
+    """Whether even the thread that writes the signs has stopped, as in a stopped process."""
+    silent_s = time.monotonic() - beat.written
+    return beat.state == "training" and 0 < beat.limit_s < silent_s
+
+
+def _order(phase: str) -> int:
+    return PHASES.index(phase) if phase in PHASES else -1
+
+
+def exit_code(fault: Fault, folder: str | Path) -> int | None:
+    """What the launcher noted of the process; negative for a signal."""
+    try:
+        return json.loads(Path(folder, CODES).read_text())[str(fault.beat.rank)]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def in_words(code: int) -> str:
+    """An exit code; that of a process that a signal has ended by the signal's name."""
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
+def print_stacks(beats: Sequence[Beat], folder: str | Path, *, wait_s: float = 2.0) -> None:
+    """Ask all processes where they are, print it, and keep it in the folder of their logs."""
+    if STACKS is None:
+        return
+    for beat in beats:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(beat.pid, STACKS)
+    time.sleep(wait_s)
+    for beat in beats:
+        with contextlib.suppress(OSError):
+            text = stacks_path(folder, beat.rank).read_text()
+            say(f"--- stacks of {beat}, {beat.place}\n{text}")
+            stacks_path(beat.logs, beat.rank).write_text(text)
