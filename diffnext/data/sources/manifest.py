@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from diffnext.data import tables, urls
-from diffnext.data.fields import is_empty
 from diffnext.data.location import of_path
 from diffnext.data.sources.columns import Columns
 from diffnext.data.sources.listing import Listing

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the packets of a video say: which frames are shown, and when, without decoding more than one."""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from diffnext.data.location import Location
+
+STREAMS = ("mpegts", "mpeg")  # where lost packets leave no other trace than a gap in time
+MOST_LOST = 3  # frame times between two frames of a stream; more are lost packets
+REORDERED = 16  # places that a frame may be stored away from where it is shown
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the packets and the first frame of a video say."""
+
+    location: Location
+    height: int  # pixels as shown: turned upright, pixels made square
+    width: int
+    num_frames: int  # that are shown; a damaged file may decode to fewer
+    rotation: int  # degrees to turn decoded frames counterclockwise: 0, 90, 180 or 270
+    coded: tuple[int, int]  # height and width of a decoded frame, pixels
+    time_base: Fraction  # seconds
+    rate: Fraction  # frames a second, as the file says
+    is_stream: bool  # one of STREAMS
+    pts: Sequence[int] | None  # times of the frames, increasing; None: only their order is known
+    keys: Sequence[int]  # increasing numbers of the frames that decoding can begin at
+    is_timed: bool  # decoded frames carry these times, and can be sought by them
+
+    @property
+    def path(self) -> str:
+        """The location in words."""
+        return str(self.location)
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """When each frame is shown, (num_frames,) float64 seconds from the first; by `rate` without pts."""
+        if self.pts is None:
+            return np.arange(self.num_frames) / float(self.rate)
+        return (np.array(self.pts, np.int64) - self.pts[0]) * float(self.time_base)
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds between two frames above which some are lost."""
+        return MOST_LOST / float(self.rate) if self.is_stream else float("inf")
+
+
+@contextlib.contextmanager
+def open_video(location: Location) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """Open the first video stream that is not cover art.
+
+    Raises:
+        OSError, ValueError: there is none. Errors of FFmpeg become ValueErrors until it is closed.
+    """
+    handle = location.handle()
+    try:
+        with av.open(handle, metadata_errors="ignore") as container:
+            for stream in container.streams.video:
+                if av.stream.Disposition.attached_pic not in stream.disposition:
+                    if stream.codec_context is None:
+                        raise ValueError(f"{location}: FFmpeg has no decoder for its video")
+                    stream.codec_context.options = {"err_detect": "explode"}
+                    stream.codec_context.thread_count = 1  # least work; many are decoded at once
+                    yield container, stream
+                    return
+            raise ValueError(f"{location}: no video stream in this file")
+    except (av.FFmpegError, IndexError) as error:  # IndexError: packets of a stream not declared
+        raise ValueError(f"{location}: {error}") from error
+    finally:
+        if not isinstance(handle, str):
+            handle.close()
+
+
+def probe(location: Location) -> VideoInfo:
+    """Read all packets and decode the first frame.
+
+    Raises:
+        OSError, ValueError: not a video, or its first frame cannot be decoded.
+    """
+    with open_video(location) as (container, stream):
+        packets, first = _packets_and_frame(container, stream)
+        if first is None:
+            raise ValueError(f"{location}: no frame can be decoded")
+        rotation = round(first.rotation / 90) * 90 % 360
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        height, width = first.height, max(1, round(first.width * aspect))
+        if rotation in (90, 270):
+            height, width = width, height
+        shown = [packet for packet in packets if not packet.is_discard]
+        pts = _times(shown, first)
+        return VideoInfo(
+            location,
+            height,
+            width,
+            len(shown if pts is None else pts),
+            rotation,
+            coded=(first.height, first.width),
+            time_base=stream.time_base,
+            rate=stream.guessed_rate or stream.average_rate or Fraction(25),
+            is_stream=container.format.name in STREAMS,
+            pts=pts,
+            keys=() if pts is None else _key_frames(packets, pts),
+            is_timed=pts is not None and not _are_of_decoding(shown, stream),
+        )
+
+
+def _packets_and_frame(container, stream) -> tuple[list[av.Packet], av.VideoFrame | None]:
+    """All packets from the first key frame on, and the first frame; recordings begin anywhere."""
+    packets, first = [], None
+    for packet in container.demux(stream):
+        if packet.size and (packets or packet.is_keyframe):
+            packets.append(packet)
+        if packets and first is None:
+            first = next(iter(packet.decode()), None)
+    return packets, first
+
+
+def _times(shown: list[av.Packet], first: av.VideoFrame) -> Sequence[int] | None:
+    """The times of the frames in order; None where they do not say the order of the frames.
+
+    They do not if some are missing or not distinct, or if they begin anew in the middle of the file.
+    """
+    stored = [packet.pts for packet in shown]
+    if None in stored or first.pts is None or len(set(stored)) < len(stored):
+        return None
+    order = np.argsort(stored, kind="stable")
+    if np.abs(order - np.arange(len(order))).max(initial=0) > REORDERED:
+        return None
+    return _compact([time for time in sorted(stored) if time >= first.pts])
+
+
+def _are_of_decoding(shown: list[av.Packet], stream) -> bool:
+    """Whether packets carry times in the order of decoding though the codec reorders, as in AVI."""
+    delays = {packet.pts - packet.dts for packet in shown if packet.dts is not None}
+    return stream.codec_context.has_b_frames and len(delays) < 2
+
+
+def _key_frames(packets: list[av.Packet], pts: Sequence[int]) -> Sequence[int]:
+    """Numbers of the frames shown first when decoding begins at each key frame."""
+    times = [packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None]
+    return _compact(sorted({bisect_left(pts, time) for time in times if time <= pts[-1]}))
+
+
+def _compact(numbers: list[int]) -> Sequence[int]:
+    """A range where the distances are equal, which takes no memory; else an array."""
+    if len(numbers) < 2:
+        return tuple(numbers)
+    even = range(numbers[0], numbers[-1] + 1, numbers[1] - numbers[0])
+    return even if list(even) == numbers else array("q", numbers)
