@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffnext.data import media
+from diffnext.data.location import kind_of
 from diffnext.data.views import View, crop, fitted_size, too_narrow
 from tests.data.clips import package_file
 
@@ -66,7 +67,10 @@ def test_clip_against_the_code_of_the_guide():
     [frames] = media.read(media.probe(path), [GUIDE])
     reader = decord.VideoReader(path, height=480, width=853)
     expected = reader.get_batch(list(range(0, 65, 2))).asnumpy()[:, :, 42 : 42 + 768]
-    np.testing.assert_array_equal(frames, expected)
+    difference = np.abs(frames.astype(int) - expected)
+    # the same frames and the same filter, of which each library brings a release of its own
+    assert difference.mean() < 0.2
+    assert difference.max() < 16
 
 
 @pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (17 * 64, 64)])
@@ -88,6 +92,6 @@ def test_a_panorama_is_cut(tmp_path):
 
 
 def test_kinds():
-    assert media.kind_of("a/B.JPG") == "image"
-    assert media.kind_of("a.b/c.Mp4") == "video"
-    assert media.kind_of("a/notes.txt") is None
+    assert kind_of("a/B.JPG") == "image"
+    assert kind_of("a.b/c.Mp4") == "video"
+    assert kind_of("a/notes.txt") is None
