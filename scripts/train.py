@@ -29,6 +29,13 @@ RENDEZVOUS = (
     "rdzv-id",
     "rdzv-conf",
 )
+# what a resumed run may begin anew, each by a flag that adds it to TRAIN.RESET
+RESETS = {
+    "lr": "begin the course of the learning rate anew",
+    "optimizer": "begin with a new optimizer",
+    "ema": "begin the averages anew, at the loaded weights",
+    "data": "go on with other data, or another order of them",
+}
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -36,6 +43,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cfg", required=True, help="YAML file of options; see docs/config.md")
     parser.add_argument("--exp-dir", default="", help="experiment folder; an existing one goes on")
+    parser.add_argument(
+        "--resume", metavar="PATH|auto|none", help="where to go on from; sets TRAIN.RESUME"
+    )
+    for name, what in RESETS.items():
+        parser.add_argument(f"--reset-{name}", action="store_true", help=f"when resuming, {what}")
     parser.add_argument(
         "--distributed", action="store_true", help="start by torchrun, even a single process"
     )
@@ -64,6 +76,10 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(args.cfg)
     cfg.merge_from_list(args.opts)
+    if args.resume is not None:
+        cfg.TRAIN.RESUME = args.resume
+    given = [name for name in RESETS if getattr(args, f"reset_{name}")]
+    cfg.TRAIN.RESET = list(dict.fromkeys([*cfg.TRAIN.RESET, *given]))
     cfg.freeze()
     return cfg
 
@@ -118,16 +134,21 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
         env = processes.init(gpu_id=cfg.GPU_ID, timeout_s=group_timeout(cfg))
         name = cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE
         coordinator = Coordinator(args.exp_dir, name=name, env=env)
-        done = build.finished_at(cfg, coordinator)
+        start = build.find_start(cfg, coordinator.folder)
+        done = start is not None and start.checkpoint.step >= cfg.SOLVER.MAX_STEPS
         plan = None if done else build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed)
+        if plan is not None and start is not None:
+            build.check_start(cfg, plan, start, env)
     except USER_ERRORS as error:
         return fail(error)
     if plan is None:
         if env.is_main:
-            print(f"already finished: {done} has all {cfg.SOLVER.MAX_STEPS} steps")
+            folder = start.checkpoint.folder
+            print(f"already finished: {folder} has all {cfg.SOLVER.MAX_STEPS} steps")
     else:
         coordinator.start(str(cfg))
-        trainer = build.build_trainer(cfg, plan, coordinator, tensorboard=args.tensorboard)
+        options = {"start": start, "tensorboard": args.tensorboard}
+        trainer = build.build_trainer(cfg, plan, coordinator, **options)
         try:
             run(trainer, cfg, heart, logs=coordinator.logs)
         except NonFiniteError as error:
@@ -167,18 +188,22 @@ def again(args: argparse.Namespace, argv: Sequence[str], folder: Path) -> str:
 
 def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
     """Check everything that can be checked without training, and print the plan."""
+    import torch
+
+    from diffnext.distributed.env import Env
     from diffnext.engine import build
-    from diffnext.engine.checkpoint import find
 
     world = max(cfg.NUM_GPUS, 1)
     try:
-        begin = find(cfg.TRAIN.RESUME, args.exp_dir)
+        start = build.find_start(cfg, args.exp_dir)
         plan = build.make_plan(cfg, world=world, deepspeed=args.deepspeed)
+        if start is not None:
+            build.check_start(cfg, plan, start, Env(0, world, 0, torch.device("cpu")))
     except USER_ERRORS as error:
         return fail(error)
     print(cfg)
     print("\n".join(build.describe_plan(cfg, plan, world=world)))
-    print(f"start      {'step 0' if begin is None else begin.folder}")
+    print(f"start      {'step 0' if start is None else start.checkpoint.folder}")
     return 0
 
 

@@ -3,6 +3,14 @@
 
 from diffnext.engine.build.describe import describe_plan
 from diffnext.engine.build.plan import Plan, make_plan
-from diffnext.engine.build.run import build_trainer, finished_at
+from diffnext.engine.build.run import build_trainer
+from diffnext.engine.build.start import check_start, find_start
 
-__all__ = ["Plan", "build_trainer", "describe_plan", "finished_at", "make_plan"]
+__all__ = [
+    "Plan",
+    "build_trainer",
+    "check_start",
+    "describe_plan",
+    "find_start",
+    "make_plan",
+]

@@ -8,7 +8,7 @@ from typing import Any
 from diffnext.data.loader import Loader
 from diffnext.engine.build.guards import make_guards
 from diffnext.engine.build.objects import make_ema
-from diffnext.engine.checkpoint import CheckpointManager, Content, find_start
+from diffnext.engine.checkpoint import CheckpointManager, Content, Start
 from diffnext.engine.coordinator import Coordinator, describe
 from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.log import LogHook
@@ -19,18 +19,31 @@ Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def attach(
-    cfg: Config, coordinator: Coordinator, trainer: Trainer, loader: Loader, *, tensorboard: bool
+    cfg: Config,
+    coordinator: Coordinator,
+    trainer: Trainer,
+    loader: Loader,
+    *,
+    start: Start | None,
+    identity: list[Any],
+    tensorboard: bool,
 ) -> None:
-    """Resume the run if there is something to resume, and give it its hooks."""
+    """Resume the run if there is something to resume, and give it its hooks.
+
+    Args:
+        start: where it goes on from.
+        identity: by what the datasets were made.
+    """
     env, student = coordinator.env, trainer.method.roles[0].name
     ema = make_ema(cfg, trainer.backend, student, env)
-    start = find_start(cfg.TRAIN.RESUME, coordinator.folder)
     manager = CheckpointManager(
         coordinator.folder,
         prefix=cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE,
         content=Content(module=cfg.MODEL.TYPE, loader=loader, ema=ema),
-        about={"config": str(cfg), **describe()},
+        about={"config": str(cfg), "data": identity, **describe()},
         keep=cfg.SOLVER.SNAPSHOT_KEEP,
+        keep_every=cfg.SOLVER.SNAPSHOT_KEEP_EVERY,
+        background=cfg.SOLVER.SNAPSHOT_ASYNC,
         start=start,
     )
     if start is not None:

@@ -67,12 +67,12 @@ def optimizer_of(cfg: Config) -> OptimizerFactory:
     )
 
 
-def schedule_of(cfg: Config) -> Schedule:
-    """The learning rate as a function of the step."""
-    return make_schedule(
+def schedule_of(cfg: Config, *, begin: int = 0) -> Schedule:
+    """The learning rate as a function of the step; its course, warm-up included, begins at `begin`."""
+    course = make_schedule(
         cfg.SOLVER.LR_POLICY,
         base_lr=cfg.SOLVER.BASE_LR,
-        max_steps=cfg.SOLVER.MAX_STEPS,
+        max_steps=cfg.SOLVER.MAX_STEPS - begin,
         min_lr=cfg.SOLVER.MIN_LR,
         decay_steps=cfg.SOLVER.DECAY_STEPS,
         decay_gamma=cfg.SOLVER.DECAY_GAMMA,
@@ -80,6 +80,7 @@ def schedule_of(cfg: Config) -> Schedule:
         warm_up_steps=cfg.SOLVER.WARM_UP_STEPS,
         warm_up_factor=cfg.SOLVER.WARM_UP_FACTOR,
     )
+    return lambda step: course(step - begin)
 
 
 def decays_of(cfg: Config) -> list[float]:

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from diffnext.engine.build.attach import attach
 from diffnext.engine.build.data import make_loader
 from diffnext.engine.build.describe import describe_plan
 from diffnext.engine.build.objects import make_backend, make_method, make_pipeline
+from diffnext.engine.build.options import schedule_of
 from diffnext.engine.build.plan import Plan
-from diffnext.engine.checkpoint import find
+from diffnext.engine.build.start import data_identity
+from diffnext.engine.checkpoint import Start
 from diffnext.engine.coordinator import Coordinator
 from diffnext.engine.trainer import Trainer
 from diffnext.utils.logging import logger
@@ -19,14 +20,13 @@ from diffnext.utils.logging import logger
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
-def finished_at(cfg: Config, coordinator: Coordinator) -> Path | None:
-    """The checkpoint that is the end of this run, if it was reached already."""
-    found = find(cfg.TRAIN.RESUME, coordinator.folder)
-    return found.folder if found is not None and found.step >= cfg.SOLVER.MAX_STEPS else None
-
-
 def build_trainer(
-    cfg: Config, plan: Plan, coordinator: Coordinator, *, tensorboard: bool = False
+    cfg: Config,
+    plan: Plan,
+    coordinator: Coordinator,
+    *,
+    start: Start | None = None,
+    tensorboard: bool = False,
 ) -> Trainer:
     """Make everything that a run consists of, put back to where it was if it is resumed.
 
@@ -34,6 +34,7 @@ def build_trainer(
         cfg: frozen options.
         plan: made of them.
         coordinator: of the experiment folder.
+        start: where the run goes on from; None for step 0.
         tensorboard: write curves for TensorBoard as well.
     """
     env = coordinator.env
@@ -43,16 +44,25 @@ def build_trainer(
     backend = make_backend(cfg, plan, env)
     method = make_method(cfg, pipe, backend, plan.optimizer)
     loader = make_loader(cfg, plan.data, env)
+    schedule = schedule_of(cfg, begin=start.begin) if start else plan.schedule
     trainer = Trainer(
         pipe=pipe,
         method=method,
         backend=backend,
         batches=loader,
-        schedules={role.name: plan.schedule for role in method.roles if role.learns},
+        schedules={role.name: schedule for role in method.roles if role.learns},
         max_steps=cfg.SOLVER.MAX_STEPS,
         seed=cfg.RNG_SEED,
         accum_steps=cfg.SOLVER.ACCUM_STEPS,
         max_norm=cfg.SOLVER.CLIP_GRAD,
     )
-    attach(cfg, coordinator, trainer, loader, tensorboard=tensorboard)
+    attach(
+        cfg,
+        coordinator,
+        trainer,
+        loader,
+        start=start,
+        identity=data_identity(plan),
+        tensorboard=tensorboard,
+    )
     return trainer
