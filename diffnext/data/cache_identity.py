@@ -11,6 +11,7 @@ from typing import Any
 
 from diffnext.data import media
 from diffnext.data.journal import Journal
+from diffnext.data.prune import is_pending
 from diffnext.data.records import STORAGES, open_reader, read_identity
 from diffnext.data.view_rules import ViewRules
 from diffnext.data.views import View
@@ -143,7 +144,16 @@ def check_identity(output: str, identity: Mapping[str, Any]) -> None:
 
 
 def open_journal(output: str) -> tuple[Journal, bool]:
-    """The journal of a cache folder, and whether its last build was finished."""
+    """The journal of a cache folder, and whether its last build was finished.
+
+    Raises:
+        ValueError: the journal is lost, or records were being dropped when a process was killed.
+    """
+    if is_pending(output):
+        raise ValueError(
+            f"{output} was interrupted while records were dropped; a build without --dry-run, or "
+            "with --prune, finishes that"
+        )
     if not (os.path.isdir(output) and _holds_records(output)):
         return Journal(output, 0), True
     with warnings.catch_warnings(record=True) as caught:

@@ -79,7 +79,6 @@ class Plan:
     fields: dict[str, Any]  # of a record: name -> type
     journal: Journal
     finished: bool  # the folder was closed by its writer, or is not there yet
-    total: int  # samples listed
     tasks: list[Task] = field(default_factory=list)
     present: int = 0  # samples that are in the cache already
     enlarged: int = 0  # samples to encode that have more pixels than their medium
@@ -92,6 +91,11 @@ class Plan:
     def items(self) -> list[Item]:
         """The samples to encode."""
         return [item for task in self.tasks for item in task.items]
+
+    @property
+    def total(self) -> int:
+        """All samples, whatever becomes of them."""
+        return self.present + len(self.items) + len(self.failures) + len(self.dropped)
 
     @property
     def is_due(self) -> bool:
@@ -173,9 +177,8 @@ def make_plan(
     identity = make_identity(vae, dtype, latents, names, computed or {})
     check_identity(output, identity)
     journal, finished = open_journal(output)
-    total = len(listing.sources) + len(listing.failures)
     types = record_types(names)
-    plan = Plan(output, rules, latents, identity, types, journal, finished, total)
+    plan = Plan(output, rules, latents, identity, types, journal, finished)
     plan.failures.extend(listing.failures)
     sources = complete(listing.sources, names, computed or (), plan.failures)
 
@@ -221,7 +224,7 @@ class _Scout:
             return Failure(path, "probe", _reason(error), attempt(path, stamp))
 
     def _choose(self, source: Source, stamp: tuple[int, int]) -> Chosen:
-        chosen = self._rules.choose(media.probe(source.path))
+        chosen = self._rules.choose(media.probe(source.location))
         self._choices.add(source.path, stamp, chosen)
         return chosen
 

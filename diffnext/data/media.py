@@ -5,23 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from diffnext.data import images, video
+from diffnext.data.location import Location, of_path
 from diffnext.data.views import View, crop, fitted_size, too_narrow
 
-# fmt: off
-IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".pnm",
-    ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"
-)
-VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
-    ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"
-)
-# fmt: on
 RULE = "short side to size, int(side * scale + 0.5), centre crop; pictures lanczos, videos bilinear"
 """The rule of `read` in words; it stands in the identity of a cache and changes when the pixels do."""
 
@@ -30,32 +20,30 @@ RULE = "short side to size, int(side * scale + 0.5), centre crop; pictures lancz
 class Probe:
     """What is known of a medium before it is decoded."""
 
-    path: str
+    location: Location
     kind: str  # "image" or "video"
     height: int  # pixels as shown: turned upright, pixels made square
     width: int
     num_frames: int  # 1 for a picture
     video: video.VideoInfo | None = None
 
-
-def kind_of(path: str) -> str | None:
-    """Return "image", "video", or None for a file of another type; by the suffix of its name."""
-    suffix = Path(path).suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return "image"
-    return "video" if suffix in VIDEO_SUFFIXES else None
+    @property
+    def path(self) -> str:
+        """The location in words."""
+        return str(self.location)
 
 
-def probe(path: str) -> Probe:
+def probe(where: Location | str) -> Probe:
     """Read sizes from the head of a picture, or from the packets of a video.
 
     Raises:
-        OSError, ValueError: a file that cannot be read; the message says why.
+        OSError, ValueError: a medium that cannot be read; the message says why.
     """
-    if kind_of(path) == "image":
-        return Probe(path, "image", *images.size(path), 1)
-    info = video.probe(path)
-    return Probe(path, "video", info.height, info.width, info.num_frames, info)
+    location = of_path(where) if isinstance(where, str) else where
+    if location.kind == "image":
+        return Probe(location, "image", *images.size(location.handle()), 1)
+    info = video.probe(location)
+    return Probe(location, "video", info.height, info.width, info.num_frames, info)
 
 
 def read(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
@@ -74,7 +62,7 @@ def read(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
 
 
 def _read_picture(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
-    picture = images.load(medium.path)
+    picture = images.load(medium.location.handle())
     resized: dict[tuple[int, int], np.ndarray] = {}
     cuts = []
     for view in views:
@@ -86,17 +74,17 @@ def _read_picture(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
 
 
 def _read_video(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
-    """Views of one size share their frames: each is decoded, resized and held once."""
+    """Views of one size share their frames: each is resized and held once."""
     sizes = [fitted_size(medium.height, medium.width, view) for view in views]
-    wanted = {size: set() for size in sizes}
+    wanted: dict[tuple[int, int], set[int]] = {size: set() for size in sizes}
     for view, size in zip(views, sizes, strict=True):
         wanted[size].update(view.frame_ids)
-    frames = {size: video.read(medium.video, sorted(ids), size) for size, ids in wanted.items()}
-    cuts = []
-    for view, size in zip(views, sizes, strict=True):
-        rows = np.searchsorted(sorted(wanted[size]), view.frame_ids)
-        cuts.append(crop(_rows(frames[size], rows), view))
-    return cuts
+    ids = {size: sorted(numbers) for size, numbers in wanted.items()}
+    frames = video.read_sizes(medium.video, ids)
+    return [
+        crop(_rows(frames[size], np.searchsorted(ids[size], view.frame_ids)), view)
+        for view, size in zip(views, sizes, strict=True)
+    ]
 
 
 def _rows(frames: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -140,8 +140,8 @@ def windows(ticks: Sequence[int], length: int, most: int | None = None) -> list[
 def resample(times_s: Sequence[float], fps: float) -> list[int]:
     """Numbers of the frames that are nearest in time to 0, 1 / fps, 2 / fps, ... seconds.
 
-    The last frame is taken to be shown for as long as its neighbours, so that a clip is as long at one
-    rate as at another. Of two frames at the same distance the earlier is taken.
+    This goes on for as long as the clip is shown; its last frame is taken to be shown for as long as
+    most are. Of two frames at the same distance the earlier is taken.
 
     Args:
         times_s: when each frame appears, from 0 on, in order.
@@ -149,8 +149,8 @@ def resample(times_s: Sequence[float], fps: float) -> list[int]:
     times = np.asarray(times_s, np.float64)
     if len(times) < 2:
         return [0] * len(times)
-    end_s = times[-1] + np.median(np.diff(times)) / 2
-    wanted = np.arange(int(end_s * fps) + 1) / fps
+    end_s = times[-1] + np.median(np.diff(times))
+    wanted = np.arange(math.ceil((end_s - SAME_TIME_S) * fps)) / fps
     after = np.searchsorted(times, wanted).clip(1, len(times) - 1)
     is_later = times[after] - wanted < wanted - times[after - 1] - SAME_TIME_S
     return np.where(is_later, after, after - 1).tolist()

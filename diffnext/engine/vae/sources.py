@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffnext.data import media
+from diffnext.data.location import kind_of
 from diffnext.data.sources import Failure, walk
 from diffnext.data.views import View
 from diffnext.shapes import draw, draw_video, random_scene
@@ -109,7 +110,7 @@ class FolderSource:
         found = []
         paths = walk(self.folder, self.failures)
         for path in sorted(paths, key=lambda path: mix(os.path.relpath(path, self.folder))):
-            if media.kind_of(path) == kind:
+            if kind_of(path) == kind:
                 try:
                     found.append(media.probe(path))
                 except (OSError, ValueError) as error:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drops records from a cache. A process killed at any moment leaves the old cache or the new one.
+
+What is kept of the shards that lose records is written anew in a folder inside the cache. Then one file
+there says what is to be done, and from then on the new cache counts: what is left to do is done by
+`recover`. Until it is, a reader finds fewer records than there are, and is told that the folder was not
+finished, but never a wrong one: an index appears after its shard and goes before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffnext.data.journal import JOURNAL as SAMPLES
+from diffnext.data.journal import Entry, write_entries
+from diffnext.data.records import open_reader, open_writer
+from diffnext.data.records.files import write_atomic
+from diffnext.data.records.layout import JOURNAL, METADATA, index_names
+
+SIDE = "diffnext.prune"
+ORDERS = "orders.json"
+SHARD = (".data", ".check", ".index")  # in the order in which the files of a shard appear
+
+
+def prune(folder: str, drop: Collection[int], entries: Sequence[Entry]) -> None:
+    """Drop records from a finished cache, whose lock the caller holds. Their order may change.
+
+    Args:
+        drop: numbers of the records.
+        entries: of the journal, one for each record.
+
+    Raises:
+        ValueError: the disk is too small for a copy of the shards that lose records, or a record
+            that is to be kept is damaged.
+    """
+    recover(folder)
+    reader = open_reader(folder)
+    stems = [name.removesuffix(".index") for name in index_names(folder)]
+    first = reader.index.first
+    touched = np.unique(np.searchsorted(first, sorted(drop), "right") - 1).tolist()
+    rows = [row for shard in touched for row in range(int(first[shard]), int(first[shard + 1]))]
+    kept, gone = [row for row in rows if row not in drop], set(rows)
+    _check_room(folder, int(reader.index.size[kept].sum()))
+    side = os.path.join(folder, SIDE)
+    with open_writer(side, reader.fields) as writer:
+        for row in kept:
+            writer.write(reader[row])
+    reader.close()
+    stay = [entry for row, entry in enumerate(entries) if row not in gone]
+    write_entries(os.path.join(side, SAMPLES), [*stay, *[entries[row] for row in kept]])
+    orders = {
+        "remove": [stems[shard] for shard in touched],
+        "number": int(stems[-1]) + 1,
+        "digits": len(stems[-1]),
+        "metadata": {
+            "entries": len(stay) + len(kept),
+            "features": dict(reader.fields),
+            "version": 1,
+        },
+    }
+    _write_json(os.path.join(side, ORDERS), orders)
+    recover(folder)
+
+
+def is_pending(folder: str) -> bool:
+    """Whether records were being dropped when a process was killed, past the point of no return."""
+    return os.path.exists(os.path.join(folder, SIDE, ORDERS))
+
+
+def recover(folder: str) -> None:
+    """Do what is left to do of an interrupted `prune`, or clear away what it began in vain."""
+    side = os.path.join(folder, SIDE)
+    if is_pending(folder):
+        with open(os.path.join(side, ORDERS), encoding="utf-8") as stream:
+            orders = json.load(stream)
+        _write_json(os.path.join(folder, JOURNAL), {"features": orders["metadata"]["features"]})
+        _unlink(os.path.join(folder, METADATA))
+        _swap_shards(folder, side, orders)
+        if os.path.exists(os.path.join(side, SAMPLES)):
+            os.replace(os.path.join(side, SAMPLES), os.path.join(folder, SAMPLES))
+        _write_json(os.path.join(folder, METADATA), orders["metadata"])
+        _unlink(os.path.join(folder, JOURNAL))
+        _unlink(os.path.join(side, ORDERS))
+    shutil.rmtree(side, ignore_errors=True)
+
+
+def _swap_shards(folder: str, side: str, orders: dict[str, Any]) -> None:
+    """Remove the old shards and move the new ones in; what was done already is passed over."""
+    for stem in orders["remove"]:
+        for ending in reversed(SHARD):
+            _unlink(os.path.join(folder, stem + ending))
+    for name in sorted(os.listdir(side)):
+        stem, ending = os.path.splitext(name)
+        if ending == ".index":
+            number = str(orders["number"] + int(stem)).zfill(orders["digits"])
+            for part in SHARD:
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(os.path.join(side, stem + part), os.path.join(folder, number + part))
+
+
+def _check_room(folder: str, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise ValueError(
+            f"{folder}: to drop records, {num_bytes} bytes are written anew, and {free} are free"
+        )
+
+
+def _write_json(path: str, content: dict[str, Any]) -> None:
+    write_atomic(path, json.dumps(content, indent=2).encode())
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

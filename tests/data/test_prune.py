@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records that are dropped from a cache: whichever step is the last, the old cache or the new is left."""
+
+import os
+import shutil
+
+import pytest
+
+from diffnext.data import prune as pruning
+from diffnext.data.cache_identity import open_journal
+from diffnext.data.prune import is_pending, prune, recover
+from diffnext.data.records import folder_writer, open_reader
+from tests.data.cache_builds import plan_for, records, run, write_photos, write_picture
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Seven records in shards of two."""
+    made = folder_writer.FolderWriter.__init__
+
+    def small(self, *args, **options):
+        made(self, *args, **{**options, "max_examples": 2})
+
+    monkeypatch.setattr(folder_writer.FolderWriter, "__init__", small)
+    run(write_photos(tmp_path / "photos"), tmp_path / "cache")
+    return str(tmp_path / "cache")
+
+
+def captions(folder):
+    """Captions by codewithgpu, and the names in the journal: both tell the records in order."""
+    entries = open_journal(folder)[0].entries
+    names = [os.path.basename(entry.path).removesuffix(".png") for entry in entries]
+    found = list(records(folder))
+    assert found == [f"Picture {name}. It is noise." for name in names]
+    return names
+
+
+def drop(folder, *numbers):
+    prune(folder, set(numbers), open_journal(folder)[0].entries)
+
+
+def test_records_are_dropped_and_the_others_keep_their_bytes(cache, tmp_path):
+    before = records(cache)
+    drop(cache, 1, 6)
+    assert sorted(captions(cache)) == ["p0", "p2", "p3", "p4", "p5"]
+    after = records(cache)
+    assert all((after[caption] == before[caption]).all() for caption in after)
+    assert open_reader(cache).checked == 5
+    assert sorted(name for name in os.listdir(cache) if name.endswith(".index")) == [
+        "00001.index",
+        "00002.index",
+        "00004.index",
+    ]
+    assert run(tmp_path / "photos", cache).written == 2
+    assert sorted(captions(cache)) == [f"p{number}" for number in range(7)]
+
+
+def test_all_records_may_go(cache, tmp_path):
+    drop(cache, *range(7))
+    assert len(open_reader(cache)) == 0
+    assert run(tmp_path / "photos", cache).written == 7
+
+
+def test_whichever_step_is_the_last_the_old_or_the_new_cache_is_left(cache, tmp_path, monkeypatch):
+    old = captions(cache)
+    folder, step, outcomes = str(tmp_path / "copy"), 0, []
+
+    def counted(function):
+        def call(*args, **options):
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return function(*args, **options)
+
+        return call
+
+    for module, name in ((os, "replace"), (os, "unlink"), (pruning, "write_atomic")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    while True:
+        left = -1
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(cache, folder)
+        left = step
+        try:
+            drop(folder, 1, 6)
+            left = -1
+            break
+        except Killed:
+            left = -1
+            decided = is_pending(folder)
+            recover(folder)
+            names = captions(folder)
+            assert names in (old, ["p2", "p3", "p4", "p5", "p0"])
+            assert len(names) == 5 or not decided
+            assert pruning.SIDE not in os.listdir(folder)
+            outcomes.append(len(names) == 5)
+        step += 1
+    assert outcomes == sorted(outcomes)
+    assert 5 < outcomes.count(True) and 1 < outcomes.count(False)
+
+
+def test_between_the_steps_readers_find_whole_records_and_a_warning(cache, monkeypatch):
+    before = records(cache)
+    swap = pruning._swap_shards
+
+    def stopped(*args):
+        swap(*args)
+        raise Killed
+
+    monkeypatch.setattr(pruning, "_swap_shards", stopped)
+    with pytest.raises(Killed):
+        drop(cache, 0, 1, 2)
+    with pytest.warns(UserWarning, match="its writer did not finish"):
+        reader = open_reader(cache)
+    for number in range(len(reader)):
+        record = reader[number]
+        assert bytes(record["moments"]) == before[record["caption"]].tobytes()
+    with pytest.raises(ValueError, match="was interrupted while records were dropped"):
+        open_journal(cache)
+
+
+def test_stale_records_of_a_plan(cache, tmp_path):
+    photos = tmp_path / "photos"
+    write_picture(photos, "p3", 99)
+    (photos / "p5.txt").write_text("Another caption.")
+    (photos / "p6.png").unlink()
+    plan = plan_for(photos, cache)
+    assert sorted(plan.stale.items()) == [
+        (3, "the file was edited"),
+        (5, "a caption, label or flow was changed"),
+        (6, "no longer in the input"),
+    ]
+    run(photos, cache)
+    drop(cache, *plan.stale)
+    plan = plan_for(photos, cache)
+    assert (plan.present, plan.items, plan.stale) == (6, [], {})
