@@ -46,7 +46,7 @@ class EMA:
             }
             for average in self._averages
         ]
-        apart = any(w.device != self.device for w in current)
+        apart = self.device.type == "cpu" and any(w.is_cuda for w in current)
         self._staging = Staging(current) if apart else None
         self._update: Future[None] | None = None  # that runs in the background
 
@@ -88,7 +88,7 @@ class EMA:
 
     @torch.no_grad()
     def _move(self, current: Sequence[Tensor]) -> None:
-        current = [weight.float() for weight in current]
+        current = [weight.to(self.device, torch.float32) for weight in current]
         for decay, average in zip(self.decays, self._averages, strict=True):
             torch._foreach_lerp_(average, current, 1.0 - decay)
 

@@ -22,14 +22,20 @@ CASES = {
     "ddp": ("ddp", {}),
     "fsdp": ("fsdp", {}),
     "hybrid": ("fsdp", {"replicate": 2, "reshard": False}),
+    "fsdp_host": ("fsdp", {"offload": True}),
     "zero0": ("deepspeed", {"stage": 0}),
     "zero1": ("deepspeed", {"stage": 1}),
     "zero2": ("deepspeed", {"stage": 2}),
     "zero3": ("deepspeed", {"stage": 3}),
+    "zero2_host": ("deepspeed", {"stage": 2, "offload_optimizer": {"device": "cpu"}}),
+    "zero3_host": (
+        "deepspeed",
+        {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    ),
 }
 GLOBAL_BATCH, ACCUM, MAX_NORM = 8, 2, 1.0
 STEPS, CUT = 4, 2
-LATE = ("ddp", "fsdp", "hybrid")  # exchange gradients in the last micro-batch of a step only
+LATE = ("ddp", "fsdp", "hybrid", "fsdp_host")  # exchange gradients in the last micro-batch of a step only
 
 
 def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> Trainer:

@@ -26,14 +26,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def two_processes(*arguments: str) -> None:
-    """Run tests/engine/spread.py twice, as ranks 0 and 1."""
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+def processes(count: int, *arguments: str) -> None:
+    """Run tests/engine/spread.py as this many ranks."""
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "tests.engine.spread", *arguments]
     children = []
-    for rank in ("0", "1"):
-        env = os.environ | common | {"RANK": rank, "LOCAL_RANK": rank}
+    for rank in range(count):
+        env = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         pipe = subprocess.PIPE
         children.append(
             subprocess.Popen(
@@ -42,7 +42,7 @@ def two_processes(*arguments: str) -> None:
         )
     outputs = [child.communicate(timeout=280)[0] for child in children]
     codes = [child.returncode for child in children]
-    assert codes == [0, 0], "\n".join(output[-3000:] for output in outputs)
+    assert codes == [0] * count, "\n".join(output[-3000:] for output in outputs)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def runs(tmp_path_factory):
     spread.run("single", folder / "single/cut", stop_at=spread.CUT)
     spread.run("single", folder / "single/bfloat16", precision="bfloat16", stop_at=spread.CUT)
     spread.run("single", folder / "single/bad", bad=[spread.GLOBAL_BATCH + 1], stop_at=3)
-    two_processes(str(folder), *SPREAD)
+    processes(2, str(folder), *SPREAD)
     return folder
 
 
@@ -147,3 +147,17 @@ def test_bfloat16_follows_one_process(runs, case):
     assert {v.dtype for v in weights(runs / case / "bfloat16", step=step).values()} == {
         torch.float32
     }
+
+
+@pytest.mark.slow
+def test_two_copies_of_two_parts_equal_one_process(tmp_path):
+    spread.run("single", tmp_path / "one")
+    spread.run("single", tmp_path / "single/cut", stop_at=spread.CUT)
+    processes(4, str(tmp_path), "hybrid")
+    one, four = rows(tmp_path / "one"), rows(tmp_path / "hybrid/whole")
+    torch.testing.assert_close(torch.tensor(four), torch.tensor(one), **CLOSE)
+    found = weights(tmp_path / "hybrid/whole")
+    for name, value in weights(tmp_path / "one").items():
+        torch.testing.assert_close(found[name], value, **CLOSE)
+    own, _, own_again = json.loads((tmp_path / "hybrid/seen3.json").read_text())
+    assert own == own_again

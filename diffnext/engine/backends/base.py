@@ -128,7 +128,9 @@ class Backend:
             divisor = excess if divisor is None else divisor * excess
         overflow = (~norm.isfinite()).float()
         set_lr(learner.optimizer, lr)
-        update(learner.optimizer, grads, divisor=divisor, overflow=overflow)
+        place = grads[0].device  # that of the kernel that steps
+        divisor = None if divisor is None else divisor.to(place)
+        update(learner.optimizer, grads, divisor=divisor, overflow=overflow.to(place))
         learner.optimizer.zero_grad(set_to_none=True)
         if learner.scaler is not None:
             learner.scaler.update(overflow)

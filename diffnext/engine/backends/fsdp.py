@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
@@ -31,6 +31,8 @@ class FSDPBackend(Backend):
             rounds also what autocast would keep in float32.
         reshard: free the gathered weights of a block after its forward and gather them again in
             backward; False is faster and needs the memory of the whole network.
+        offload: keep the split weights, gradients and optimizer state in the memory of the host,
+            where the optimizer then steps; for networks that do not fit otherwise.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class FSDPBackend(Backend):
         replicate: int = 1,
         gather_dtype: str = "float32",
         reshard: bool = True,
+        offload: bool = False,
     ) -> None:
         super().__init__(env, precision=precision)
         processes.init_alone()
@@ -51,14 +54,19 @@ class FSDPBackend(Backend):
             cast_forward_inputs=False,
         )
         self.reshard = reshard
+        self.offload = offload
 
     def _wrap(self, net: nn.Module, optimizer: OptimizerFactory | None) -> Learner:
-        net = net.to(self.env.device)
+        net = net.to("cpu" if self.offload else self.env.device)
+        for buffer in net.buffers():
+            buffer.data = buffer.to(self.env.device)
         options = {
             "mesh": self.mesh,
             "mp_policy": self.policy,
             "reshard_after_forward": self.reshard,
         }
+        if self.offload:
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=self.env.device.type == "cuda")
         for block in repeated_blocks(net):
             fully_shard(block, **options)
         fully_shard(net, **options)
@@ -78,6 +86,7 @@ class FSDPBackend(Backend):
         super()._put(role, weights)
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
-        squares = torch.nn.utils.get_total_norm([local(grad) for grad in grads]).square()
+        norm = torch.nn.utils.get_total_norm([local(grad) for grad in grads])
+        squares = norm.square().to(self.env.device)
         dist.all_reduce(squares, group=self.mesh.get_group("shard"))
         return squares.sqrt()
