@@ -34,6 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--vae", required=True, help="folder of an autoencoder, or of a model that holds vae/")
     add_views(parser)
     add("--retry-failed", action="store_true", help="try again what failed before as it is now")
+    add("--prune", action="store_true", help="drop records that fit no listed medium any more")
     add(
         "--motion",
         action="store_true",
@@ -207,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, show the plan, build, sum up. The autoencoder is loaded when all else is known to fit."""
+    from diffnext.data.prune import recover
     from diffnext.data.records.lock import FolderLock
     from diffnext.data.sources import scan
 
@@ -217,8 +219,11 @@ def run(args: argparse.Namespace) -> int:
         plan_build(args, listing, latents, dtype)
         return 0
     with FolderLock(args.output) as lock:
+        recover(args.output)
         plan = plan_build(args, listing, latents, dtype)
         report = encode(args, plan, lock, device, dtype)
+        if args.prune:
+            plan.drop_stale()
     return summarise(plan, report, args)
 
 

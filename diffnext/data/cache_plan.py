@@ -16,6 +16,7 @@ from diffnext.data.cache_identity import Latents, check_identity, make_identity,
 from diffnext.data.choices import Choices
 from diffnext.data.journal import Entry, Journal, sample_key
 from diffnext.data.ledger import attempt, read_ledger
+from diffnext.data.prune import prune
 from diffnext.data.record_fields import complete, field_names, record_types
 from diffnext.data.records import write_identity
 from diffnext.data.sources import Failure, Listing, Source
@@ -130,6 +131,12 @@ class Plan:
         os.makedirs(self.output, exist_ok=True)
         self.journal.rewrite()
         write_identity(self.output, self.identity)
+
+    def drop_stale(self) -> None:
+        """Drop the records that fit no source any more, after the build; see `prune`."""
+        if self.stale:
+            prune(self.output, self.stale, self.journal.entries)
+            self.journal, self.stale = open_journal(self.output)[0], {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a plan finds new, present, stale, dropped or failed, and what it need not look at."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,14 +11,20 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from diffnext.data import media
 from diffnext.data.cache import build
-from diffnext.data.cache_identity import Latents
+from diffnext.data.cache_identity import Latents, open_journal
+from diffnext.data.cache_plan import make_plan
 from diffnext.data.journal import JOURNAL
+from diffnext.data.location import File
 from diffnext.data.plan_table import table
-from diffnext.data.records import open_reader, read_identity
+from diffnext.data.records import open_reader, read_identity, write_identity
+from diffnext.data.sources import Failure, scan
 from diffnext.data.view_rules import ViewRules
 from tests.data.cache_builds import (
     LATENTS,
+    RULES,
+    encode,
     plan_for,
     records,
     run,
@@ -93,6 +100,148 @@ def test_videos_give_the_frames_that_were_asked_for(tmp_path):
         assert moments.shape == (8, 9, 6, 16)
         assert moments[0, :, 0, 0].tolist() == list(range(0, 65, 8))
     assert open_reader(tmp_path / "cache")[0]["flow"] == 1.5
+
+
+def test_known_media_are_neither_probed_nor_read(photos, tmp_path, monkeypatch):
+    run(photos, tmp_path / "cache")
+    plan_for(photos, tmp_path / "cache", remember=True)
+    monkeypatch.setattr(media, "probe", None)
+    monkeypatch.setattr(File, "digest", None)
+    plan = plan_for(photos, tmp_path / "cache")
+    assert (plan.present, plan.items, plan.failures) == (7, [], [])
+    other = ViewRules(RULES.sizes, flip=True)
+    assert len(plan_for(photos, tmp_path / "cache", rules=other).failures) == 7  # probed
+
+
+def test_new_files_are_hashed_only_where_they_may_be_known(photos, tmp_path, monkeypatch):
+    run(photos, tmp_path / "cache")
+    hashed = []
+    digest = File.digest
+    monkeypatch.setattr(File, "digest", lambda file: hashed.append(file.path) or digest(file))
+    PIL.Image.new("RGB", (60, 40)).save(photos / "new.png")
+    (photos / "new.txt").write_text("New.")
+    os.utime(photos / "p2.png", ns=(0, 0))
+    plan = plan_for(photos, tmp_path / "cache")
+    assert [Path(path).name for path in hashed] == ["p2.png"]
+    [task] = plan.tasks
+    assert (Path(task.source.path).name, task.content, plan.present) == ("new.png", "", 7)
+
+
+def test_a_moved_file_is_not_read_again_once_the_journal_knows(photos, tmp_path, monkeypatch):
+    run(photos, tmp_path / "cache")
+    for suffix in (".png", ".txt"):
+        (photos / f"p5{suffix}").rename(photos / f"moved{suffix}")
+    plan = plan_for(photos, tmp_path / "cache")
+    assert plan.journal.moved == 1 and plan.is_due
+    build(plan, None)
+    monkeypatch.setattr(File, "digest", None)
+    plan = plan_for(photos, tmp_path / "cache")
+    assert (plan.present, plan.is_due) == (7, False)
+
+
+def test_a_resolution_may_be_added_and_the_records_of_the_other_stay(photos, tmp_path):
+    run(photos, tmp_path / "cache")
+    larger = ViewRules((((64, 64),),))
+    plan = plan_for(photos, tmp_path / "cache", rules=larger)
+    assert (len(plan.items), plan.present, plan.stale) == (7, 0, {})
+    assert [line.split()[-2:] for line in table(plan).splitlines()[1:4]] == [
+        ["0", "7"],
+        ["7", "0"],
+        ["7", "7"],
+    ]
+    assert build(plan, encode, workers=0).written == 7
+    shapes, ids = open_reader(tmp_path / "cache").shapes()
+    assert shapes == [(8, 4, 6), (8, 8, 8)] and np.bincount(ids).tolist() == [7, 7]
+    both = ViewRules((*RULES.sizes, *larger.sizes))
+    assert plan_for(photos, tmp_path / "cache", rules=both).present == 14
+
+
+def test_views_of_one_medium_are_one_task(photos, tmp_path):
+    rules = ViewRules((((32, 48),), ((64, 64),)), flip=True)
+    plan = plan_for(photos, tmp_path / "cache", rules=rules)
+    assert [len(task.items) for task in plan.tasks] == [4] * 7
+    assert build(plan, encode, workers=0).written == 28
+    entries = open_journal(str(tmp_path / "cache"))[0].entries
+    assert len({entry.key for entry in entries}) == 28
+    assert sum(entry.view.flip for entry in entries) == 14
+
+
+def test_tasks_are_no_larger_than_memory_allows(tmp_path, monkeypatch):
+    write_clip(tmp_path / "a.mp4", 40)
+    (tmp_path / "a.txt").write_text("Numbers.")
+    monkeypatch.setattr("diffnext.data.cache_plan.TASK_BYTES", 3 * 9 * 48 * 128 * 3)
+    rules = ViewRules((((48, 128),),), num_frames=(9,), windows=None, flip=True)
+    plan = plan_for(tmp_path, tmp_path / "cache", rules=rules, latents=VIDEO)
+    assert [[item.view.frame_ids[0] for item in task.items] for task in plan.tasks] == [
+        [start] * 2 for start in (0, 10, 20, 31)
+    ]
+
+
+def test_what_failed_is_not_tried_again_until_it_changes(photos, tmp_path, monkeypatch):
+    (photos / "p1.png").write_bytes(b"no picture")
+    whole = (photos / "p2.png").read_bytes()
+    (photos / "p2.png").write_bytes(whole[: len(whole) // 2])
+    first = run(photos, tmp_path / "cache").failures
+    assert sorted(failure.stage for failure in first) == ["decode", "probe"]
+    plan = plan_for(photos, tmp_path / "cache")
+    assert (plan.items, plan.failed_before, plan.present) == ([], 2, 5)
+    assert sorted(plan.failures, key=str) == sorted(first, key=str)
+    assert "failed before         2  not tried" in table(plan)
+    build(plan, None)
+    plan = plan_for(photos, tmp_path / "cache", retry_failed=True)
+    assert (len(plan.items), plan.failed_before, len(plan.failures)) == (1, 0, 1)
+    (photos / "p2.png").write_bytes(whole)
+    plan = plan_for(photos, tmp_path / "cache")
+    assert (len(plan.items), plan.failed_before) == (1, 1)
+
+
+def test_records_of_what_cannot_be_read_are_not_stale(photos, tmp_path):
+    run(photos, tmp_path / "cache")
+    (photos / "p1.png").write_bytes(b"no picture")
+    listing = scan(str(photos))
+    listing.sources = [source for source in listing.sources if "p2" not in source.path]
+    options = {"rules": RULES, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
+    output = str(tmp_path / "cache")
+    assert make_plan(listing, output, **options).stale == {2: "no longer in the input"}
+    listing.failures.append(Failure(str(photos), "scan", "folder cannot be read"))
+    assert make_plan(listing, output, **options).stale == {}
+
+
+def test_a_cache_of_version_1_goes_on(photos, tmp_path):
+    """As it was written then: one cut in the identity, none in the lines, and its own keys."""
+    folder = tmp_path / "cache"
+    run(photos, folder)
+    identity = read_identity(folder)
+    cut = {"height": 32, "width": 48, "num_frames": 1, "frame_stride": 1}
+    rule = identity.pop("rules")["resize"]
+    write_identity(folder, {**identity, "version": 1, "cut": {**cut, "rule": rule}})
+    lines = []
+    for entry in open_journal(str(folder))[0].entries:
+        fields = {"caption": Path(entry.path).with_suffix(".txt").read_text(), "text": ""}
+        text = json.dumps([entry.content, fields, cut], sort_keys=True)
+        values = {name: getattr(entry, name) for name in ("path", "size", "mtime_ns", "content")}
+        lines.append(json.dumps({"key": hashlib.sha256(text.encode()).hexdigest(), **values}))
+    (folder / JOURNAL).write_text("\n".join(lines) + "\n")
+    plan = plan_for(photos, folder)
+    assert (plan.items, plan.present, plan.stale) == ([], 7, {})
+    with pytest.raises(ValueError, match=r"vae\.class: the cache has 'Stub'"):
+        plan_for(photos, folder, vae={"class": "Other"})
+    write_picture(photos, "p9", 9)
+    assert run(photos, folder).written == 1
+    assert read_identity(folder) == {**identity, "version": 2, "rules": {"resize": rule}}
+    assert plan_for(photos, folder).present == 8
+
+
+def test_fields_that_the_build_computes_need_not_be_given(tmp_path):
+    for name, fields in (("a", {"flow": 2.5}), ("b", {})):
+        path = Path(write_clip(tmp_path / f"{name}.mp4", 9))
+        path.with_suffix(".json").write_text(json.dumps({"caption": name, **fields}))
+    rules = ViewRules((((48, 128),),), num_frames=(9,))
+    options = {"rules": rules, "latents": VIDEO}
+    assert len(plan_for(tmp_path, tmp_path / "cache", **options).failures) == 1
+    plan = plan_for(tmp_path, tmp_path / "cache", **options, computed={"flow": "a rule"})
+    assert [item.source.flow for item in plan.items] == [2.5, None]
+    assert plan.fields["flow"] == "float64" and plan.identity["rules"]["flow"] == "a rule"
 
 
 def test_a_cache_of_another_identity_is_refused(photos, tmp_path):

@@ -7,10 +7,11 @@ import shutil
 import pytest
 
 from diffnext.data import prune as pruning
+from diffnext.data.cache import build
 from diffnext.data.cache_identity import open_journal
 from diffnext.data.prune import is_pending, prune, recover
 from diffnext.data.records import folder_writer, open_reader
-from tests.data.cache_builds import plan_for, records, run, write_photos, write_picture
+from tests.data.cache_builds import encode, plan_for, records, run, write_photos, write_picture
 
 
 class Killed(BaseException):
@@ -135,7 +136,8 @@ def test_stale_records_of_a_plan(cache, tmp_path):
         (5, "a caption, label or flow was changed"),
         (6, "no longer in the input"),
     ]
-    run(photos, cache)
-    drop(cache, *plan.stale)
+    build(plan, encode)
+    plan.drop_stale()
+    assert len(plan.journal.entries) == len(open_reader(cache)) == 6
     plan = plan_for(photos, cache)
     assert (plan.present, plan.items, plan.stale) == (6, [], {})
