@@ -51,7 +51,7 @@ def floor(folder: str, seed: int) -> Iterator[int]:
     slots = [buffer[i * size : (i + 1) * size] for i in range(BATCH)]
     number = 0
     while True:
-        places = [index.locate(record) for record in sampler[number].index.tolist()]
+        places = [index.locate(record)[:3] for record in sampler[number].index.tolist()]
         for (shard, offset, length), slot in zip(places, slots, strict=True):
             os.preadv(files[shard], [slot[:length]], offset)
         number += 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,16 +26,28 @@ class Part:
         """Numbers, through all datasets, of the part's records `rank`."""
         return self.start + (rank if self.members is None else self.members[rank].astype(np.int64))
 
+    def after(self, index: int) -> int:
+        """The part's record that follows `index`, both counted through all datasets; then the first."""
+        local = index - self.start
+        rank = local if self.members is None else int(np.searchsorted(self.members, local))
+        return int(self.records(np.array((rank + 1) % self.count)))
+
 
 @dataclass(frozen=True)
 class Bucket:
     shape: tuple[int, ...]  # (2C, T, H, W)
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...]  # of one dataset each, in the order of the datasets
 
     @property
     def take(self) -> int:
         """Samples that pass in an epoch."""
         return sum(part.take for part in self.parts)
+
+    def after(self, index: int) -> int:
+        """The next record of the same dataset and shape."""
+        return self.parts[bisect_right(self.parts, index, key=lambda part: part.start) - 1].after(
+            index
+        )
 
 
 def group(readers: Sequence[RecordReader], weights: Sequence[float] | None = None) -> list[Bucket]:

@@ -7,6 +7,7 @@ costs to fill it from the page cache.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 
@@ -36,7 +37,7 @@ class Buffers:
         """A float16 tensor with any content."""
         if self.pinned:
             return torch.empty(shape, dtype=torch.float16, pin_memory=True)
-        count = int(np.prod(shape))
+        count = math.prod(shape)
         with self._lock:
             for array, held in zip(self._arrays, _references(self._arrays), strict=True):
                 if array.size == count and held == self._free:

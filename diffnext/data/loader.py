@@ -5,26 +5,24 @@ The samples of an optimizer step, its global batch, are world * accum_steps * ba
 samples of the `Sampler`'s order. They are cut into micro-batches of batch_size; micro-batch m of
 rank r is number m * world + r of them. So any layout with the same product trains on the same
 samples, and, with the same batch_size, on the same micro-batches.
+
+A loader of worker processes, as torchdata's StatefulDataLoader, would put a process boundary between
+the page cache and the batch, and copy each batch through it; threads read into the batch itself.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate
 from typing import Any
 
-import numpy as np
-
+from diffnext.data.batches import BatchReader
 from diffnext.data.buckets import group
-from diffnext.data.buffers import Buffers
-from diffnext.data.parse import moments, parse
-from diffnext.data.records.base import Record, RecordError, RecordReader
+from diffnext.data.records.base import RecordReader, Times
 from diffnext.data.sampler import GlobalBatch, Sampler
-from diffnext.data.schema import Batch, Sample, collate
+from diffnext.data.schema import Batch
 from diffnext.utils.seeding import mix
 
 
@@ -47,9 +45,13 @@ class Loader:
         weights: how often each dataset passes in an epoch, 1 each if not given.
         short_caption: probability that a sample is trained on its short caption.
         pin_memory: make batches in page-locked memory.
+        verify: compare each record with its checksum, if it has one.
+        on_damage: what becomes of a damaged record: "error" names it and stops; "skip" tells of it,
+            and the next record of its dataset and shape stands in for it, in any layout the same.
 
     Raises:
-        ValueError: sizes below 1, a rank outside of the world, a dataset without moments.
+        ValueError: sizes below 1, a rank outside of the world, a dataset without moments, another
+            `on_damage`.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Loader:
         weights: Sequence[float] | None = None,
         short_caption: float = 0.5,
         pin_memory: bool = False,
+        verify: bool = True,
+        on_damage: str = "error",
     ) -> None:
         self.readers = list(readers) if isinstance(readers, list | tuple) else [readers]
         _check(self.readers, batch_size, accum_steps, rank, world)
@@ -76,17 +80,33 @@ class Loader:
         self.world = world
         self.num_threads = num_threads
         self.prefetch = max(1, prefetch)
-        self.short_caption = short_caption
         self.wait_s = 0.0  # seconds that the consumer has waited for data, since the start
         size = world * accum_steps * batch_size
         buckets = group(self.readers, weights)
         self.sampler = Sampler(buckets, global_batch=size, seed=seed)
         self.buckets = self.sampler.buckets
-        self._starts = [0, *accumulate(map(len, self.readers))]
-        self._buffers = Buffers(pinned=pin_memory)
+        self._batches = BatchReader(
+            self.readers,
+            self.buckets,
+            seed=seed,
+            short_caption=short_caption,
+            pin_memory=pin_memory,
+            verify=verify,
+            on_damage=on_damage,
+        )
         self._taken = 0  # micro-batches that the consumer has
         self._due: deque[Future[Batch]] = deque()
         self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def times(self) -> Times:
+        """What reading took since the start, summed over the threads and with what is read ahead."""
+        return self._batches.times
+
+    @property
+    def damaged(self) -> int:
+        """Samples that another record stood in for, those read ahead included."""
+        return self._batches.damaged
 
     @property
     def step(self) -> int:
@@ -104,7 +124,11 @@ class Loader:
     def __next__(self) -> Batch:
         start = time.perf_counter()
         try:
-            batch = self._next_ahead() if self.num_threads else self._make(*self._plan(self._taken))
+            batch = (
+                self._next_ahead()
+                if self.num_threads
+                else self._batches.read(*self._plan(self._taken))
+            )
         except BaseException:
             self._stop_reading()  # asked again, it reads the same batch again
             raise
@@ -118,10 +142,10 @@ class Loader:
             self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="diffnext-read")
         while len(self._due) < self.prefetch:
             plan = self._plan(self._taken + len(self._due))
-            self._due.append(self._pool.submit(self._make, *plan))
+            self._due.append(self._pool.submit(self._batches.read, *plan))
         batch = self._due.popleft().result()
         plan = self._plan(self._taken + 1 + len(self._due))
-        self._due.append(self._pool.submit(self._make, *plan))
+        self._due.append(self._pool.submit(self._batches.read, *plan))
         return batch
 
     def _plan(self, number: int) -> tuple[GlobalBatch, slice]:
@@ -129,45 +153,6 @@ class Loader:
         step, micro = divmod(number, self.accum_steps)
         first = (micro * self.world + self.rank) * self.batch_size
         return self.sampler[step], slice(first, first + self.batch_size)
-
-    # ------------------------------------------------------------------------- reading a batch
-
-    def _make(self, plan: GlobalBatch, rows: slice) -> Batch:
-        buffer = self._buffers.take((self.batch_size, *plan.shape))
-        slots = list(map(memoryview, buffer.numpy().reshape(self.batch_size, -1).view(np.uint8)))
-        indices, epochs = plan.index[rows].tolist(), plan.epoch[rows].tolist()
-        records = self._read(indices, slots)
-        keys = zip(records, indices, epochs, strict=True)
-        return collate([self._parse(*key) for key in keys], buffer)
-
-    def _read(self, indices: list[int], slots: list[memoryview]) -> list[Record]:
-        """Records with their moments in `slots`."""
-        numbers = [bisect_right(self._starts, index) - 1 for index in indices]
-        records: list[Record] = [{}] * len(indices)
-        for number in set(numbers):
-            places = [place for place, found in enumerate(numbers) if found == number]
-            local = [indices[place] - self._starts[number] for place in places]
-            outs = [slots[place] for place in places]
-            read = _read_into(self.readers[number], local, outs)
-            for place, record in zip(places, read, strict=True):
-                records[place] = {**record, "moments": slots[place]}
-        return records
-
-    def _parse(self, record: Record, index: int, epoch: int) -> Sample:
-        try:
-            return parse(
-                record,
-                seed=self.seed,
-                index=index,
-                epoch=epoch,
-                short_caption=self.short_caption,
-            )
-        except ValueError as error:
-            raise RecordError(f"{self._describe(index)}: {error}") from error
-
-    def _describe(self, index: int) -> str:
-        number = bisect_right(self._starts, index) - 1
-        return self.readers[number].describe(index - self._starts[number])
 
     def _stop_reading(self) -> None:
         for future in self._due:
@@ -224,24 +209,6 @@ class Loader:
             "records": [len(reader) for reader in self.readers],
             "buckets": mix(repr(content)),
         }
-
-
-def _read_into(reader: RecordReader, indices: list[int], slots: list[memoryview]) -> list[Record]:
-    try:
-        return reader.read_into(indices, "moments", slots)
-    except RecordError:
-        for index in indices:
-            _explain(reader, index)
-        raise
-
-
-def _explain(reader: RecordReader, index: int) -> None:
-    """Raise what is wrong with the moments of a record, if it is they."""
-    record = reader[index]
-    try:
-        moments(record)
-    except ValueError as error:
-        raise RecordError(f"{reader.describe(index)}: {error}") from error
 
 
 def _check(

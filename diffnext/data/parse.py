@@ -1,54 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a stored record into a sample: bytes to arrays, and the choice of a caption.
+"""What training takes from a record: its moments as an array, and the choice of a caption.
 
 Letters: C latent channel, T latent frame, H W latent size, L text length, D text width.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffnext.data.schema import Sample
-from diffnext.utils.seeding import mix
+from diffnext.utils.seeding import mixer
 
 FLOAT16 = np.dtype("<f2")
 # A mark ends a sentence before a space or at the end, a full-width one (Chinese, Japanese) anywhere.
 SENTENCE = re.compile(".+?(?:[.!?](?=\\s|$)|[\u3002\uff01\uff1f]|$)", re.DOTALL)
 
 
-def parse(
+def draw_prompt(
     record: Mapping[str, Any], *, seed: int, index: int, epoch: int, short_caption: float = 0.5
-) -> Sample:
-    """Make a sample of a record.
+) -> str | np.ndarray | None:
+    """What a sample is trained on: a caption, or its embedding (L, D) float16; None if it has none.
 
-    The caption is drawn from (seed, epoch, index) alone: `text`, the short one, with probability
+    It is drawn from (seed, epoch, index) alone: `text`, the short one, with probability
     `short_caption`, else `caption`. Where there is no `text`, the first sentence of `caption` stands
     for it.
 
     Args:
-        record: decoded fields; `moments` is any buffer, which the sample's moments are a view of.
+        record: decoded fields.
         seed: of the run.
         index: number of the record in its dataset.
         epoch: how many times the dataset was gone through before.
         short_caption: probability of the short caption; 0.5 is that of the published models.
 
     Raises:
-        ValueError: the moments are not float16 of the record's shape, or there are none.
+        ValueError: the bytes of an embedding do not fit its shape.
     """
-    lot = mix(seed, "caption", epoch, index) / 2**63  # in [0, 1)
-    return Sample(
-        moments=moments(record),
-        index=index,
-        epoch=epoch,
-        prompt=choose_prompt(record, short=lot < short_caption),
-        label=int(record["label"]) if "label" in record else None,
-        flow=float(record["flow"]) if "flow" in record else None,
-    )
+    lot = _caption_lots(seed, epoch)(index) / 2**63  # in [0, 1)
+    return choose_prompt(record, short=lot < short_caption)
+
+
+@functools.lru_cache(maxsize=64)
+def _caption_lots(seed: int, epoch: int) -> Callable[[int], int]:
+    return mixer(seed, "caption", epoch)
 
 
 def moments(record: Mapping[str, Any]) -> np.ndarray:
@@ -82,6 +80,9 @@ def moments_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 def choose_prompt(record: Mapping[str, Any], *, short: bool) -> str | np.ndarray | None:
     """The long or the short caption, or its embedding (L, D) float16; None if there is neither."""
+    caption, text = record.get("caption"), record.get("text")
+    if caption and text and isinstance(caption, str) and isinstance(text, str):
+        return text if short else caption
     present = [_prompt(record[name], name) for name in ("caption", "text") if name in record]
     filled = [prompt for prompt in present if len(prompt)]
     if not filled:

@@ -6,23 +6,13 @@ Letters: B batch, C latent channel, T latent frame, H W latent size, L text leng
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One example, read from a record and with its caption chosen."""
-
-    moments: np.ndarray  # (2C, T, H, W) float16, mean then log-variance; T = 1 for a picture
-    index: int  # number of the record in its dataset
-    epoch: int  # how many times the whole dataset was gone through before
-    prompt: str | np.ndarray | None = None  # text, or its embedding (L, D) float16
-    label: int | None = None  # class number
-    flow: float | None = None  # motion score of a video, pixels a frame
 
 
 @dataclass(frozen=True)
@@ -44,48 +34,44 @@ class Batch:
         return list(zip(self.epoch.tolist(), self.index.tolist(), strict=True))
 
 
-def collate(samples: list[Sample], moments: Tensor | None = None) -> Batch:
-    """Stack examples of one shape.
+def collate(
+    records: Sequence[Mapping[str, Any]],
+    prompts: Sequence[str | np.ndarray | None],
+    *,
+    moments: Tensor,
+    index: np.ndarray,
+    epoch: np.ndarray,
+) -> Batch:
+    """Make a batch of examples of one shape.
 
     Args:
-        samples: the examples.
-        moments: (B, 2C, T, H, W), where the samples' moments lie already, one after another.
+        records: B decoded records, for `label` and `flow`.
+        prompts: B texts, embeddings (L, D), or None.
+        moments: (B, 2C, T, H, W) float16.
+        index: (B,) int64, number of each record in its dataset.
+        epoch: (B,) int64, how many times that was gone through before.
 
     Raises:
-        ValueError: a field that some examples have and others lack, or shapes that differ.
+        ValueError: a field that some examples have and others lack.
     """
-    shapes = {sample.moments.shape for sample in samples}
-    if len(shapes) != 1:
-        raise ValueError(f"a batch takes moments of one shape, found {sorted(shapes)}")
+    numbers = index.tolist()
+    labels = _column([record.get("label") for record in records], "label", numbers)
+    flow = _column([record.get("flow") for record in records], "flow", numbers)
+    texts = _column(prompts, "prompt", numbers)
     return Batch(
-        moments=_stack(samples) if moments is None else moments,
-        index=torch.tensor([sample.index for sample in samples]),
-        epoch=torch.tensor([sample.epoch for sample in samples]),
-        prompts=_prompts(samples),
-        labels=_column(samples, "label", torch.int64),
-        flow=_column(samples, "flow", torch.float32),
+        moments=moments,
+        index=torch.from_numpy(index),
+        epoch=torch.from_numpy(epoch),
+        prompts=texts and [p if isinstance(p, str) else torch.from_numpy(p) for p in texts],
+        labels=None if labels is None else torch.tensor(labels, dtype=torch.int64),
+        flow=None if flow is None else torch.tensor(flow, dtype=torch.float32),
     )
 
 
-def _stack(samples: list[Sample]) -> Tensor:
-    return torch.from_numpy(np.stack([sample.moments for sample in samples]))
-
-
-def _prompts(samples: list[Sample]) -> list[str | Tensor] | None:
-    if not _present(samples, "prompt"):
-        return None
-    prompts = [sample.prompt for sample in samples]
-    return [p if isinstance(p, str) else torch.from_numpy(p) for p in prompts]
-
-
-def _column(samples: list[Sample], field: str, dtype: torch.dtype) -> Tensor | None:
-    if not _present(samples, field):
-        return None
-    return torch.tensor([getattr(sample, field) for sample in samples], dtype=dtype)
-
-
-def _present(samples: list[Sample], field: str) -> bool:
-    missing = [sample.index for sample in samples if getattr(sample, field) is None]
-    if missing and len(missing) < len(samples):
+def _column(values: Sequence[Any], field: str, numbers: list[int]) -> list[Any] | None:
+    """The values of all examples; None if they have none."""
+    present = [value for value in values if value is not None]
+    if 0 < len(present) < len(values):
+        missing = [n for n, value in zip(numbers, values, strict=True) if value is None]
         raise ValueError(f"records {missing} have no {field!r}, others of their batch do")
-    return not missing
+    return present or None

@@ -162,3 +162,30 @@ def test_floats_are_rounded_to_four_bytes():
     assert (
         wire.decode(data, {"f": "FLOAT32"})["f"] == struct.unpack("<f", struct.pack("<f", 0.1))[0]
     )
+
+
+texts = st.dictionaries(st.sampled_from("abc"), st.text(max_size=40).map(lambda t: t * 9))
+
+
+@given(texts, st.permutations("abc"), st.integers(0, 3))
+def test_texts_are_decoded_as_any_field(values, order, cut):
+    """By the shortcut as far as it goes, then field by field; whole, in any order, or cut off."""
+    types = dict.fromkeys("abc", "STRING")
+    written = {name: values[name] for name in order if name in values}
+    data = b"".join(wire.encode(written, dict.fromkeys(written, "STRING")))
+    record, end = wire.decode_texts(data, "abc")
+    assert {**record, **wire.decode_present(data, end, len(data), types)} == written
+    torn = data[: len(data) - cut]
+    record, end = wire.decode_texts(torn, "abc")
+    assert end <= len(torn) and all(written[name] == text for name, text in record.items())
+
+
+def test_texts_of_any_length():
+    for size in [*range(300), 2**14 - 20, 2**14 - 1, 2**14, 2**21]:
+        text = "x" * size
+        data = b"".join(wire.encode({"caption": text}, {"caption": "STRING"}))
+        record, end = wire.decode_texts(data, ["other", "caption"])
+        assert {**record, **wire.decode_present(data, end, len(data), {"caption": "STRING"})} == {
+            "caption": text
+        }
+        assert end == (len(data) if size < 2**14 - 20 else end)

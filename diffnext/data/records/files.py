@@ -13,6 +13,8 @@ from diffnext.data.records.base import RecordError
 from diffnext.utils.files import write_bytes
 
 Buffer = bytes | bytearray | memoryview
+Job = tuple[int, int, Sequence[bytearray | memoryview]]
+"""Number of a file, first byte to read, and the buffers that are filled one after another."""
 
 
 def write_atomic(path: str, *pieces: Buffer) -> None:
@@ -64,11 +66,21 @@ class Files:
         except FileNotFoundError as error:
             raise RecordError(f"{error.filename} is missing, its index is there") from error
 
-    def read_into(self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]) -> int:
-        """Fill `buffers` one after another from `offset` on; return how many bytes there were."""
-        file = self._file(number)
-        if hasattr(os, "preadv"):
-            return os.preadv(file.descriptor, buffers, offset)
+    def read_into(self, jobs: Sequence[Job]) -> list[int]:
+        """Fill the buffers of each job; return how many bytes there were for each.
+
+        All files are open before the first read: between two reads nothing else is done, as each
+        pushes code and tables out of the processor's caches.
+        """
+        if not hasattr(os, "preadv"):
+            return [self._copy_into(*job) for job in jobs]
+        files = [self._file(number) for number, _, _ in jobs]
+        calls = [(f.descriptor, job[2], job[1]) for f, job in zip(files, jobs, strict=True)]
+        return [os.preadv(*call) for call in calls]
+
+    def _copy_into(
+        self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]
+    ) -> int:
         data = self.read(number, offset, sum(map(len, buffers)))
         start = 0
         for buffer in buffers:

@@ -25,7 +25,8 @@ from diffnext.data.records.layout import JOURNAL, LARGE, METADATA, open_index, r
 HEADS = 256  # beginnings of records whose decoded fields are kept
 PROBE = 256  # bytes; holds the shape of a record and where its moments begin
 
-Ends = tuple[bytes, bytes]  # what lies before a payload, and what lies behind it
+Parts = tuple[bytearray, memoryview, bytearray]
+"""All bytes of a record: what lies before a payload, the payload, and what lies behind it."""
 
 
 class FolderReader:
@@ -104,15 +105,18 @@ class FolderReader:
         """
         begin = time.perf_counter()
         rows = self._locate_all(indices)
-        ends = [self._scatter(row, field, out) for row, out in zip(rows, outs, strict=True)]
+        parts = [self._parts(row[2], field, out) for row, out in zip(rows, outs, strict=True)]
+        jobs = [(row[0], row[1], pieces) for row, pieces in zip(rows, parts, strict=True)]
+        counts = self._files.read_into(jobs)
         middle = time.perf_counter()
         records = []
-        for index, row, out, pair in zip(indices, rows, outs, ends, strict=True):
-            if verify and row[3] and pair is not None:
-                self._check(index, row[3], (pair[0], out, pair[1]))
-            record = pair and self._decode_ends(index, field, len(out), pair)
+        for index, row, pieces, count in zip(indices, rows, parts, counts, strict=True):
+            _, _, size, wanted = row
+            if verify and wanted and count == size:
+                self._check(index, wanted, pieces)
+            record = self._decode_ends(index, field, pieces) if count == size else None
             if record is None:
-                record = self._read_copied(index, field, out, verify)
+                record = self._read_copied(index, field, pieces[1], verify)
             records.append(record)
         if times is not None:
             times.read_s += middle - begin
@@ -175,9 +179,9 @@ class FolderReader:
             raise self._damaged(index, str(error)) from error
 
     def _locate_all(self, indices: Sequence[int]) -> list[Row]:
-        for index in indices:
-            if not 0 <= index < len(self):
-                raise IndexError(f"record {index} of {self.path}, which has {len(self)}")
+        outside = [index for index in (min(indices), max(indices)) if not 0 <= index < len(self)]
+        if outside:
+            raise IndexError(f"record {outside[0]} of {self.path}, which has {len(self)}")
         return self.index.locate_all(indices)
 
     def _check(self, index: int, wanted: int, parts: Sequence[wire.Buffer]) -> None:
@@ -191,22 +195,16 @@ class FolderReader:
 
     # ------------------------------------------------------------------- a payload and the rest
 
-    def _scatter(self, row: Row, field: str, out: memoryview) -> Ends | None:
-        """Fill `out` and return what lies before and behind it; None if the payload is elsewhere."""
-        shard, offset, size, _ = row
-        start = self._payload_at.get((field, len(out)))
-        if start is None or start + len(out) > size:
-            return None
-        head, tail = bytearray(start), bytearray(size - start - len(out))
-        if self._files.read_into(shard, offset, (head, out, tail)) != size:
-            return None
-        return bytes(head), bytes(tail)
+    def _parts(self, size: int, field: str, out: memoryview) -> Parts:
+        """Memory for a record of `size` bytes: what comes before a payload, `out`, what is behind."""
+        start = self._payload_at.get((field, len(out)), 0)
+        return bytearray(start), out, bytearray(max(0, size - start - len(out)))
 
-    def _decode_ends(self, index: int, field: str, size: int, ends: Ends) -> Record | None:
+    def _decode_ends(self, index: int, field: str, parts: Parts) -> Record | None:
         """The other fields; None if it was not the field's payload that stood between the two."""
-        head, tail = ends
+        head, out, tail = parts
         try:
-            before = self._decode_head(head, field, size)
+            before = self._decode_head(bytes(head), field, len(out))
             if before is None:
                 return None
             behind, done = wire.decode_texts(tail, self._texts)

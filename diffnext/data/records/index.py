@@ -159,15 +159,8 @@ def save(path: str, index: Index, state: list[list]) -> None:
 def load(path: str, state: list[list]) -> Index | None:
     """Map the binary copy; None if there is none for this state of the text files, or a wrong one."""
     file = os.path.join(path, SIDECAR)
-    try:
-        with open(file, "rb") as stream:
-            if stream.readline() != MAGIC:
-                return None
-            head = json.loads(stream.readline())
-            start = stream.tell()
-    except (OSError, ValueError):
-        return None
-    if head["state"] != state:
+    head, start = _read_head(file)
+    if head is None or head["state"] != state:
         return None
     arrays = _map_arrays(file, head["arrays"], _aligned(start))
     if arrays is None:
@@ -175,6 +168,33 @@ def load(path: str, state: list[list]) -> Index | None:
     shapes = None if head["shapes"] is None else tuple(map(tuple, head["shapes"]))
     index = Index(**arrays, shapes=shapes, counts=tuple(head["counts"]))
     return index if _is_whole(index, len(state)) else None
+
+
+def adopt_copy(path: str) -> None:
+    """Make the binary copy valid in a folder that is itself a copy, whose files have other times.
+
+    The text indexes get the times that the binary copy knows, if it knows their names and sizes.
+    """
+    head, _ = _read_head(os.path.join(path, SIDECAR))
+    found = text_state(path)
+    if head is not None and _without_times(head["state"]) == _without_times(found):
+        for name, _, time_ns, _ in head["state"]:
+            os.utime(os.path.join(path, name), ns=(time_ns, time_ns))
+
+
+def _without_times(state: list[list]) -> list[list]:
+    return [[name, size, checked] for name, size, _, checked in state]
+
+
+def _read_head(file: str) -> tuple[dict | None, int]:
+    """What a binary copy says of itself, and where this ends; None where there is none."""
+    try:
+        with open(file, "rb") as stream:
+            if stream.readline() == MAGIC:
+                return json.loads(stream.readline()), stream.tell()
+    except (OSError, ValueError):
+        pass
+    return None, 0
 
 
 def _is_whole(index: Index, shards: int) -> bool:

@@ -79,7 +79,7 @@ def decode_present(
     return record
 
 
-def decode_texts(data: bytes, names: Sequence[str]) -> tuple[dict[str, str], int]:
+def decode_texts(data: bytes | bytearray, names: Sequence[str]) -> tuple[dict[str, str], int]:
     """The STRING entries that `data` begins with, and where they end.
 
     They are looked for in the order of `names`, where any may be absent. All that stands before a
@@ -90,28 +90,30 @@ def decode_texts(data: bytes, names: Sequence[str]) -> tuple[dict[str, str], int
     """
     record, pos, end = {}, 0, len(data)
     for name in names:
-        if pos + 2 > end:
+        if pos + 2 >= end:
             break
-        size, start = data[pos + 1], pos + 2
-        if size > 0x7F:
-            size, start = varint(data, pos + 1, end)
-        opening = _text_opening(name, size)
-        stop = start + size
-        if opening is not None and stop <= end and data.startswith(opening, pos):
-            record[name] = str(data[pos + len(opening) : stop], "utf-8")
-            pos = stop
+        size = data[pos + 1]
+        if size > 0x7F:  # two digits; a text that needs three is decoded as any other field
+            size += (data[pos + 2] - 1) << 7
+        opening, start, total = _text_entry(name, size)
+        if data.startswith(opening, pos) and pos + total <= end:
+            record[name] = str(data[pos + start : pos + total], "utf-8")
+            pos += total
     return record, pos
 
 
 @functools.lru_cache(maxsize=8192)
-def _text_opening(name: str, size: int) -> bytes | None:
-    """What comes before the text in an entry with a body of `size` bytes; None: no text fits."""
+def _text_entry(name: str, size: int) -> tuple[bytes, int, int]:
+    """All that comes before the text in an entry with a body of `size` bytes, its length, and that
+    of the entry; bytes that begin no entry where no text fits.
+    """
+    total = 1 + len(encode_varint(size)) + size
     longest = size - len(name.encode()) - 6  # tags and lengths of one byte each
     for length in range(longest, max(-1, longest - 16), -1):
         opening = _payload_opening(name, length)
-        if len(opening) + length == 1 + len(encode_varint(size)) + size:
-            return opening
-    return None
+        if len(opening) + length == total:
+            return opening, len(opening), total
+    return b"\xff", 1, 1
 
 
 def complete(record: Mapping[str, Any], types: Mapping[str, FeatureType]) -> dict[str, Any]:
