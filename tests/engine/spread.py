@@ -35,7 +35,12 @@ CASES = {
 }
 GLOBAL_BATCH, ACCUM, MAX_NORM = 8, 2, 1.0
 STEPS, CUT = 4, 2
-LATE = ("ddp", "fsdp", "hybrid", "fsdp_host")  # exchange gradients in the last micro-batch of a step only
+LATE = (
+    "ddp",
+    "fsdp",
+    "hybrid",
+    "fsdp_host",
+)  # exchange gradients in the last micro-batch of a step only
 
 
 def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> Trainer:
@@ -82,6 +87,7 @@ def look(trainer: Trainer) -> list[list[list[float]]]:
     with ema.applied(trainer.backend, "student"):
         seen.append(net(torch.ones(1, WIDTH)).tolist())
     seen.append(net(torch.ones(1, WIDTH)).tolist())
+    assert trainer.backend.optimizer_state("student")  # which is that of the parts
     return seen
 
 

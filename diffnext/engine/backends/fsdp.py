@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,6 +18,16 @@ from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import PRECISIONS, Backend, Learner, local
 from diffnext.engine.blocks import repeated_blocks
 from diffnext.engine.optim import OptimizerFactory
+
+
+class Sharded(Learner):
+    """A network whose parameters are parts."""
+
+    def named_learning(self) -> dict[str, nn.Parameter]:
+        for module in self.net.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a forward without backward has left whole weights in their place
+        return super().named_learning()
 
 
 @BACKENDS.register("fsdp")
@@ -70,7 +80,7 @@ class FSDPBackend(Backend):
         for block in repeated_blocks(net):
             fully_shard(block, **options)
         fully_shard(net, **options)
-        return Learner(net, net, optimizer(net) if optimizer else None)
+        return Sharded(net, net, optimizer(net) if optimizer else None)
 
     @contextmanager
     def micro(self, role: str, *, last: bool) -> Iterator[None]:
@@ -78,12 +88,6 @@ class FSDPBackend(Backend):
         net.set_requires_gradient_sync(last)
         net.set_is_last_backward(last)
         yield
-
-    def _put(self, role: str, weights: Mapping[str, Tensor]) -> None:
-        for module in self.learners[role].net.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()  # a forward without backward leaves whole weights behind
-        super()._put(role, weights)
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
         norm = torch.nn.utils.get_total_norm([local(grad) for grad in grads])
