@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from diffnext.data import video_info
 from diffnext.data.location import Location, of_path
@@ -51,19 +50,39 @@ def read_sizes(info: VideoInfo, wanted: Mapping[Size, Sequence[int]]) -> dict[Si
             f"{info.path}: {info.num_frames} frames can be decoded, {ids[-1] + 1} are wanted"
         )
     results = {size: np.empty((len(n), *size, 3), np.uint8) for size, n in wanted.items()}
-    scaler = VideoReformatter()
+    scalers = {size: _Scaler(info.rotation, size) for size in wanted}
     for number, frame in find_frames(info, ids):
         for size, numbers in wanted.items():
             rows = np.flatnonzero(np.equal(numbers, number))
             if len(rows):
-                results[size][rows] = _upright(frame, info.rotation, size, scaler)
+                results[size][rows] = scalers[size](frame)
     return results
 
 
-def _upright(
-    frame: av.VideoFrame, rotation: int, size: Size, scaler: VideoReformatter
-) -> np.ndarray:
-    """Resize a frame and turn it."""
-    height, width = size if rotation in (0, 180) else size[::-1]
-    resized = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
-    return np.rot90(resized.to_ndarray(), rotation // 90)  # (H, W, 3)
+class _Scaler:
+    """Resizes frames bilinearly and turns them upright.
+
+    FFmpeg's filter is used as players and decord use it, which gives the same numbers as they do; the
+    plain scaler of the same library places the samples of colour differently.
+    """
+
+    def __init__(self, rotation: int, size: Size) -> None:
+        self.quarters = rotation // 90
+        self.height, self.width = size if rotation in (0, 180) else size[::-1]
+        self._format = ""
+        self._graph: av.filter.Graph | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if frame.format.name != self._format:
+            self._format, self._graph = frame.format.name, self._made_for(frame)
+        self._graph.push(frame)
+        return np.rot90(self._graph.pull().to_ndarray(), self.quarters)  # (H, W, 3)
+
+    def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
+        graph = av.filter.Graph()
+        shape = {"width": frame.width, "height": frame.height}
+        source = graph.add_buffer(format=frame.format, time_base=frame.time_base, **shape)
+        scale = graph.add("scale", f"{self.width}:{self.height}:flags=bilinear:threads=1")
+        graph.link_nodes(source, scale, graph.add("format", "rgb24"), graph.add("buffersink"))
+        graph.configure()
+        return graph
