@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffnext.data.records.base import group_records
+from diffnext.data.records.base import DamagedRecord, group_records
 
 
 class ToyReader:
@@ -14,13 +14,15 @@ class ToyReader:
     Args:
         shapes: the stored shape of each record.
         bad: numbers of records that cannot be read.
+        damaged: numbers of records that are not what was written.
     """
 
-    def __init__(self, shapes, *, path="toy", bad=()):
+    def __init__(self, shapes, *, path="toy", bad=(), damaged=()):
         self.path = path
         self.fields = {"moments": "BYTES", "shape": ["INT64"], "caption": "STRING"}
         self.all_shapes = [tuple(shape) for shape in shapes]
         self.bad = set(bad)
+        self.damaged = set(damaged)
         self.closed = False
 
     def __len__(self):
@@ -29,6 +31,8 @@ class ToyReader:
     def __getitem__(self, index):
         if index in self.bad:
             raise OSError(f"cannot read {self.describe(index)}")
+        if index in self.damaged:
+            raise DamagedRecord(f"{self.describe(index)} is damaged")
         shape = self.all_shapes[index]
         moments = np.full(shape, index, "<f2").tobytes()
         return {"moments": moments, "shape": list(shape), "caption": f"{self.path} {index}"}
