@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts trainings as forks of one process that has imported everything, and kills them where told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+class Server:
+    """Runs `scripts/train.py` in forks; importing torch once is what makes many runs affordable."""
+
+    def __init__(self) -> None:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.runs.forks"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(command, env=env, cwd=ROOT, text=True, **pipes)
+
+    def train(
+        self,
+        *arguments: object,
+        log: Path,
+        world: int = 1,
+        kill_at: int = 0,
+        kill_in_step: int = 0,
+    ) -> list[int]:
+        """Run to the end, or until the first process is killed; return the exit codes.
+
+        A process that was killed has code -9; the others are killed with it.
+
+        Args:
+            kill_at: number of the event: writes that reach the disk, renames, removals and steps.
+            kill_in_step: number of the step among those of this process.
+        """
+        job = {"argv": list(map(str, arguments)), "log": str(log), "world": world}
+        job |= {"kill_at": kill_at, "kill_in_step": kill_in_step}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def serve() -> None:
+    """Answer jobs, a line each, until the input ends."""
+    import torch
+
+    from diffnext.engine import build  # noqa: F401  everything that a run imports
+    from tests.runs.test_overfit import train
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        port = _free_port()
+        children = []
+        for rank in range(job["world"]):
+            child = os.fork()
+            if child == 0:
+                _work(job, rank, port, train)
+            children.append(child)
+        print(json.dumps(_wait(children)), flush=True)
+
+
+def _work(job: dict, rank: int, port: int, train) -> None:
+    """Be one process of a run; never returns."""
+    code = 99
+    try:
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        if job["world"] > 1:
+            names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+            values = (rank, rank, job["world"], job["world"])
+            os.environ |= dict(zip(names, map(str, values), strict=True))
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if rank == 0:
+            _arm(job["kill_at"], job["kill_in_step"])
+        code = train(*job["argv"])
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _arm(event: int, step: int) -> None:
+    """Let this process kill itself at an event, in whatever thread that is, or in a step; 0 for never."""
+    import shutil
+
+    from diffnext.engine.trainer import Trainer
+
+    def counted(function, left):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    events = [event]
+    for place, name in (
+        (os, "fsync"),
+        (os, "rename"),
+        (os, "replace"),
+        (shutil, "rmtree"),
+        (Trainer, "train_step"),
+    ):
+        setattr(place, name, counted(getattr(place, name), events))
+    Trainer.train_step = counted(Trainer.train_step, [step])
+
+
+def _wait(children: Sequence[int]) -> list[int]:
+    """Exit codes; where one process is killed, the others are too."""
+    codes = dict.fromkeys(children, 0)
+    waiting = set(children)
+    while waiting:
+        child, status = os.wait()
+        waiting.discard(child)
+        codes[child] = os.waitstatus_to_exitcode(status)
+        if codes[child] < 0:
+            for other in waiting:
+                os.kill(other, signal.SIGKILL)
+    return list(codes.values())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training command, killed wherever it may be, goes on as if nothing had been."""
+
+import os
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffnext.engine.checkpoint import newest
+from diffnext.engine.tensors import SavedTensors
+from diffnext.utils.metrics import read_rows
+from tests.runs.forks import Server
+from tests.runs.tiny_nova import make_run
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+STEPS = 8
+OPTIONS = {
+    "SOLVER.MAX_STEPS": STEPS,
+    "SOLVER.SNAPSHOT_EVERY": 2,
+    "SOLVER.SNAPSHOT_KEEP": 2,
+    "SOLVER.SNAPSHOT_KEEP_EVERY": 6,
+    "SOLVER.LR_POLICY": "cosine_decay",
+    "SOLVER.CLIP_GRAD": 1.0,
+    "TRAIN.EXTRA_EMA": [0.5],
+}
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("model"), "t2i", **OPTIONS)
+
+
+@pytest.fixture
+def train(server, config, tmp_path):
+    """Run the command in a folder by name; a code that is neither 0 nor a kill fails the test."""
+
+    def run(name, *arguments, code=0, **how):
+        log = tmp_path / f"{name}.log"
+        codes = server.train(
+            "--cfg", config, "--exp-dir", tmp_path / name, *arguments, log=log, **how
+        )
+        wanted = {0, -9} if "kill_at" in how else {-9} if "kill_in_step" in how else {code}
+        assert set(codes) <= wanted, log.read_text()[-5000:]
+        return max(codes, key=abs)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(server, config, tmp_path_factory):
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    log = folder / "log"
+    codes = server.train("--cfg", config, "--exp-dir", folder / "run", log=log)
+    assert codes == [0], log.read_text()[-5000:]
+    return folder / "run"
+
+
+def rows(run):
+    names = ("step", "loss", "lr", "grad_norm")
+    return [[row[name] for name in names] for row in read_rows(run / "logs/metrics.jsonl")]
+
+
+def final_tensors(run):
+    """All that the last checkpoint holds: weights, optimizer, averages; and what others load of it."""
+    name = f"tiny_iter_{STEPS}"
+    found = SavedTensors(run / "checkpoints" / name / "state").full()
+    for kind in ("checkpoints", "ema_checkpoints", "ema_0.5_checkpoints"):
+        exported = load_file(run / kind / name / WEIGHTS)
+        found |= {f"{kind}/{key}": value for key, value in exported.items()}
+    return found
+
+
+def assert_same(run, whole, **tolerance):
+    """Losses, rates, norms and all tensors; bit for bit if no tolerance is given."""
+    tolerance = tolerance or {"rtol": 0.0, "atol": 0.0}
+    torch.testing.assert_close(torch.tensor(rows(run)), torch.tensor(rows(whole)), **tolerance)
+    mine, wanted = final_tensors(run), final_tensors(whole)
+    assert set(mine) == set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(
+            mine[name], value, **tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_killed_anywhere_it_goes_on_bit_for_bit(train, whole, tmp_path):
+    """Some twenty times, in steps and in saves, then to the end."""
+    choose, kills, where = random.Random(0), 0, set()
+    for _ in range(20):
+        if train("run", kill_at=choose.randint(1, 60)) != -9:
+            break
+        kills += 1
+        drafts = (tmp_path / "run/checkpoints").glob(".*.tmp")
+        where.add("in a save" if any(drafts) else "in a step")
+    train("run")
+    print(f"killed {kills} times, {where}")
+    assert kills >= 5 and len(where) == 2
+    assert_same(tmp_path / "run", whole)
+    for kind in ("checkpoints", "ema_checkpoints", "ema_0.5_checkpoints"):
+        assert set(names(tmp_path / "run" / kind)) >= {"tiny_iter_6", "tiny_iter_8"}
+        assert not list((tmp_path / "run" / kind).glob(".*"))
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("resumed from") >= 3 and "loaded" in log
+
+
+def test_another_split_of_the_global_batch_is_the_same_run(train, whole, tmp_path):
+    train("run", kill_in_step=7)
+    assert newest(tmp_path / "run").step in (4, 6)
+    train("run", "TRAIN.BATCH_SIZE", 1, "SOLVER.ACCUM_STEPS", 4)
+    assert_same(tmp_path / "run", whole, rtol=1e-3, atol=1e-4)
+    assert (
+        "changed since the checkpoint: TRAIN.BATCH_SIZE: 4 in" in (tmp_path / "run.log").read_text()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["ddp", "fsdp"])
+def test_two_processes_go_on_as_one_and_as_two(train, whole, tmp_path, backend):
+    two = ["NUM_GPUS", 2, "TRAIN.BATCH_SIZE", 2, "PARALLEL.BACKEND", backend]
+    train("run", *two, world=2, kill_in_step=5)
+    assert newest(tmp_path / "run").step in (2, 4)
+    train("run", kill_in_step=5)
+    assert newest(tmp_path / "run").step >= 4
+    train("run", *two, world=2)
+    assert_same(tmp_path / "run", whole, rtol=1e-3, atol=1e-4)
