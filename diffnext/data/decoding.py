@@ -60,6 +60,24 @@ class Decoded:
     seconds: float  # that it took
 
 
+@dataclass(frozen=True)
+class Fetched(Location):
+    """A medium whose bytes are here, and the place that they come from."""
+
+    origin: Location
+    data: bytes
+
+    def __str__(self) -> str:
+        return str(self.origin)
+
+    @property
+    def kind(self) -> str | None:
+        return self.origin.kind
+
+    def read_bytes(self) -> bytes:
+        return self.data
+
+
 def view_bytes(view: View) -> int:
     """Size of the frames of a view: (T, H, W, 3) uint8."""
     return 3 * view.num_frames * view.height * view.width
@@ -72,8 +90,11 @@ def decode(order: Order) -> Decoded:
         OSError, ValueError: it cannot be decoded, or it is not the file of the plan any more.
     """
     start = time.perf_counter()
-    content = order.location.digest() if order.hashed else ""
-    medium = media.probe(str(order.location))
+    location = order.location
+    if location.local_path() is None:
+        location = Fetched(location, location.read_bytes())  # once for all that follows
+    content = location.digest() if order.hashed else ""
+    medium = media.probe(location)
     clips = [np.ascontiguousarray(clip) for clip in media.read(medium, order.views)]
     flows = [
         _flow(medium, view, clip) if order.scored else None

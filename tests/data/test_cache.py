@@ -6,18 +6,22 @@ import json
 import numpy as np
 import pytest
 
-from diffnext.data import media
+from diffnext.data import media, motion
+from diffnext.data.cache import build
+from diffnext.data.cache_identity import Latents
 from diffnext.data.journal import JOURNAL
 from diffnext.data.records import open_reader
+from diffnext.data.view_rules import ViewRules
 from tests.data.cache_builds import (
     VIEW,
     assert_complete,
     encode,
+    plan_for,
     run,
     write_photos,
     write_picture,
 )
-from tests.data.clips import package_file
+from tests.data.clips import package_file, write_clip
 
 
 @pytest.fixture
@@ -74,3 +78,64 @@ def test_workers_give_the_records_that_one_process_gives(photos, tmp_path):
         assert (tmp_path / "workers" / name).read_bytes() == (
             tmp_path / "inline" / name
         ).read_bytes()
+
+
+def test_views_of_one_medium_come_from_one_decode_and_wait_for_their_own_batches(photos, tmp_path):
+    rules = ViewRules(sizes=(((32, 48),), ((64, 64),)), flip=True)
+    seen = []
+
+    def encoder(frames):
+        seen.append(frames.shape)
+        return encode(frames)
+
+    plan = plan_for(photos, tmp_path / "cache", rules=rules)
+    assert len(plan.tasks) == 7
+    assert build(plan, encoder, batch_size=6, workers=0).written == 28
+    assert {shape[2:4] for shape in seen} == {(32, 48), (64, 64)}
+    assert max(len_ for len_, _, height, _, _ in seen if height == 32) == 6
+    assert max(len_ for len_, _, height, _, _ in seen if height == 64) == 2  # as many pixels
+    reader = open_reader(tmp_path / "cache")
+    for index, entry in enumerate(plan.journal.entries):
+        [frames] = media.read(media.probe(entry.path), [entry.view])
+        moments = np.frombuffer(reader[index]["moments"], np.float16)
+        np.testing.assert_array_equal(moments, encode(frames[None])[0].ravel())
+
+
+def test_videos_without_a_motion_score_get_one(tmp_path):
+    pytest.importorskip("cv2")
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name, flow in (("given", 7.5), ("not", None)):
+        write_clip(folder / f"{name}.mp4", 9)
+        (folder / f"{name}.json").write_text(json.dumps({"caption": name, "flow": flow}))
+    plan = plan_for(
+        folder,
+        tmp_path / "cache",
+        rules=ViewRules(sizes=(((48, 128),),), num_frames=(9,)),
+        latents=Latents(4, 4, 8),
+        computed={"flow": motion.RULE},
+    )
+    assert build(plan, encode_video, workers=0).written == 2
+    clip = media.read(media.probe(str(folder / "not.mp4")), [plan.journal.entries[1].view])[0]
+    wanted = motion.motion_score(clip, np.arange(9) / 25)
+    reader = open_reader(tmp_path / "cache")
+    assert [reader[i]["flow"] for i in range(2)] == [7.5, pytest.approx(wanted, rel=1e-6)]
+    assert wanted > 0
+
+
+def test_progress_is_told_and_ends_at_the_end(photos, tmp_path):
+    (photos / "p2.png").write_bytes((photos / "p2.png").read_bytes()[:500])
+    states = []
+    plan = plan_for(photos, tmp_path / "cache")
+    build(plan, encode, batch_size=3, workers=0, show=lambda m: states.append((m.done, m.limit)))
+    assert [done for done, _ in states] == sorted(done for done, _ in states)
+    assert states[-1][0] == 7
+    assert states[-1][1] in ("decode", "encode", "write")
+
+
+def encode_video(frames):
+    """Zeros but for the first latent of each clip: (B, T, H, W, 3) to (B, 8, T / 4 + 1, H / 8, W / 8)."""
+    batch, length, height, width, _ = frames.shape
+    moments = np.zeros((batch, 8, (length - 1) // 4 + 1, height // 8, width // 8), np.float16)
+    moments[:, 0, 0] = 1
+    return moments

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cannot come into a cache: it is left out and written down, or the build says why it stops."""
 
+import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from diffnext.data import media
 from diffnext.data.cache import build
 from diffnext.data.ledger import LEDGER
 from diffnext.data.plan_table import table
+from diffnext.data.records.folder_writer import FolderWriter
 from tests.data.cache_builds import (
     VIEW,
     assert_complete,
@@ -93,6 +96,67 @@ def test_an_autoencoder_that_fails_on_everything_stops_the_build(photos, tmp_pat
         run(photos, tmp_path / "cache", encoder=encoder, batch_size=1)
     assert calls == [1] * 4
     assert run(photos, tmp_path / "cache").written == 6
+    assert_complete(photos, tmp_path / "cache")
+
+
+def test_what_a_broken_autoencoder_refused_is_not_held_against_the_samples(photos, tmp_path):
+    def encoder(frames):
+        raise RuntimeError("on another device")
+
+    with pytest.raises(ValueError, match="3 batches in a row"):
+        run(photos, tmp_path / "cache", encoder=encoder, batch_size=1)
+    assert (tmp_path / "cache" / LEDGER).read_text() == ""
+
+
+def test_a_lack_of_memory_is_written_down_and_tried_again(photos, tmp_path):
+    first = media.read(media.probe(str(photos / "p0.png")), [VIEW])[0]
+
+    def encoder(frames):
+        if (frames == first).all(axis=(1, 2, 3, 4)).any():
+            raise MemoryError
+        return encode(frames)
+
+    [failure] = run(photos, tmp_path / "cache", encoder=encoder).failures
+    assert (Path(failure.file).name, failure.stage) == ("p0.png", "encode")
+    assert run(photos, tmp_path / "cache").written == 1
+
+
+def test_a_decoder_that_hangs_costs_one_sample(photos, tmp_path):
+    plan = plan_for(photos, tmp_path / "cache")
+    (photos / "p3.png").unlink()
+    os.mkfifo(photos / "p3.png")  # to open it is to wait for a writer
+    report = build(plan, encode, batch_size=3, workers=2, decode_timeout_s=2)
+    assert report.written == 6
+    [failure] = report.failures
+    assert (Path(failure.file).name, failure.stage) == ("p3.png", "decode")
+    assert failure.reason == "timed out after 2 s"
+
+
+def test_a_file_that_changes_while_the_cache_is_built_comes_next_time(photos, tmp_path):
+    plan = plan_for(photos, tmp_path / "cache")
+    write_picture(photos, "p3", 50)
+    report = build(plan, encode, workers=0)
+    assert (report.written, len(report.failures)) == (6, 1)
+    assert "changed after the build was planned" in report.failures[0].reason
+    assert run(photos, tmp_path / "cache").written == 1
+
+
+def test_a_full_disk_stops_the_build_and_what_is_there_stays(photos, tmp_path, monkeypatch):
+    """The writer fails in its own thread; the build hears of it, and goes on another time."""
+    write, count = FolderWriter.write, []
+
+    def full(self, record):
+        count.append(record)
+        if len(count) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, record)
+
+    monkeypatch.setattr(FolderWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(photos, tmp_path / "cache", batch_size=2)
+    monkeypatch.undo()
+    assert len(threading.enumerate()) == 1
+    assert run(photos, tmp_path / "cache").written == 3
     assert_complete(photos, tmp_path / "cache")
 
 

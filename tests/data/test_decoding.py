@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding ahead: in order, within its bounds, and past media that hang or crash their decoder."""
 
+import hashlib
+import os
 import time
+from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
-from diffnext.data import decoding
-from diffnext.data.decoding import decode_ahead
+from diffnext.data import decoding, media
+from diffnext.data.decoding import Order, decode, decode_ahead
+from diffnext.data.location import File, TarMember
+from diffnext.data.motion import motion_score
+from diffnext.data.views import View
 from diffnext.data.workers import Pool, WorkError
 from tests.data import odd_work
+from tests.data.clips import numbers, write_clip
 from tests.data.odd_work import OddOrder
 
 
@@ -96,3 +105,50 @@ def test_workers_start_quickly_and_without_torch():
     assert {"diffnext.data.decoding", "av", "PIL"} <= modules
     assert "torch" not in modules
     assert seconds < 0.5
+
+
+def order_for(location, *views, **options):
+    return Order(location, views, location.stamp(), **options)
+
+
+def test_a_medium_is_cut_into_all_views_hashed_and_scored(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", 30)
+    views = View(48, 128, (0, 4, 29)), View(24, 64, (3,), flip=True)
+    decoded = decode(order_for(File(path), *views, hashed=True, scored=True))
+    for clip, wanted in zip(decoded.clips, media.read(media.probe(path), views), strict=True):
+        np.testing.assert_array_equal(clip, wanted)
+        assert clip.flags.c_contiguous
+    assert numbers(decoded.clips[0]) == [0, 4, 29]
+    assert decoded.content == hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert decoded.flows == [motion_score(decoded.clips[0], [0, 4 / 25, 29 / 25]), 0.0]
+    assert decoded.flows[0] > 0
+
+
+def test_what_is_not_wanted_is_not_done(tmp_path):
+    PIL.Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    location = File(str(tmp_path / "red.png"))
+    decoded = decode(order_for(location, View(8, 8)))
+    assert (decoded.content, decoded.flows) == ("", [None])
+    assert decode(order_for(location, View(8, 8), scored=True)).flows == [0.0]
+
+
+def test_bytes_that_come_from_elsewhere_are_fetched_once(tmp_path, monkeypatch):
+    PIL.Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    data = (tmp_path / "red.png").read_bytes()
+    (tmp_path / "shard.tar").write_bytes(b"." * 512 + data)
+    location = TarMember(str(tmp_path / "shard.tar"), "red.png", 512, len(data))
+    calls, read = [], TarMember.read_bytes
+    monkeypatch.setattr(TarMember, "read_bytes", lambda self: calls.append(self) or read(self))
+    decoded = decode(order_for(location, View(8, 8), hashed=True))
+    assert calls == [location]
+    assert decoded.clips[0].tolist() == [[[[255, 0, 0]] * 8] * 8]
+    assert decoded.content == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_that_changed_since_the_plan_is_refused(tmp_path):
+    path = tmp_path / "red.png"
+    PIL.Image.new("RGB", (64, 64), "red").save(path)
+    order = order_for(File(str(path)), View(8, 8))
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(ValueError, match="changed after the build was planned"):
+        decode(order)
