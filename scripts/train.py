@@ -163,7 +163,7 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
 def run(trainer: Trainer, cfg: CfgNode, heart: Heartbeat, *, logs: Path) -> None:
     """Train, watched, until all is done or a signal asks for an end."""
     from diffnext.engine.hooks.heartbeat import HeartbeatHook
-    from diffnext.engine.stop import on_signals
+    from diffnext.engine.signals import on_signals
 
     def ask(name: str) -> None:
         heart.stopping()

@@ -3,21 +3,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from diffnext.distributed.env import Env
 from diffnext.utils.logging import logger
-
-# schedulers announce the end of a job's time by one of these, SLURM by the one that --signal names
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
-SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class StopVote:
@@ -60,34 +51,3 @@ class StopVote:
         if rank == self.env.rank and rank > 0:  # the first process tells it anyway
             logger.warning(f"the run ends here: {self.request}")
         return self.request or f"process {rank} was asked to"
-
-
-@contextmanager
-def on_signals(request: Callable[[str], None]) -> Iterator[None]:
-    """Turn the first signal that asks for an end into a request; a second one ends at once.
-
-    A signal that is ignored already stays so: `nohup` means it. Main thread only.
-
-    Args:
-        request: is told the signal's name; called between two instructions of whatever runs.
-    """
-    received: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        name = signal.Signals(number).name
-        said = f"{name}: ending after this step with a checkpoint; once more ends at once\n"
-        os.write(2, said.encode())  # a print that this has interrupted could not be entered again
-        request(name)
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An orderly end: after the step, after the same one everywhere, and at once when asked twice."""
+"""An orderly end: after the step, after the same one everywhere, when asked or when time is up."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,20 +13,10 @@ from diffnext.distributed.env import Env
 from diffnext.engine.checkpoint import newest
 from diffnext.engine.hooks.base import Hook
 from diffnext.engine.hooks.limit import TimeLimitHook
-from diffnext.engine.stop import SIGNALS, on_signals
 from diffnext.utils.metrics import read_rows
 from tests.engine.runs import toy_run
 
 ROOT = Path(__file__).parents[2]
-TWICE = """
-import os, signal, time
-from diffnext.engine.stop import on_signals
-with on_signals(lambda name: print(name, flush=True)):
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("still here", flush=True)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
-"""
 TOGETHER = """
 import datetime, sys
 import torch, torch.distributed as dist
@@ -89,33 +77,6 @@ def test_a_process_that_was_asked_takes_the_others_along(tmp_path):
     # asked in step 4, when that step's question was already under way
     assert first == "5 process 1 was asked to\n"
     assert second == "5 SIGUSR1\n" or second.endswith("\n5 SIGUSR1\n")
-
-
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_becomes_a_request(number, capfd):
-    asked, before = [], signal.getsignal(number)
-    with on_signals(asked.append):
-        os.kill(os.getpid(), number)
-    assert asked == [number.name]
-    assert f"{number.name}: ending after this step" in capfd.readouterr().err
-    assert signal.getsignal(number) == before
-
-
-def test_an_ignored_signal_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with on_signals(pytest.fail):
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_second_signal_ends_at_once():
-    done = subprocess.run(
-        [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=50
-    )
-    assert done.stdout.split("\n")[:2] == ["SIGTERM", "still here"]
-    assert done.returncode == 128 + signal.SIGINT
 
 
 @pytest.mark.parametrize(("hours", "steps"), [(0.0, 8), (1e-9, 1), (1.0, 8)])

@@ -52,7 +52,7 @@ def find_death(beats: Sequence[Beat]) -> Fault | None:
         return Fault(first, f"{first} failed {first.place}: {first.error}", first.code)
     if first.code:
         return Fault(first, f"{first} ended with exit code {first.code}, {first.place}", first.code)
-    return Fault(first, f"{first} is gone, {first.place}")
+    return Fault(first, f"{first} is gone, last seen {first.place}")
 
 
 def find_hang(beats: Sequence[Beat]) -> Fault | None:

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals that ask a process to end in order. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# schedulers announce the end of a job's time by one of these, SLURM by the one that --signal names
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_MAY_BE_IGNORED = tuple(getattr(signal, n) for n in ("SIGHUP", "SIGINT") if hasattr(signal, n))
+
+
+@contextmanager
+def on_signals(request: Callable[[str], None]) -> Iterator[None]:
+    """Turn the first signal that asks for an end into a request; a second one ends at once.
+
+    Where the end of a terminal or Ctrl-C is ignored already, as `nohup` and `&` want it, it stays so.
+    Main thread only.
+
+    Args:
+        request: is told the signal's name; called between two instructions of whatever runs.
+    """
+    received: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        name = signal.Signals(number).name
+        said = f"{name}: ending after this step with a checkpoint; once more ends at once\n"
+        os.write(2, said.encode())  # a print that this has interrupted could not be entered again
+        request(name)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN or number not in _MAY_BE_IGNORED:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

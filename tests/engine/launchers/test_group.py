@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a launcher does when a process dies, stands still, or is asked to end: with real processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+WORKER = Path(__file__).with_name("worker.py")
+LAUNCH = """
+import sys
+from diffnext.engine.launchers import LAUNCHERS
+from diffnext.engine.launchers.base import Job
+from diffnext.engine.launchers.group import run_group
+launcher, worker, *rest = sys.argv[1:]
+if launcher == "plain":
+    sys.exit(run_group([sys.executable, worker, "start", *rest]))
+job = Job(main=lambda: 0, command=[worker, *rest], num_processes=2)
+sys.exit(LAUNCHERS.get(launcher)(job))
+"""
+
+
+def start(folder: Path, kind: str, launcher: str = "plain") -> subprocess.Popen:
+    """A launcher with two processes, which meet by gloo unless the launcher is a plain one."""
+    command = [sys.executable, "-c", LAUNCH, launcher, str(WORKER), kind, str(folder)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    if launcher != "plain":
+        env["GLOO"] = "1"
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def pids(folder: Path) -> list[int]:
+    deadline = time.monotonic() + 90
+    paths = [folder / f"pid{rank}" for rank in range(2)]
+    while not all(path.exists() and path.read_text() for path in paths):
+        assert time.monotonic() < deadline, "the processes did not start"
+        time.sleep(0.05)
+    return [int(path.read_text()) for path in paths]
+
+
+def gone(pid: int) -> bool:
+    return (
+        not Path(f"/proc/{pid}").exists() or "(zombie)" in Path(f"/proc/{pid}/status").read_text()
+    )
+
+
+PLAIN = ("exit", "kill", "raise", "sleep", "freeze")
+LAST = r"is gone, last seen in step 3 \(loss\); ending the others.*"
+
+
+@dataclass
+class Outcome:
+    """What is left of a run that went wrong."""
+
+    folder: Path
+    children: list[int]
+    code: int
+    output: str
+
+
+def finish(folder: Path, running: subprocess.Popen) -> Outcome:
+    children = pids(folder)
+    output = running.communicate(timeout=100)[0]
+    return Outcome(folder, children, running.returncode, output)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, Outcome]:
+    """All that can go wrong, at the same time: it is waiting for the most part."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in PLAIN}
+    running = {kind: start(folder, kind) for kind, folder in folders.items()}
+    return {kind: finish(folders[kind], running[kind]) for kind in PLAIN}
+
+
+def check_death(outcome: Outcome, *, code: int, told: str) -> None:
+    assert outcome.code == code, outcome.output
+    name = rf"error: rank 1 on \S+ \(process {outcome.children[1]}\) "
+    assert re.search(name + told, outcome.output, re.S), outcome.output
+    assert "error: rank 0" not in outcome.output
+    assert all(map(gone, outcome.children))
+
+
+def check_hang(outcome: Outcome) -> None:
+    assert outcome.code == 124, outcome.output
+    told = r"error: rank \d on \S+ .* has been in step 3 \(loss\) for \d+ s"
+    assert re.search(told, outcome.output), outcome.output
+    assert re.search(r"--- stacks of rank 0 .*in (barrier|meet)\n", outcome.output, re.S)
+    assert all(map(gone, outcome.children))
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "told"),
+    [
+        ("exit", 3, LAST + "ended by exit code 3"),
+        ("kill", 137, LAST + "ended by signal SIGKILL"),
+        ("raise", 1, r"failed in step 3 \(loss\): OSError: the disk is gone; ending"),
+    ],
+)
+def test_a_process_that_dies_is_named_and_takes_the_others_along(outcomes, kind, code, told):
+    check_death(outcomes[kind], code=code, told=told)
+
+
+@pytest.mark.parametrize("kind", ["sleep", "freeze"])
+def test_a_process_that_stands_still_is_found_with_the_stacks_of_all(outcomes, kind):
+    check_hang(outcomes[kind])
+
+
+def test_the_stacks_are_kept_with_the_logs(outcomes):
+    assert "in go_wrong" in outcomes["sleep"].output
+    assert "in go_wrong" in (outcomes["sleep"].folder / "stacks_rank_1.txt").read_text()
+
+
+def test_under_torchrun_a_killed_process_is_named(tmp_path):
+    outcome = finish(tmp_path, start(tmp_path, "kill", "torch"))
+    check_death(outcome, code=137, told=LAST + "ended by signal SIGKILL")
+
+
+def test_under_torchrun_a_hanging_process_is_found(tmp_path):
+    check_hang(finish(tmp_path, start(tmp_path, "sleep", "torch")))
+
+
+@pytest.mark.slow
+def test_under_deepspeed_a_process_that_dies_is_named(tmp_path):
+    check_death(finish(tmp_path, start(tmp_path, "exit", "deepspeed")), code=3, told=LAST)
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["launcher", "everybody"])
+def test_a_signal_ends_the_run_in_order_however_long_it_takes(tmp_path, everybody):
+    running = start(tmp_path, "save")
+    children = pids(tmp_path)
+    time.sleep(1.5)  # signs of life are written twice a second
+    for pid in [running.pid, *(children if everybody else [])]:
+        os.kill(pid, signal.SIGTERM)
+    output = running.communicate(timeout=100)[0]
+    assert running.returncode == 0, output
+    assert all((tmp_path / f"saved{rank}").exists() for rank in range(2))
+    assert output.count("SIGTERM: ending after this step") == (2 if everybody else 1)
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    running = start(tmp_path, "save")
+    children = pids(tmp_path)
+    time.sleep(1.5)
+    running.send_signal(signal.SIGINT)
+    time.sleep(2.5)  # one saves, the other waits for it
+    running.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    running.communicate(timeout=100)
+    assert time.monotonic() - begin < 10
+    assert running.returncode == 128 + signal.SIGTERM
+    assert all(map(gone, children))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process of a run that does nothing but meet the other one, until something happens to one of them.
+
+`worker.py KIND FOLDER` is a process, `worker.py start KIND FOLDER` starts two, as a launcher would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from diffnext.distributed import launched
+from diffnext.engine.heartbeat import EVERY_S, FOLDER, Heartbeat
+from diffnext.engine.signals import on_signals
+
+STEPS, BAD_STEP, LIMIT_S = 400, 3, 4.0
+
+
+def go_wrong(kind: str) -> None:
+    time.sleep(2 * EVERY_S)  # so that the signs of life tell of this step
+    if kind == "exit":
+        os._exit(3)
+    if kind == "raise":
+        raise OSError("the disk is gone")
+    if kind == "sleep":
+        time.sleep(600)
+    os.kill(os.getpid(), {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}[kind])
+
+
+def meet_by_files(folder: Path) -> Callable[[int], None]:
+    """Wait for the other process in each step; with no more than Python, so that tests are quick."""
+    rank = launched.rank()
+
+    def meet(step: int) -> None:
+        (folder / f"met{rank}").write_text(f"{step:4}")
+        other = folder / f"met{1 - rank}"
+        while not other.exists() or int(other.read_text() or 0) < step:
+            time.sleep(0.01)
+
+    return meet
+
+
+def meet_by_gloo() -> Callable[[int], None]:
+    from diffnext.distributed import env as processes
+
+    processes.init()
+    return lambda step: processes.barrier()
+
+
+def main(kind: str, folder: Path) -> int:
+    """Go wrong in step BAD_STEP of rank 1; "save" ends in order, and takes its time for it."""
+    rank, asked = launched.rank(), folder / "asked"
+    with Heartbeat(rank) as heart:
+        meet = meet_by_gloo() if "GLOO" in os.environ else meet_by_files(folder)
+        heart.train(lambda: "loss", logs=folder)
+        (folder / f"pid{rank}").write_text(str(os.getpid()))
+
+        def ask(name: str) -> None:
+            heart.stopping()
+            asked.touch()
+
+        with on_signals(ask):
+            for step in range(1, STEPS):
+                heart.move(step, limit_s=LIMIT_S)
+                if rank == 1 and step == BAD_STEP and kind != "save":
+                    go_wrong(kind)
+                meet(step)
+                time.sleep(0.05)
+                if asked.exists():
+                    break
+            heart.move(step, limit_s=60)
+            time.sleep(3 * (kind == "save" and rank == 0))
+            (folder / f"saved{rank}").touch()
+        heart.end(0)
+    return 0
+
+
+def start(arguments: list[str]) -> int:
+    """Start two; note their exit codes, and return that of the first that fails."""
+    running = []
+    for rank in range(2):
+        number = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        command = [sys.executable, __file__, *arguments]
+        running.append(subprocess.Popen(command, env=os.environ | number))
+    codes = [None, None]
+    while not any(codes) and None in codes:
+        codes = [process.poll() for process in running]
+        time.sleep(0.05)
+    found = {rank: code for rank, code in enumerate(codes) if code}
+    Path(os.environ[FOLDER], "codes.json").write_text(json.dumps(found))
+    for process in running:
+        process.wait()
+    return next((code % 256 for code in found.values()), 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "start":
+        sys.exit(start(sys.argv[2:]))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first signal asks, the second ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffnext.engine.signals import SIGNALS, on_signals
+
+ROOT = Path(__file__).parents[2]
+TWICE = """
+import os, signal, time
+from diffnext.engine.signals import on_signals
+with on_signals(lambda name: print(name, flush=True)):
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still here", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_becomes_a_request(number, capfd):
+    asked, before = [], signal.getsignal(number)
+    with on_signals(asked.append):
+        os.kill(os.getpid(), number)
+    assert asked == [number.name]
+    assert f"{number.name}: ending after this step" in capfd.readouterr().err
+    assert signal.getsignal(number) == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with on_signals(pytest.fail):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_ends_at_once():
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+    assert done.stdout.split("\n")[:2] == ["SIGTERM", "still here"]
+    assert done.returncode == 128 + signal.SIGINT
