@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from diffnext.data.choices import CHOICES
 from diffnext.data.journal import JOURNAL
 from diffnext.data.ledger import LEDGER
 from diffnext.data.records import open_reader
@@ -22,7 +23,7 @@ from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOp
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "cache.md").read_text(encoding="utf-8")
 TINY = {"block_out_channels": (4, 4, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
-SIZES = {"480x768": "48x64", "1024": "64"}
+SIZES = {"480x768": "48x64", "480x768,240x384": "48x64,24x32", "1024": "64"}
 
 
 def blocks(language):
@@ -66,7 +67,7 @@ def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for command in commands:
         words = shlex.split(command.replace("/path/to/", f"{tmp_path}/"))
         assert words.pop(0) == "python"
@@ -81,5 +82,5 @@ def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
 
 
 def test_files_of_the_folder_are_listed():
-    for name in (JOURNAL, LEDGER, IDENTITY):
+    for name in (CHOICES, JOURNAL, LEDGER, IDENTITY):
         assert f"`{name}`" in GUIDE
