@@ -27,8 +27,8 @@ def draw_prompt(
     """What a sample is trained on: a caption, or its embedding (L, D) float16; None if it has none.
 
     It is drawn from (seed, epoch, index) alone: `text`, the short one, with probability
-    `short_caption`, else `caption`. Where there is no `text`, the first sentence of `caption` stands
-    for it.
+    `short_caption`, else `caption`, or one of `captions` where there are several. Where there is no
+    `text`, the first sentence of the long one stands for it.
 
     Args:
         record: decoded fields.
@@ -41,12 +41,15 @@ def draw_prompt(
         ValueError: the bytes of an embedding do not fit its shape.
     """
     lot = _caption_lots(seed, epoch)(index) / 2**63  # in [0, 1)
+    if len(several := record.get("captions") or ()) > 1:
+        place = _caption_lots(seed, epoch, "captions")(index) % len(several)
+        record = {**record, "caption": several[place]}
     return choose_prompt(record, short=lot < short_caption)
 
 
 @functools.lru_cache(maxsize=64)
-def _caption_lots(seed: int, epoch: int) -> Callable[[int], int]:
-    return mixer(seed, "caption", epoch)
+def _caption_lots(seed: int, epoch: int, stream: str = "caption") -> Callable[[int], int]:
+    return mixer(seed, stream, epoch)
 
 
 def moments(record: Mapping[str, Any]) -> np.ndarray:

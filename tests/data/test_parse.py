@@ -156,3 +156,34 @@ def test_the_share_of_short_captions_is_an_option():
     assert share(0.0) == 0.0
     assert share(1.0) == 1.0
     assert abs(share(0.2) - 0.2) < 0.03  # three standard deviations
+
+
+def test_each_of_several_captions_is_drawn_as_often():
+    record = {
+        **RECORD,
+        "caption": "One. First.",
+        "captions": ["One. First.", "Two. More.", "Three."],
+    }
+    drawn = [
+        draw_prompt({**record, "text": text}, seed=7, index=index, epoch=epoch)
+        for text in ("", "cat")
+        for index in range(150)
+        for epoch in range(10)
+    ]
+    without, beside = drawn[:1500], drawn[1500:]
+    assert set(without) == {"One. First.", "One.", "Two. More.", "Two.", "Three."}
+    for word, share in (("One", 1 / 3), ("Two", 1 / 3), ("Three", 1 / 3)):
+        found = sum(prompt.startswith(word) for prompt in without) / 1500
+        assert abs(found - share) < 4 * (share * (1 - share) / 1500) ** 0.5
+    assert set(beside) == {"One. First.", "Two. More.", "Three.", "cat"}
+    assert abs(beside.count("cat") / 1500 - 0.5) < 4 * 0.5 / 1500**0.5
+    assert draw_prompt(record, seed=7, index=3, epoch=1) == draw_prompt(
+        record, seed=7, index=3, epoch=1
+    )
+
+
+def test_one_caption_in_a_list_is_the_caption():
+    record = {**RECORD, "captions": [RECORD["caption"]]}
+    for epoch in range(20):
+        options = {"seed": 1, "index": 2, "epoch": epoch}
+        assert draw_prompt(record, **options) == draw_prompt(RECORD, **options)
