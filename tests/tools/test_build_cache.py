@@ -165,6 +165,58 @@ def test_dry_run_shows_the_plan_and_writes_nothing(photos, model, tmp_path, caps
     assert not (tmp_path / "cache").exists()
 
 
+def test_pictures_of_many_shapes_go_to_the_nearest_size(photos, model, tmp_path, capsys):
+    """Astronaut and camera are square, coffee and logo and rocket 3:2 or near it, retina is square."""
+    options = ("--aspect-ratios", "1:1,3:2,2:3", "--flip")
+    command = arguments(photos, tmp_path / "cache", model, *options, resolution="64,96")
+    assert build_cache.main(command) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:6]]
+    sizes = {(row[0], row[2]): int(row[3]) for row in rows[:4]}
+    squares = sizes["64x64", "8x8x8"]
+    assert sizes == {
+        ("64x64", "8x8x8"): squares,
+        ("48x80", "8x6x10"): 12 - squares,
+        ("96x96", "8x12x12"): squares,
+        ("80x112", "8x10x14"): 12 - squares,
+    }
+    assert squares == 2 * sum(is_square(path) for path in photos.glob("*.[pj][np]g"))
+    assert len(open_reader(tmp_path / "cache")) == 24
+
+
+def is_square(path):
+    """Whether a picture is nearer to 1:1 than to 3:2 or 2:3, in proportion."""
+    width, height = PIL.Image.open(path).size
+    return max(width / height, height / width) < 1.5**0.5
+
+
+def test_stale_records_are_dropped_when_that_is_asked_for(photos, model, tmp_path, capsys):
+    command = arguments(photos, tmp_path / "cache", model)
+    assert build_cache.main(command) == 0
+    (photos / "rocket.jpg").unlink()
+    (photos / "logo.txt").write_text("Another caption.")
+    assert build_cache.main(command) == 0
+    output = capsys.readouterr().out
+    assert "stale                 1  records: no longer in the input" in output
+    assert "1 written, 7 records in all" in output
+    assert build_cache.main([*command, "--prune"]) == 0
+    assert "0 written, 5 records in all" in capsys.readouterr().out
+    dataset = codewithgpu.RecordDataset(str(tmp_path / "cache"))
+    captions = sorted(next(dataset)["caption"] for _ in range(len(dataset)))
+    names = ("astronaut", "camera", "coffee", "retina")
+    assert captions == [*(f"A photograph: {name}." for name in names), "Another caption."]
+
+
+def test_what_failed_before_counts_and_is_tried_again_on_request(photos, model, tmp_path, capsys):
+    (photos / "broken.png").write_bytes(b"no picture")
+    (photos / "broken.txt").write_text("A broken file.")
+    command = arguments(photos, tmp_path / "cache", model, "--max-failures", "0")
+    assert build_cache.main(command) == 1
+    assert build_cache.main(command) == 1
+    assert "failed before         1  not tried" in capsys.readouterr().out
+    assert build_cache.main([*command, "--retry-failed"]) == 1
+    assert "failed before" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("allowed", "code"), [("0", 1), ("1", 0), ("5%", 1), ("0.5", 0)])
 def test_max_failures_decides_the_exit_code(photos, model, tmp_path, allowed, code):
     (photos / "broken.png").write_bytes(b"no picture")
