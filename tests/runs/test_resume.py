@@ -128,6 +128,35 @@ def test_another_split_of_the_global_batch_is_the_same_run(train, whole, tmp_pat
     )
 
 
+def test_what_begins_anew_is_done_once_and_kept(train, whole, tmp_path):
+    begin = ["--resume", whole / "checkpoints/tiny_iter_6", "SOLVER.MAX_STEPS", 11]
+    other = ["TRAIN.BATCH_SIZE", 2, "SOLVER.OPTIMIZER", "SGD", "TRAIN.EXTRA_EMA", "[0.7]"]
+    train("run", *begin, *other, code=2)
+    assert (
+        "'AdamW' in the checkpoint, 'SGD' now; restore it, or" in (tmp_path / "run.log").read_text()
+    )
+    anew = ["--reset-optimizer", "--reset-ema", "--reset-lr"]
+    train("run", *begin, *other, *anew, code=2)
+    said = (tmp_path / "run.log").read_text()
+    assert "global_batch: 4 in the checkpoint, 2 now" in said and "--reset-data" in said
+    assert not (tmp_path / "run").exists()
+
+    command = [*begin, *other, *anew, "--reset-data"]
+    train("run", *command, kill_in_step=5)
+    train("run", *command)
+    begun = newest(tmp_path / "run").run()
+    assert begun["resets"] == dict.fromkeys(("lr", "optimizer", "ema", "data"), 6)
+    assert begun["loader"]["step"] == 11 and begun["loader"]["global_batch"] == 2
+    # the course of five steps: two of warm-up to BASE_LR, then half a cosine wave
+    rates = [row[2] for row in rows(tmp_path / "run")]
+    assert rates[1:] == pytest.approx([1e-3, 1e-3, 0.75e-3, 0.25e-3])
+    assert "lr was begun anew at step 6 already" in (tmp_path / "run.log").read_text()
+    assert {path.name for path in (tmp_path / "run").glob("ema*")} == {
+        "ema_checkpoints",
+        "ema_0.7_checkpoints",
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ddp", "fsdp"])
 def test_two_processes_go_on_as_one_and_as_two(train, whole, tmp_path, backend):
