@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 from diffnext.data.cache import build
+from diffnext.data.journal import JOURNAL
+from diffnext.data.records import open_reader
 from diffnext.data.records.lock import LOCK
-from tests.data.cache_builds import assert_complete, encode, plan_for, run, write_photos
+from tests.data.cache_builds import (
+    assert_complete,
+    encode,
+    plan_for,
+    run,
+    write_photos,
+    write_picture,
+)
 
 
 @pytest.fixture
@@ -69,6 +78,58 @@ def encoder(frames):
 told = []
 assert cache_builds.run(Path(sys.argv[2]), sys.argv[3], encoder=encoder).written == 7
 """
+
+
+MANY_DEATHS = """
+import os, random, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from tests.data import cache_builds
+def encoder(frames):
+    with open(sys.argv[4], "ab", buffering=0) as log:
+        log.write(b"." * len(frames))
+    time.sleep(0.01)
+    return cache_builds.encode(frames)
+random.seed(0)
+open(sys.argv[4], "wb").close()
+deaths = 0
+while True:
+    child = os.fork()
+    if not child:
+        cache_builds.run(Path(sys.argv[2]), sys.argv[3], encoder=encoder, batch_size=2)
+        os._exit(0)
+    target = os.path.getsize(sys.argv[4]) + random.randrange(0, 8, 2)  # encoded by this child
+    ended = (0, 0)
+    while os.path.getsize(sys.argv[4]) < target and not ended[0]:
+        ended = os.waitpid(child, os.WNOHANG)
+    if not ended[0]:
+        time.sleep(random.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(ended[1]) == 0:
+        break
+    deaths += 1
+print(deaths)
+"""
+
+
+def test_a_build_that_is_killed_at_any_moment_ends_like_one_that_is_not(photos, tmp_path):
+    """Killed while it plans, encodes or writes, over and over."""
+    for number in range(10, 30):
+        write_picture(photos, f"p{number}", number)
+    root, killed, log = str(Path(__file__).parents[2]), tmp_path / "killed", tmp_path / "log"
+    command = [sys.executable, "-c", MANY_DEATHS, root, str(photos), str(killed), str(log)]
+    deaths = int(subprocess.run(command, check=True, capture_output=True).stdout)
+    run(photos, tmp_path / "whole")
+    left, right = open_reader(killed), open_reader(tmp_path / "whole")
+    assert len(left) == len(right) == 27
+    assert [left[i] for i in range(27)] == [right[i] for i in range(27)]
+    journals = [(tmp_path / name / JOURNAL).read_bytes() for name in ("killed", "whole")]
+    assert journals[0] == journals[1]
+    assert deaths >= 5
+    again = log.stat().st_size - 27
+    assert 0 < again <= 4 * deaths  # the batch that was being encoded, and the one being written
+    assert run(photos, killed).written == 0
 
 
 @pytest.mark.parametrize("after", [0, 4])
