@@ -41,7 +41,8 @@ def draw_prompt(
         ValueError: the bytes of an embedding do not fit its shape.
     """
     lot = _caption_lots(seed, epoch)(index) / 2**63  # in [0, 1)
-    if len(several := record.get("captions") or ()) > 1:
+    several = record.get("captions") or ()
+    if len(several) > 1 and several[0] == record.get("caption"):  # else another was joined to it
         place = _caption_lots(seed, epoch, "captions")(index) % len(several)
         record = {**record, "caption": several[place]}
     return choose_prompt(record, short=lot < short_caption)

@@ -182,6 +182,11 @@ def test_each_of_several_captions_is_drawn_as_often():
     )
 
 
+def test_a_caption_that_replaces_the_first_of_several_stands_alone():
+    record = {**RECORD, "caption": "New.", "text": "New.", "captions": ["One.", "Two."]}
+    assert {draw_prompt(record, seed=1, index=i, epoch=0) for i in range(20)} == {"New."}
+
+
 def test_one_caption_in_a_list_is_the_caption():
     record = {**RECORD, "captions": [RECORD["caption"]]}
     for epoch in range(20):
