@@ -54,7 +54,11 @@ def list_tar(listing: Listing, path: str, columns: Columns) -> None:
 
 
 def _groups(file: Any, end: int) -> Iterator[dict[str, tarfile.TarInfo]]:
-    """Ending -> member for each sample."""
+    """Ending -> member for each sample that is whole.
+
+    Raises:
+        tarfile.TarError, ValueError: damage; the sample it lies in is not among those given before.
+    """
     group: dict[str, tarfile.TarInfo] = {}
     last = None
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -70,11 +74,11 @@ def _groups(file: Any, end: int) -> Iterator[dict[str, tarfile.TarInfo]]:
                 group = {}
             last = key
             group[ending] = member
-        if group:
-            yield group
         file.seek(tar.offset)  # tarfile takes damage for the end
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise ValueError(f"no header of a member at byte {tar.offset}")
+        if group:
+            yield group
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs that hold the media themselves, and the names of columns that data sets use."""
+
+import io
+import json
+import pickle
+import re
+import tarfile
+
+import PIL.Image
+import pytest
+
+from diffnext.data import images, tables
+from diffnext.data.location import Cell, File, TarMember, of_path
+from diffnext.data.sources import parse_columns, scan
+from diffnext.data.sources.webdataset import expand
+
+
+def png(value):
+    """A small picture of one grey."""
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (4, 4), (value,) * 3).save(stream, "png")
+    return stream.getvalue()
+
+
+def greys(listing):
+    """The grey of each picture that was listed, read from where it is."""
+    return [images.load(source.location.handle()).getpixel((0, 0))[0] for source in listing.sources]
+
+
+def reasons(listing):
+    return [failure.reason for failure in listing.failures]
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+SAMPLES = [
+    ("x/0001.png", png(10)),
+    ("x/0001.txt", b"\xef\xbb\xbfone \n"),
+    ("x/0001.cls", b"3"),
+    ("x/0002.json", json.dumps({"prompt": "two", "label": 4, "url": "http://a/b.png"}).encode()),
+    ("x/0002.png", png(20)),
+    ("x/0002.txt", b"from txt"),
+]
+
+
+def test_a_tar_of_samples(tmp_path):
+    listing = scan(str(write_tar(tmp_path / "a.tar", SAMPLES)))
+    assert reasons(listing) == []
+    assert [source.fields() for source in listing.sources] == [
+        {"caption": "one", "label": 3},
+        {"caption": "two", "label": 4},
+    ]
+    assert greys(listing) == [10, 20]
+    first = listing.sources[0]
+    assert first.path == f"{tmp_path}/a.tar/x/0001.png"
+    assert first.location.kind == "image" and first.location.local_path() is None
+    assert first.location.stamp()[0] == len(png(10))
+    assert pickle.loads(pickle.dumps(first.location)) == first.location
+    assert len(pickle.dumps(first.location)) < 300
+
+
+def test_folders_and_patterns_of_tars(tmp_path):
+    for number in (8, 9, 10):
+        write_tar(tmp_path / f"s-{number:04d}.tar", [(f"{number}.png", png(number))])
+    (tmp_path / "s-0009.txt").write_text("beside a tar, of no medium")
+    assert greys(scan(str(tmp_path))) == [8, 9, 10]
+    assert greys(scan(str(tmp_path / "s-{0009..0010}.tar"))) == [9, 10]
+    with pytest.raises(ValueError, match=r"s-0011\.tar: no such file"):
+        scan(str(tmp_path / "s-{0009..0011}.tar"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "paths"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("s-{8..10}.tar", ["s-8.tar", "s-9.tar", "s-10.tar"]),
+        ("{a,b}-{00..01}", ["a-00", "a-01", "b-00", "b-01"]),
+        ("a{b}c", ["a{b}c"]),
+    ],
+)
+def test_patterns(pattern, paths):
+    assert expand(pattern) == paths
+
+
+@pytest.mark.parametrize(
+    ("damage", "kept", "reason"),
+    [
+        (lambda data: data[:1400], 0, "no header of a member at byte 1024"),
+        (lambda data: data[:4600], 1, "no header of a member at byte 4096"),
+        (lambda data: data[:4650], 1, "0002.png goes beyond the end of the file|unexpected end"),
+        (lambda data: data[:1024] + b"\1" * 512 + data[1536:], 0, "no header of a member at byte"),
+        (lambda data: b"", 0, "cannot be read as a tar from here on: empty"),
+        (lambda data: b"\x1f\x8b" + data, 0, "cannot be read as a tar from here on"),
+        (lambda data: bytes(10240), 0, "no picture or video in this tar"),
+    ],
+)
+def test_a_damaged_tar_gives_what_comes_before(tmp_path, damage, kept, reason):
+    path = write_tar(tmp_path / "a.tar", SAMPLES)
+    path.write_bytes(damage(path.read_bytes()))
+    listing = scan(str(path))
+    assert len(listing.sources) == kept
+    assert len(listing.failures) == 1
+    assert re.search(reason, reasons(listing)[0])
+
+
+def test_bad_fields_in_a_tar_fail_their_sample(tmp_path):
+    members = [("a.png", png(1)), ("a.txt", b"\xff"), ("b.png", png(2)), ("b.json", b"[]")]
+    members += [("c.png", png(3)), ("c.cls", b"dog"), ("d.png", png(4)), ("d.jpg", png(5))]
+    listing = scan(str(write_tar(tmp_path / "a.tar", members)))
+    assert greys(listing) == [4, 5]
+    assert [failure.file.rpartition("/")[2] for failure in listing.failures] == [
+        "a.png",
+        "b.png",
+        "c.png",
+    ]
+    for reason, words in zip(
+        reasons(listing), ("can't decode byte", "list in .json", "label is 'dog'"), strict=True
+    ):
+        assert words in reason
+
+
+def features(**kinds):
+    """The metadata that `datasets` writes into a schema."""
+    info = {"info": {"features": {name: {"_type": kind} for name, kind in kinds.items()}}}
+    return {b"huggingface": json.dumps(info).encode()}
+
+
+def media_table(values, *, name="image", paths=None, **columns):
+    """A table as `datasets` writes it: structs of bytes and path, and other columns."""
+    pyarrow = pytest.importorskip("pyarrow")
+    paths = paths or [f"{number}.png" for number in range(len(values))]
+    media = [{"bytes": v, "path": p} for v, p in zip(values, paths, strict=True)]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({name: pyarrow.array(media, kind), **columns})
+    return table.replace_schema_metadata(features(**{name: "Image"}))
+
+
+def write_parquet(path, table, **options):
+    pytest.importorskip("pyarrow.parquet").write_table(table, path, **options)
+    return path
+
+
+def write_saved(folder, table):
+    """A folder as `Dataset.save_to_disk` leaves it, with a file of its cache beside the data."""
+    pyarrow = pytest.importorskip("pyarrow")
+    folder.mkdir()
+    for name in ("data-00000-of-00001.arrow", "cache-0123456789abcdef.arrow"):
+        with pyarrow.ipc.new_stream(str(folder / name), table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    files = [{"filename": "data-00000-of-00001.arrow"}]
+    (folder / "state.json").write_text(json.dumps({"_data_files": files}))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+def test_a_saved_data_set(tmp_path):
+    table = media_table([png(n) for n in (1, 2, 3)], text=["a", "b", "c"], label=[0, 1, None])
+    folder = write_saved(tmp_path / "train", table)
+    listing = scan(str(folder))
+    assert reasons(listing) == []
+    assert greys(listing) == [1, 2, 3]
+    assert [s.fields() for s in listing.sources][1:] == [{"text": "b", "label": 1}, {"text": "c"}]
+    assert listing.sources[2].path == f"{folder}/data-00000-of-00001.arrow/image[2]"
+    write_saved(tmp_path / "test", table)
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(ValueError, match=r"several splits; give one of .*train, .*test"):
+        scan(str(tmp_path))
+    (folder / "state.json").write_text('{"_indices_data_files": [{"filename": "i.arrow"}]}')
+    with pytest.raises(ValueError, match="save it anew after flatten_indices"):
+        scan(str(folder))
+
+
+def test_parquet_shards_of_pictures(tmp_path):
+    for shard in range(2):
+        values = [png(10 * shard + n) for n in range(5)]
+        table = media_table(values, captions=[[f"long {n}", f"other {n}"] for n in range(5)])
+        write_parquet(tmp_path / f"train-{shard}.parquet", table, row_group_size=2)
+    write_parquet(tmp_path / "notes.parquet", media_table([png(0)]).drop(["image"]))
+    listing = scan(str(tmp_path))
+    assert reasons(listing) == []
+    assert greys(listing) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+    assert listing.sources[8].fields() == {
+        "caption": "long 3",
+        "captions": ("long 3", "other 3"),
+    }
+    location = listing.sources[8].location
+    assert location == Cell(f"{tmp_path}/train-1.parquet", "image", 3, "image")
+    assert location.digest() == File(write_bytes(tmp_path / "x.png", png(13))).digest()
+    tables._read_group.cache_clear()
+    assert greys(listing) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+    assert tables._read_group.cache_info().misses == 6  # row groups, each read once
+
+
+def write_bytes(path, data):
+    path.write_bytes(data)
+    return str(path)
+
+
+def test_rows_with_paths_in_place_of_bytes(tmp_path):
+    write_bytes(tmp_path / "b.png", png(7))
+    table = media_table([png(5), None, None], paths=["a.png", "b.png", None])
+    listing = scan(str(write_parquet(tmp_path / "t.parquet", table)))
+    assert greys(listing) == [5, 7]
+    assert reasons(listing) == ["row 2: nothing in the column image"]
+
+
+def test_columns_of_bytes_go_by_their_names(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"png": [png(5)], "mask": [png(6)], "prompt": ["a cat"]})
+    listing = scan(str(write_parquet(tmp_path / "t.parquet", table)))
+    assert greys(listing) == [5]
+    assert listing.sources[0].caption == "a cat"
+    both = write_parquet(tmp_path / "u.parquet", pyarrow.table({"png": [b""], "image": [b""]}))
+    with pytest.raises(ValueError, match=r"media in png, image; choose one: --columns path=png"):
+        scan(str(both))
+    assert scan(str(both), {"path": "image"}).sources[0].location.column == "image"
+
+
+def test_a_cell_without_bytes_and_a_file_that_is_no_table(tmp_path):
+    path = str(write_parquet(tmp_path / "t.parquet", media_table([png(1), None])))
+    with pytest.raises(ValueError, match=r"t\.parquet/image\[1\]: there are no bytes"):
+        Cell(path, "image", 1, "image").read_bytes()
+    with pytest.raises(ValueError, match=r"t\.parquet has 2 rows"):
+        Cell(path, "image", 2, "image").read_bytes()
+    broken = write_bytes(tmp_path / "broken.parquet", b"no table")
+    with pytest.raises(ValueError, match=r"broken\.parquet: "):
+        scan(broken)
+    assert "broken.parquet: " in reasons(scan(str(tmp_path)))[0]
+
+
+def test_tables_in_a_folder_name_its_files(tmp_path):
+    for name in ("a.png", "sub/b.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_bytes(tmp_path / name, png(1))
+    (tmp_path / "c.txt").write_text("beside")
+    rows = "file_name,text\n./a.png,cat\nsub/b.png,dog\ngone.png,none\n,empty\n"
+    (tmp_path / "metadata.csv").write_text(rows)
+    listing = scan(str(tmp_path))
+    assert [(s.text, s.caption) for s in listing.sources] == [
+        ("cat", None),
+        (None, "beside"),
+        ("dog", None),
+    ]
+    assert reasons(listing) == [
+        "line 5: nothing in the column file_name",
+        "metadata.csv line 4: no such file",
+    ]
+
+
+def test_a_list_of_videos_with_several_captions(tmp_path):
+    """As FastVideo lays it out: videos in a folder of their own."""
+    (tmp_path / "videos").mkdir()
+    write_bytes(tmp_path / "videos/a.mp4", b"")
+    entries = [{"path": "a.mp4", "cap": ["one", "two", "one", " "], "fps": 24}, {"cap": []}, 5]
+    manifest = tmp_path / "videos2caption.json"
+    manifest.write_text(json.dumps(entries))
+    for given in (manifest, tmp_path):
+        listing = scan(str(given))
+        [source] = listing.sources
+        assert source.path == str(tmp_path / "videos/a.mp4")
+        assert source.fields() == {"caption": "one", "captions": ("one", "two")}
+        assert reasons(listing) == [
+            "entry 1: no column path or file, there are ['cap']",
+            "entry 2: int found, an object is wanted",
+        ]
+    manifest.write_text("{}")
+    with pytest.raises(ValueError, match="dict found, a list is wanted"):
+        scan(str(manifest))
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        ({"caption": ["a", "b"]}, {"caption": "a", "captions": ("a", "b")}),
+        ({"caption": "a", "captions": ["b", "a", None]}, {"caption": "a", "captions": ("a", "b")}),
+        ({"captions": '["a", "b"]'}, {"caption": "a", "captions": ("a", "b")}),
+        ({"text": ["a", "b"]}, {"caption": "a", "captions": ("a", "b")}),
+        ({"captions": ["a"], "text": "t"}, {"caption": "a", "text": "t"}),
+        ({"caption": "", "prompt": "p", "text": "t"}, {"caption": "p", "text": "t"}),
+        ({"captions": [], "class": 3}, {"label": 3}),
+        ({"caption": float("nan"), "text": None, "cls": "4"}, {"label": 4}),
+        ({"captions": ["a", 5]}, "captions[1] is 5, text is wanted"),
+        ({"captions": "a"}, "captions is 'a', a list is wanted"),
+        ({"label": [1]}, "label is [1], one value is wanted"),
+    ],
+)
+def test_captions_and_labels_of_a_row(tmp_path, row, fields):
+    (tmp_path / "list.jsonl").write_text(json.dumps({"image": "a.png", **row}))
+    listing = scan(str(tmp_path / "list.jsonl"))
+    if isinstance(fields, str):
+        assert fields in reasons(listing)[0]
+    else:
+        assert listing.sources[0].fields() == fields
+
+
+def test_columns_are_chosen(tmp_path):
+    (tmp_path / "list.csv").write_text("where,recap,caption\na.png,new,old\n")
+    columns = parse_columns("caption=recap, path=where")
+    [source] = scan(str(tmp_path / "list.csv"), columns).sources
+    assert (source.path, source.caption) == (str(tmp_path / "a.png"), "new")
+    with pytest.raises(ValueError, match="field=column is wanted"):
+        parse_columns("caption")
+    with pytest.raises(ValueError, match=r"no field 'title'; there are path, caption"):
+        scan(str(tmp_path / "list.csv"), {"title": "x"})
+    missing = scan(str(tmp_path / "list.csv"), {"path": "nowhere"})
+    assert reasons(missing) == [
+        "line 2: no column nowhere, there are ['caption', 'recap', 'where']"
+    ]
+
+
+@pytest.fixture
+def memory():
+    """A folder of fsspec's file system in memory."""
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    yield system
+    system.rm("/inputs", recursive=True)
+
+
+def test_everything_by_url(memory, tmp_path):
+    system, base = memory, "memory://inputs"
+    system.pipe("/inputs/f/a.png", png(1))
+    system.pipe("/inputs/f/a.txt", b"one")
+    system.pipe("/inputs/f/.hidden/b.png", png(9))
+    system.pipe("/inputs/f/s.tar", write_tar(tmp_path / "s.tar", SAMPLES).read_bytes())
+    table = media_table([png(3)], prompt=["three"])
+    system.pipe("/inputs/f/t.parquet", write_parquet(tmp_path / "t.parquet", table).read_bytes())
+    system.pipe(
+        "/inputs/l.csv", b"path,caption\nf/a.png,x\n/abs.png,y\nmemory://inputs/f/a.png,z\n"
+    )
+    listing = scan(f"{base}/f")
+    assert reasons(listing) == []
+    assert greys(listing) == [1, 10, 20, 3]
+    assert [source.caption for source in listing.sources] == ["one", "one", "two", "three"]
+    assert [source.caption for source in scan(f"{base}/f/s.tar").sources] == ["one", "two"]
+    rows = scan(f"{base}/l.csv").sources
+    assert [row.path for row in rows][::2] == ["memory://inputs/f/a.png"] * 2
+    assert greys(scan(f"{base}/f/a.png")) == [1]
+
+
+def test_the_stamp_of_a_url_changes_with_its_content(memory):
+    memory.pipe("/inputs/a.png", png(1))
+    location = of_path("memory://inputs/a.png")
+    assert (location.kind, location.local_path()) == ("image", None)
+    before = location.stamp()
+    assert before[0] == len(png(1)) and before[1] > 0 and location.stamp() == before
+    memory.pipe("/inputs/a.png", png(2))
+    assert location.stamp() != before
+    member = TarMember("memory://inputs/a.png", "head", 0, 4)
+    assert member.read_bytes() == png(1)[:4]
+    with pytest.raises(ValueError, match="4 bytes in the tar, 9 are declared"):
+        TarMember("memory://inputs/a.png", "x", len(png(2)) - 4, 9).read_bytes()
+
+
+def test_urls_that_cannot_be_reached():
+    pytest.importorskip("fsspec")
+    with pytest.raises(ValueError, match="Protocol not known"):
+        of_path("nowhere://a.png").read_bytes()
+    with pytest.raises(OSError):
+        of_path("memory://inputs/none.png").stamp()
+    assert of_path("https://host/a.webm?size=3").kind == "video"
+    assert isinstance(of_path("C:\\a.png"), File)
