@@ -10,10 +10,10 @@ WAITING_BYTES = 1 << 30  # of frames that may wait; then the size that has most 
 
 
 class Sized(Protocol):
-    """What has a size in memory."""
+    """What has a size in memory, as arrays have."""
 
     @property
-    def num_bytes(self) -> int: ...
+    def nbytes(self) -> int: ...
 
 
 S = TypeVar("S", bound=Sized)
@@ -43,8 +43,8 @@ class Batcher(Generic[S]):
         """Take a sample; yield the batches that are due by that."""
         waiting = self._waiting.setdefault(bucket, [])
         waiting.append(sample)
-        self._bytes += sample.num_bytes
-        if (len(waiting) + 1) * sample.num_bytes > self._batch_bytes:
+        self._bytes += sample.nbytes
+        if (len(waiting) + 1) * sample.nbytes > self._batch_bytes:
             yield self._take(bucket)
         while self._bytes > self._most:
             yield self._take(max(self._waiting, key=self._held))
@@ -55,9 +55,9 @@ class Batcher(Generic[S]):
             yield self._take(next(iter(self._waiting)))
 
     def _held(self, bucket: Hashable) -> int:
-        return sum(sample.num_bytes for sample in self._waiting[bucket])
+        return sum(sample.nbytes for sample in self._waiting[bucket])
 
     def _take(self, bucket: Hashable) -> list[S]:
         batch = self._waiting.pop(bucket)
-        self._bytes -= sum(sample.num_bytes for sample in batch)
+        self._bytes -= sum(sample.nbytes for sample in batch)
         return batch

@@ -48,7 +48,7 @@ class Sample:
     flow: float | None  # motion score, where the build computes it
 
     @property
-    def num_bytes(self) -> int:
+    def nbytes(self) -> int:
         return self.frames.nbytes
 
 
@@ -168,7 +168,7 @@ class Line:
             self._report.failures += self._suspected
             self._suspected = []
         self._sink.put(rows)
-        self._meter.advance(len(batch), sum(sample.num_bytes for sample in batch))
+        self._meter.advance(len(batch), sum(sample.nbytes for sample in batch))
 
 
 def make_order(task: Task, plan: Plan) -> Order:

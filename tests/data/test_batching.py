@@ -14,7 +14,7 @@ from diffnext.data.batching import Batcher
 class Sample:
     bucket: str
     number: int
-    num_bytes: int
+    nbytes: int
 
 
 SIZES = {"small": 10, "large": 35, "huge": 200}
@@ -62,5 +62,5 @@ def test_every_sample_is_in_one_batch_of_its_bucket(names, batch_size, waiting_b
     for batch in full + rest:
         assert len({sample.bucket for sample in batch}) == 1
         smallest = min(SIZES[name] for name in names)
-        assert len(batch) == 1 or sum(s.num_bytes for s in batch) <= batch_size * smallest
+        assert len(batch) == 1 or sum(s.nbytes for s in batch) <= batch_size * smallest
         assert [s.number for s in batch] == sorted(s.number for s in batch)

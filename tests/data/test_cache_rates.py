@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The time a build will take, foretold from a few of its samples."""
+
+import time
+
+import pytest
+
+from diffnext.data.cache_rates import Rates, frame_bytes, probe_rates
+from diffnext.data.view_rules import ViewRules
+from tests.data.cache_builds import encode, plan_for, write_photos
+
+SAMPLE = 32 * 48 * 3  # bytes
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos")
+
+
+def test_the_slower_stage_decides():
+    assert Rates(decode=100, encode=50).seconds(200) == 4
+    assert Rates(decode=25, encode=50).seconds(200) == 8
+    assert Rates(decode=0, encode=50).seconds(200) is None
+
+
+def test_an_encoder_of_known_speed_is_measured(photos, tmp_path):
+    plan = plan_for(photos, tmp_path / "cache")
+    seen = []
+
+    def encoder(frames):
+        seen.append(len(frames))
+        time.sleep(0.05 * len(frames) + (0.3 if len(seen) % 2 else 0))  # slow when it is cold
+        return encode(frames)
+
+    rates = probe_rates(plan, encoder, count=4, batch_size=2, workers=0)
+    assert seen == [2, 2, 2, 2]  # each once more, when it is warm
+    assert rates.encode == pytest.approx(SAMPLE / 0.05, rel=0.5)
+    assert rates.decode > 0
+    assert frame_bytes(plan.tasks) == 7 * SAMPLE
+    assert rates.seconds(frame_bytes(plan.tasks)) >= 7 * SAMPLE / rates.encode
+    assert not (tmp_path / "cache").exists()
+
+
+def test_media_that_fail_are_left_out(photos, tmp_path):
+    plan = plan_for(photos, tmp_path / "cache")
+    for path in photos.glob("p[0-5].png"):
+        path.write_bytes(b"gone bad")
+    assert probe_rates(plan, encode, count=7, workers=0).decode > 0
+    (photos / "p6.png").unlink()
+    assert probe_rates(plan, encode, count=7, workers=0) == Rates(0, 0)
+
+
+def test_every_size_is_probed_in_batches_of_its_own(photos, tmp_path):
+    plan = plan_for(photos, tmp_path / "cache", rules=ViewRules((((32, 48),), ((64, 96),))))
+    shapes = set()
+
+    def encoder(frames):
+        shapes.add(frames.shape)
+        return encode(frames)
+
+    probe_rates(plan, encoder, count=4, batch_size=4, workers=0)
+    assert shapes == {(4, 1, 32, 48, 3), (1, 1, 64, 96, 3)}
+
+
+def test_nothing_planned_nothing_known(photos, tmp_path):
+    plan = plan_for(photos, tmp_path / "cache")
+    plan.tasks.clear()
+    assert probe_rates(plan, encode, workers=0) == Rates(0, 0)
