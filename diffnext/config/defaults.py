@@ -119,6 +119,9 @@ _C.TRAIN = CfgNode()
 _C.TRAIN.DATASET = OneOf("", (str, list, dict))
 # As many record folders of the same lengths: their fields replace or join those of DATASET.
 _C.TRAIN.DATASET2 = OneOf("", (str, list))
+# Options for caches behind URLs, by name: folder (of the local copies), gib (how many GiB of copies it
+# may hold), options (of fsspec's file system, such as {endpoint_url: ...}) and attempts.
+_C.TRAIN.REMOTE_CONFIG = CfgNode(new_allowed=True)
 # Records whose latents the network cannot take, for their size or channels: refuse, or skip.
 _C.TRAIN.OTHER_SHAPES = "refuse"
 # How the cache is read: vae_train.

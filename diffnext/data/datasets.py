@@ -13,11 +13,16 @@ import numpy as np
 from diffnext.data.parse import moments_shape
 from diffnext.data.records import Record, RecordReader, open_reader, read_identity
 from diffnext.data.records.base import group_records
+from diffnext.data.remote.reader import RemoteReader
+from diffnext.data.remote.store import RemoteError
+from diffnext.data.urls import is_url
 
 Spec = str | Sequence[str] | Mapping[str, float]
 
 
-def open_datasets(spec: Spec, joined: Spec = "") -> tuple[list[RecordReader], list[float]]:
+def open_datasets(
+    spec: Spec, joined: Spec = "", *, remote: Mapping[str, Any] | None = None
+) -> tuple[list[RecordReader], list[float]]:
     """Open what a configuration names.
 
     Args:
@@ -25,23 +30,34 @@ def open_datasets(spec: Spec, joined: Spec = "") -> tuple[list[RecordReader], li
             the folder passes in an epoch, 1 if not given.
         joined: folders whose fields are added, record by record, to those of `spec`, or replace them;
             as many as in `spec`, or none.
+        remote: keyword arguments of `RemoteReader`, for URLs.
 
     Returns:
         The datasets and their weights.
 
     Raises:
-        ValueError: a weight that is not above 0, another number of folders, of other lengths.
+        ValueError: a weight that is not above 0, another number of folders, of other lengths, or
+            a URL that cannot be read.
     """
     entries, others = split_spec(spec), split_spec(joined)
     if not entries:
         raise ValueError("no dataset is given; name a record folder")
-    readers = [open_reader(path) for path, _ in entries]
+    readers = [_open(path, remote or {}) for path, _ in entries]
     if others:
         if len(others) != len(entries):
             raise ValueError(f"{len(others)} folders are to be joined to {len(entries)}")
-        more = [open_reader(path) for path, _ in others]
+        more = [_open(path, remote or {}) for path, _ in others]
         readers = [JoinedReader(a, b) for a, b in zip(readers, more, strict=True)]
     return readers, [weight for _, weight in entries]
+
+
+def _open(path: str, remote: Mapping[str, Any]) -> RecordReader:
+    if not is_url(path):
+        return open_reader(path)
+    try:
+        return RemoteReader(path, **remote)
+    except RemoteError as error:
+        raise ValueError(str(error)) from error
 
 
 def split_spec(spec: Spec) -> list[tuple[str, float]]:
@@ -151,6 +167,13 @@ class JoinedReader:
         if "shape" in owned:
             merged["shape"] = owned["shape"]
         return merged
+
+
+def places_of(reader: RecordReader) -> list[str]:
+    """What is read from where, of datasets that are not local."""
+    if isinstance(reader, JoinedReader):
+        return places_of(reader.first) + places_of(reader.second)
+    return [reader.about()] if isinstance(reader, RemoteReader) else []
 
 
 def select_shapes(reader: RecordReader, left_out: Collection[tuple[int, ...]]) -> RecordReader:

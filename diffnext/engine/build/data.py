@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffnext.data.datasets import identity_of, open_datasets, select_shapes
+from diffnext.data.datasets import identity_of, open_datasets, places_of, select_shapes
 from diffnext.data.loader import Loader
 from diffnext.data.records import RecordReader
+from diffnext.data.remote.reader import RemoteReader
 from diffnext.distributed.env import Env
 from diffnext.engine import check_data, check_identity
 from diffnext.engine.build.network import component_folder
 from diffnext.engine.check import check_choice, read_config
 from diffnext.pipelines.train_base import Expected
-from diffnext.utils.registry import construct
+from diffnext.utils.registry import check_options, construct
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
@@ -45,6 +46,7 @@ def datasets_of(cfg: Config, reads: Sequence[str], expected: Expected) -> Datase
     for reader in readers:
         check_data.check_fields(reader, reads)
         vae = component_folder(cfg, "vae")
+        notes += places_of(reader)
         notes.append(check_identity.check_autoencoder(reader, vae, expected))
         reader, left_out = _fitting(cfg, reader, expected)
         checked.append(reader)
@@ -87,7 +89,8 @@ def _open(cfg: Config) -> tuple[list[RecordReader], list[float]]:
         raise ValueError("TRAIN.DATASET is empty; name a folder that tools/build_cache.py made")
     if cfg.TRAIN.LOADER != "vae_train":
         raise ValueError(f"TRAIN.LOADER is {cfg.TRAIN.LOADER!r}; there is 'vae_train'")
-    return open_datasets(cfg.TRAIN.DATASET, cfg.TRAIN.DATASET2)
+    check_options(RemoteReader, cfg.TRAIN.REMOTE_CONFIG, key="TRAIN.REMOTE_CONFIG")
+    return open_datasets(cfg.TRAIN.DATASET, cfg.TRAIN.DATASET2, remote=cfg.TRAIN.REMOTE_CONFIG)
 
 
 def make_loader(cfg: Config, data: Datasets, env: Env) -> Loader:
