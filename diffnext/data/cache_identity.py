@@ -118,18 +118,18 @@ def upgrade_identity(held: Mapping[str, Any]) -> tuple[dict[str, Any], View | No
 
 
 def check_identity(output: str, identity: Mapping[str, Any]) -> None:
-    """Refuse to add to a cache that was made in another way.
+    """Refuse to add to a cache that was made in another way; a folder without records is free.
 
     Raises:
         ValueError: with each key that differs and both of its values.
     """
+    if not (os.path.isdir(output) and _holds_records(output)):
+        return
     held = read_identity(output)
     if held is None:
-        if os.path.isdir(output) and _holds_records(output):
-            raise ValueError(
-                f"{output} holds records that this tool did not make; choose another --output"
-            )
-        return
+        raise ValueError(
+            f"{output} holds records that this tool did not make; choose another --output"
+        )
     ours, theirs = _flat(identity), _flat(upgrade_identity(held)[0])
     lines = [
         f"  {key}: the cache has {theirs.get(key)!r}, this build {ours.get(key)!r}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeVar
 
-from diffnext.data import media
 from diffnext.data.cache_compare import Held
 from diffnext.data.cache_identity import Latents, check_identity, make_identity, open_journal
 from diffnext.data.choices import Choices
@@ -21,8 +21,9 @@ from diffnext.data.record_fields import complete, field_names, record_types
 from diffnext.data.records import write_identity
 from diffnext.data.sources import Failure, Listing, Source
 from diffnext.data.threads import map_ahead
-from diffnext.data.view_rules import Chosen, ViewRules
+from diffnext.data.view_rules import Chosen, ViewRules, examine
 from diffnext.data.views import View, is_enlarged
+from diffnext.data.workers import Pool, WorkError
 
 A = TypeVar("A")
 Progress = Callable[[Iterable[A], int, str], Iterable[A]]
@@ -158,6 +159,7 @@ def make_plan(
     dtype: str,
     computed: Mapping[str, str] | None = None,
     workers: int = 4,
+    limit_s: float = 120.0,
     retry_failed: bool = False,
     remember: bool = False,
     progress: Progress = lambda items, total, name: items,
@@ -172,6 +174,9 @@ def make_plan(
         vae: what made the moments, for the identity: class, configuration, hash of the weights.
         dtype: precision of the encoding, for the identity.
         computed: fields that the build computes for media that do not have them, and how.
+        workers: threads that look at media, and processes that probe videos, some of which hang or
+            crash their decoder; 0 probes here.
+        limit_s: seconds that the probe of a video may take.
         retry_failed: try again what failed before and has not changed since.
         remember: write to the output which views each medium gives; the caller holds its lock.
         progress: wraps an iterable of known length, to show how far it is.
@@ -192,12 +197,12 @@ def make_plan(
     choices = Choices(output, rules, store=remember)
     ledger = {} if retry_failed else read_ledger(output)
     held, contents = Held(journal), []
-    scout = _Scout(journal, choices, rules, ledger)
-    looks = _in_chunks(scout, sources, workers)
-    for source, look in zip(sources, progress(looks, len(sources), "compare"), strict=True):
-        contents.append("" if isinstance(look, Failure) else look.content)
-        _place(plan, source, look, held, ledger)
-    choices.close()
+    with Pool(examine, workers=workers, limit_s=limit_s) as pool, contextlib.closing(choices):
+        scout = _Scout(journal, choices, rules, ledger, pool)
+        looks = _in_chunks(scout, sources, max(1, workers))
+        for source, look in zip(sources, progress(looks, len(sources), "compare"), strict=True):
+            contents.append("" if isinstance(look, Failure) else look.content)
+            _place(plan, source, look, held, ledger)
     plan.stale = held.stale(sources, contents, plan.failures)
     return plan
 
@@ -211,9 +216,10 @@ class _Scout:
         choices: Choices,
         rules: ViewRules,
         ledger: Mapping[str, Failure],
+        pool: Pool,
     ) -> None:
         self._journal, self._choices = journal, choices
-        self._rules, self._ledger = rules, ledger
+        self._rules, self._ledger, self._pool = rules, ledger, pool
 
     def __call__(self, source: Source) -> Look | Failure:
         path = source.path
@@ -231,7 +237,9 @@ class _Scout:
             return Failure(path, "probe", _reason(error), attempt(path, stamp))
 
     def _choose(self, source: Source, stamp: tuple[int, int]) -> Chosen:
-        chosen = self._rules.choose(media.probe(source.location))
+        order = (source.location, self._rules)
+        is_picture = source.location.kind == "image"
+        chosen = examine(order) if is_picture else self._pool.submit(order).result()
         self._choices.add(source.path, stamp, chosen)
         return chosen
 
@@ -303,4 +311,4 @@ def _frames(item: Item) -> tuple[int, ...]:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffnext.data import media
+from diffnext.data.location import Location
 from diffnext.data.media import Probe
 from diffnext.data.views import View, is_enlarged, too_narrow
 
@@ -101,6 +103,16 @@ class ViewRules:
     def _too_short(self, length: int) -> str:
         span = (length - 1) * self.frame_stride + 1
         return f"fewer than {span} frames" + (f" at {self.fps:g} a second" if self.fps else "")
+
+
+def examine(order: tuple[Location, ViewRules]) -> Chosen:
+    """Probe a medium and choose its views; of one argument, for a worker.
+
+    Raises:
+        OSError, ValueError: it cannot be probed.
+    """
+    location, rules = order
+    return rules.choose(media.probe(location))
 
 
 def nearest_size(height: int, width: int, sizes: Sequence[Size]) -> Size:

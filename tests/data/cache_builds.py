@@ -41,7 +41,7 @@ def write_photos(folder):
 
 def plan_for(folder, output, **changes):
     options = {"rules": RULES, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
-    return make_plan(scan(str(folder)), str(output), **{**options, **changes})
+    return make_plan(scan(str(folder)), str(output), **{**options, "workers": 0, **changes})
 
 
 def run(folder, output, *, encoder=encode, batch_size=3, workers=0, **changes):

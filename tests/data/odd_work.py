@@ -31,6 +31,15 @@ def carry_out(order):
     return work((order.word, order.value))
 
 
+def examine(order):
+    """Probe a medium as a plan does, but crash where its name is evil."""
+    from diffnext.data import view_rules
+
+    if "evil" in str(order[0]):
+        _kill(signal.SIGSEGV)
+    return view_rules.examine(order)
+
+
 def _print(text):
     print(text, flush=True)
     os.write(1, text.encode())

@@ -21,6 +21,7 @@ from diffnext.data.plan_table import table
 from diffnext.data.records import open_reader, read_identity, write_identity
 from diffnext.data.sources import Failure, scan
 from diffnext.data.view_rules import ViewRules
+from tests.data import odd_work
 from tests.data.cache_builds import (
     LATENTS,
     RULES,
@@ -253,6 +254,26 @@ def test_a_cache_of_another_identity_is_refused(photos, tmp_path):
         "  dtype.encode: the cache has 'float32', this build 'float16'",
         "  vae.class: the cache has 'Stub', this build 'Other'",
     ]
+
+
+def test_a_build_that_was_stopped_before_its_first_record_binds_nobody(photos, tmp_path):
+    plan_for(photos, tmp_path / "cache", vae={"class": "Wrong"}).begin()
+    assert run(photos, tmp_path / "cache").written == 7
+    assert read_identity(tmp_path / "cache")["vae"] == {"class": "Stub"}
+
+
+def test_a_video_that_takes_its_decoder_down_costs_itself_alone(tmp_path, monkeypatch):
+    """Both clips are probed by a worker; it is told to end where the second one's name is seen."""
+    for name in ("good", "evil"):
+        write_clip(tmp_path / f"{name}.mp4", 9)
+        (tmp_path / f"{name}.txt").write_text(name)
+    monkeypatch.setattr("diffnext.data.cache_plan.examine", odd_work.examine)
+    options = {"rules": ViewRules((((48, 128),),), num_frames=(9,)), "latents": VIDEO}
+    plan = plan_for(tmp_path, tmp_path / "cache", **options, workers=1)
+    assert [item.source.caption for item in plan.items] == ["good"]
+    [failure] = plan.failures
+    assert (Path(failure.file).name, failure.stage) == ("evil.mp4", "probe")
+    assert failure.reason.startswith("the decoder crashed with signal 11")
 
 
 def test_records_of_unknown_origin_are_not_added_to(photos, tmp_path):

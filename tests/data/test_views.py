@@ -195,6 +195,16 @@ def test_a_rate_decides_whether_a_clip_is_long_enough():
     assert frames(slow, clip(25)) == [(0, 6, 12, 18, 24)]
 
 
+def test_a_clip_of_variable_rate_gives_the_frames_of_each_moment(tmp_path):
+    """Ten frames 20 ms apart, then ten of 100 ms: at 10 a second, by the numbers that they show."""
+    times = [*range(0, 200, 20), *range(200, 1200, 100)]
+    medium = media.probe(write_clip(tmp_path / "vfr.mkv", 20, times=times))
+    rules = ViewRules((((48, 128),),), num_frames=(9,), fps=10.0)
+    [view] = rules.choose(medium).views
+    assert view.frame_ids == (0, 5, *range(10, 17))
+    assert numbers(media.read(medium, [view])[0]) == [0, 5, *range(10, 17)]
+
+
 # ---------------------------------------------------------------------------------- one decode for all
 
 
