@@ -75,6 +75,13 @@ def test_a_changed_option_is_told_or_warned_of(run, caplog, option, value, level
     assert f"{name}: {old!r} in the checkpoint, {value!r} now" in told[0].message
 
 
+@pytest.mark.parametrize(("policy", "level"), [("constant", "INFO"), ("cosine_decay", "WARNING")])
+def test_a_later_end_is_warned_of_where_the_rate_depends_on_it(run, caplog, policy, level):
+    with caplog.at_level("INFO", logger="diffnext"):
+        find_start("auto", run, config=changed(SOLVER__MAX_STEPS=9, SOLVER__LR_POLICY=policy))
+    assert [r.levelname for r in caplog.records if "SOLVER.MAX_STEPS" in r.message] == [level]
+
+
 def test_the_same_options_need_no_word(run, caplog):
     with caplog.at_level("INFO", logger="diffnext"):
         assert find_start("auto", run, config=changed()).checkpoint.step == 4

@@ -24,7 +24,8 @@ _TOLD = (
     "PARALLEL",
     "SOLVER.ACCUM_STEPS",  # the global batch is compared
     "SOLVER.DISPLAY",
-    "SOLVER.MAX_STEPS",
+    "SOLVER.HANG_TIMEOUT",
+    "SOLVER.MAX_",  # STEPS, HOURS, SKIPPED
     "SOLVER.SNAPSHOT",
     "TRAIN.BATCH_SIZE",
     "TRAIN.CHECKPOINTING",
@@ -34,6 +35,7 @@ _TOLD = (
     "TRAIN.NUM_THREADS",
     "TRAIN.RES",  # RESUME, RESET
 )
+_STEADY = (None, "", "constant", "steps_with_decay")  # courses that do not depend on their end
 _REFUSED = {  # and what to do, apart from restoring the value
     "PIPELINE.TYPE": "train another task in another --exp-dir",
     "MODEL.TYPE": "train another network in another --exp-dir",
@@ -161,12 +163,13 @@ def _compare_options(saved: str, now: str, resets: Collection[str]) -> None:
     if not saved or not now:
         return
     then, here = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(now))
+    warned = ("SOLVER.MAX_STEPS",) if here.get("SOLVER.LR_POLICY") not in _STEADY else ()
     refused = []
     for key in sorted(key for key in then.keys() | here.keys() if then.get(key) != here.get(key)):
         line = f"{key}: {then.get(key)!r} in the checkpoint, {here.get(key)!r} now"
         if key in _REFUSED and not (key == "SOLVER.OPTIMIZER" and "optimizer" in resets):
             refused.append(f"  {line}; restore it, or {_REFUSED[key]}")
-        elif key.startswith(_TOLD) or key in _REFUSED:
+        elif key in _REFUSED or (key.startswith(_TOLD) and key not in warned):
             logger.info(f"changed since the checkpoint: {line}")
         else:
             logger.warning(f"changed since the checkpoint, and so is the training: {line}")
