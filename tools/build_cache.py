@@ -6,9 +6,9 @@
     python tools/build_cache.py --input clips.csv --output cache --vae /path/to/model \\
         --resolution 480x768 --num-frames 33 --frame-stride 2
 
-The input is a folder (name.jpg with its caption in name.txt, or fields in name.json) or a manifest
-(.csv, .jsonl, .parquet with the columns path, caption, text, label, flow). The same command run again
-encodes what is new. Exit codes: 0 built, 1 too many failures, 2 wrong usage, 130 interrupted.
+The input is a folder (name.jpg with its caption in name.txt, or fields in name.json), a manifest (.csv,
+.jsonl, .json, .parquet with the columns path, caption, text, label, flow), a Hugging Face data set, or
+tars (shards-{0000..0009}.tar); local, or a URL. The same command run again encodes what is new. Exit codes: 0 built, 1 too many failures, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--input", required=True, help="folder, manifest or a single file")
+    add("--input", required=True, help="folder, manifest, data set, tars or a single file")
+    add(
+        "--columns",
+        default="",
+        metavar="FIELD=COLUMN,...",
+        help="names of the columns, where they are not the usual ones: caption=recap,path=clip",
+    )
     add("--output", required=True, help="folder of the cache")
     add("--vae", required=True, help="folder of an autoencoder, or of a model that holds vae/")
     add_views(parser)
@@ -210,10 +216,10 @@ def run(args: argparse.Namespace) -> int:
     """Plan, show the plan, build, sum up. The autoencoder is loaded when all else is known to fit."""
     from diffnext.data.prune import recover
     from diffnext.data.records.lock import FolderLock
-    from diffnext.data.sources import scan
+    from diffnext.data.sources import parse_columns, scan
 
     device, dtype = pick_device(args.device, args.dtype)
-    listing = scan(args.input)
+    listing = scan(args.input, parse_columns(args.columns))
     latents = latents_of(args.vae)
     if args.dry_run:
         plan_build(args, listing, latents, dtype)
