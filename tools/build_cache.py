@@ -8,7 +8,8 @@
 
 The input is a folder (name.jpg with its caption in name.txt, or fields in name.json), a manifest (.csv,
 .jsonl, .json, .parquet with the columns path, caption, text, label, flow), a Hugging Face data set, or
-tars (shards-{0000..0009}.tar); local, or a URL. The same command run again encodes what is new. Exit codes: 0 built, 1 too many failures, 2 wrong usage, 130 interrupted.
+tars (shards-{0000..0009}.tar); local, or a URL. The same command run again encodes what is new. Exit
+codes: 0 built, 1 too many failures, 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
