@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import posixpath
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -31,7 +31,7 @@ BLOCK = 1 << 20  # bytes that are hashed at a time
 
 def kind_of(path: str) -> str | None:
     """Return "image", "video", or None for a file of another type; by the suffix of its name."""
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix = posixpath.splitext(path)[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return "image"
     return "video" if suffix in VIDEO_SUFFIXES else None
