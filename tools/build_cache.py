@@ -53,6 +53,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--dtype", default="auto", help="auto, fp32, fp16 or bf16; auto: fp16 on cuda, else fp32")
     add("--dry-run", action="store_true", help="show the plan and stop")
     add(
+        "--probe",
+        type=int,
+        default=8,
+        metavar="N",
+        help="media that a dry run decodes and encodes to foretell the time; 0: no weights are loaded",
+    )
+    add(
         "--max-failures",
         type=allowance,
         default=allowance("10%"),
@@ -223,7 +230,9 @@ def run(args: argparse.Namespace) -> int:
     listing = scan(args.input, parse_columns(args.columns))
     latents = latents_of(args.vae)
     if args.dry_run:
-        plan_build(args, listing, latents, dtype)
+        plan = plan_build(args, listing, latents, dtype)
+        if args.probe and plan.tasks:
+            foretell(args, plan, device, dtype)
         return 0
     with FolderLock(args.output) as lock:
         recover(args.output)
@@ -264,6 +273,22 @@ def plan_build(args: argparse.Namespace, listing, latents, dtype):
     if plan.num_bytes > plan.free_bytes:
         raise ValueError(f"--output {args.output}: the disk is too small for this plan")
     return plan
+
+
+def foretell(args: argparse.Namespace, plan, device: str, dtype) -> None:
+    """Say how long the build will take, by a few of its media."""
+    from diffnext.data.cache_rates import frame_bytes, probe_rates
+    from diffnext.data.plan_table import expected
+
+    rates = probe_rates(
+        plan,
+        load_encoder(args, plan, device, dtype),
+        count=args.probe,
+        batch_size=args.batch_size,
+        workers=pick_workers(device) if args.workers is None else args.workers,
+        decode_timeout_s=args.decode_timeout,
+    )
+    print(expected(rates.decode, rates.encode, frame_bytes(plan.tasks), len(plan.items)))
 
 
 def view_rules(args: argparse.Namespace, latents):

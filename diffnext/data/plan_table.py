@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 from diffnext.data.cache_plan import Plan
+from diffnext.data.progress import clock
 from diffnext.data.views import View
 
 MOST_REASONS = 8  # of a kind that are listed
@@ -25,6 +26,21 @@ def summary(plan: Plan, seconds: float) -> str:
         f"cache: {plan.present} hit, {len(plan.items)} to build, {len(plan.stale)} stale, "
         f"{seconds:.1f} s"
     )
+
+
+def expected(decode: float, encode: float, num_bytes: int, samples: int) -> str:
+    """How long a build will take, in one line.
+
+    Args:
+        decode, encode: bytes of frames a second; 0: nothing could be decoded or encoded.
+        num_bytes: of the frames of all samples.
+    """
+    if not min(decode, encode):
+        return "expected time: not known, none of the probed media could be decoded and encoded"
+    rates = {"decode": decode * samples / num_bytes, "encode": encode * samples / num_bytes}
+    words = ", ".join(f"{name} {rate:.3g}/s" for name, rate in rates.items())
+    limit = min(rates, key=rates.__getitem__)
+    return f"expected time: {clock(samples / rates[limit])} ({words}; {limit} limits)"
 
 
 def _buckets(plan: Plan) -> list[str]:

@@ -17,7 +17,7 @@ from diffnext.data.cache_identity import Latents, open_journal
 from diffnext.data.cache_plan import make_plan
 from diffnext.data.journal import JOURNAL
 from diffnext.data.location import File
-from diffnext.data.plan_table import table
+from diffnext.data.plan_table import expected, table
 from diffnext.data.records import open_reader, read_identity, write_identity
 from diffnext.data.sources import Failure, scan
 from diffnext.data.view_rules import ViewRules
@@ -274,6 +274,12 @@ def test_a_video_that_takes_its_decoder_down_costs_itself_alone(tmp_path, monkey
     [failure] = plan.failures
     assert (Path(failure.file).name, failure.stage) == ("evil.mp4", "probe")
     assert failure.reason.startswith("the decoder crashed with signal 11")
+
+
+def test_the_time_is_that_of_the_slower_stage():
+    line = expected(decode=3e6, encode=1e6, num_bytes=9 * 10**8, samples=300)
+    assert line == "expected time: 15:00 (decode 1/s, encode 0.333/s; encode limits)"
+    assert "not known" in expected(0.0, 1e6, 10**6, 3)
 
 
 def test_records_of_unknown_origin_are_not_added_to(photos, tmp_path):

@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -160,8 +161,9 @@ def test_dry_run_shows_the_plan_and_writes_nothing(photos, model, tmp_path, caps
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["64x64", "px", "8x8x8", "6", "0"]
     assert any(line.startswith("failed") and "UnidentifiedImageError" in line for line in lines)
-    assert "to be written" in lines[-2] and "free" in lines[-2]
-    assert lines[-1].startswith("cache: 0 hit, 6 to build, 0 stale, ")
+    assert "to be written" in lines[-3] and "free" in lines[-3]
+    assert lines[-2].startswith("cache: 0 hit, 6 to build, 0 stale, ")
+    assert re.fullmatch(r"expected time: 0:0\d \(decode .*/s, encode .*/s; \w+ limits\)", lines[-1])
     assert not (tmp_path / "cache").exists()
 
 
@@ -259,7 +261,7 @@ def test_usage_errors_say_what_to_do(photos, model, tmp_path, capsys, options, m
     [
         (("--resolution", "60"), 2, "height 60 is no multiple of 8"),
         (("--input", "/nowhere"), 2, "/nowhere: no such file or folder"),
-        (("--dry-run",), 0, "0 hit, 6 to build"),
+        (("--dry-run", "--probe", "0"), 0, "0 hit, 6 to build"),
     ],
 )
 def test_no_weights_are_loaded_for_what_needs_none(
