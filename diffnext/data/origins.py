@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate, islice
 
-from diffnext.data.datasets import JoinedReader
+from diffnext.data.datasets import JoinedReader, SelectedReader
 from diffnext.data.journal import JOURNAL
 from diffnext.data.records import RecordReader
 
@@ -33,8 +33,10 @@ class Origins:
     def source(self, index: int) -> str:
         """The media file that the record was made of; "" if the dataset does not say."""
         reader, record = self._find(index)
-        while isinstance(reader, JoinedReader):
-            reader = reader.first
+        while isinstance(reader, JoinedReader | SelectedReader):
+            if isinstance(reader, SelectedReader):
+                record = int(reader.chosen[record])
+            reader = reader.first if isinstance(reader, JoinedReader) else reader.source
         path = os.path.join(reader.path, JOURNAL)
         if not os.path.isfile(path):
             return ""

@@ -3,7 +3,9 @@
 
 import json
 
-from diffnext.data.datasets import open_datasets
+import numpy as np
+
+from diffnext.data.datasets import SelectedReader, open_datasets
 from diffnext.data.journal import JOURNAL
 from diffnext.data.origins import Origins
 from tests.runs.tiny_nova import make_cache
@@ -26,3 +28,5 @@ def test_joined_datasets_tell_the_file_of_the_first(tmp_path):
     (first / JOURNAL).write_text('{"path": "/x"}\n{"path": "/y"}\n')
     readers, _ = open_datasets(str(first), str(second))
     assert Origins(readers).source(1) == "/y"
+    chosen = SelectedReader(readers[0], np.array([1]))
+    assert Origins([chosen]).source(0) == "/y"

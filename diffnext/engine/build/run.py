@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffnext.distributed.env import Env
 from diffnext.engine.build.attach import attach
 from diffnext.engine.build.data import make_loader
 from diffnext.engine.build.describe import describe_plan
@@ -40,29 +41,37 @@ def build_trainer(
     env = coordinator.env
     for line in describe_plan(cfg, plan, world=env.world):
         logger.info(line)
+    trainer = make_trainer(cfg, plan, env, begin=start.begin if start else 0)
+    attach(
+        cfg,
+        coordinator,
+        trainer,
+        trainer.batches,
+        start=start,
+        identity=data_identity(plan),
+        tensorboard=tensorboard,
+    )
+    return trainer
+
+
+def make_trainer(cfg: Config, plan: Plan, env: Env, *, begin: int) -> Trainer:
+    """The loop with all that it works on, at step 0 and without hooks.
+
+    Args:
+        begin: step at which the course of the learning rate begins.
+    """
     pipe = make_pipeline(cfg, plan).to(env.device)
     backend = make_backend(cfg, plan, env)
     method = make_method(cfg, pipe, backend, plan.optimizer)
-    loader = make_loader(cfg, plan.data, env)
-    schedule = schedule_of(cfg, begin=start.begin) if start else plan.schedule
-    trainer = Trainer(
+    schedule = schedule_of(cfg, begin=begin) if begin else plan.schedule
+    return Trainer(
         pipe=pipe,
         method=method,
         backend=backend,
-        batches=loader,
+        batches=make_loader(cfg, plan.data, env),
         schedules={role.name: schedule for role in method.roles if role.learns},
         max_steps=cfg.SOLVER.MAX_STEPS,
         seed=cfg.RNG_SEED,
         accum_steps=cfg.SOLVER.ACCUM_STEPS,
         max_norm=cfg.SOLVER.CLIP_GRAD,
     )
-    attach(
-        cfg,
-        coordinator,
-        trainer,
-        loader,
-        start=start,
-        identity=data_identity(plan),
-        tensorboard=tensorboard,
-    )
-    return trainer
