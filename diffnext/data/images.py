@@ -3,25 +3,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+
+from diffnext.data.location import Location, of_path
 
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 WHITE = (255, 255, 255, 255)
 
 
-def size(path: str) -> tuple[int, int]:
-    """Height and width in pixels as shown, from the head of the file alone."""
-    with PIL.Image.open(path) as image:
+def size(where: Location | str) -> tuple[int, int]:
+    """Height and width in pixels as shown, from the head of the file alone.
+
+    Raises:
+        OSError, ValueError: not a picture, or one of more pixels than Pillow deems safe (179 million).
+    """
+    with _opened(where) as image:
         width, height = image.size
         exif = PIL.Image.Image.getexif(image)  # that of PNG would decode the pixels
         turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
-def load(path: str) -> PIL.Image.Image:
+def load(where: Location | str) -> PIL.Image.Image:
     """Decode a picture: the first frame, upright, in mode RGB.
 
     Transparent pixels are laid over white. 16 bits are scaled to 8 over their whole range, so that
@@ -30,9 +39,26 @@ def load(path: str) -> PIL.Image.Image:
     Raises:
         OSError, ValueError: a file that is damaged, or that has no agreed way to 8 bits.
     """
-    with PIL.Image.open(path) as image:
+    with _opened(where) as image:
         image.load()
         return to_rgb(PIL.ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def _opened(where: Location | str) -> Iterator[PIL.Image.Image]:
+    """Open a picture; the many kinds of errors that damaged files lead to become ValueErrors."""
+    location = of_path(where) if isinstance(where, str) else where
+    handle = location.handle()
+    try:
+        with PIL.Image.open(handle) as image:
+            yield image
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{location}: {error}") from error
+    finally:
+        if not isinstance(handle, str):
+            handle.close()
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:

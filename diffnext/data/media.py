@@ -41,7 +41,7 @@ def probe(where: Location | str) -> Probe:
     """
     location = of_path(where) if isinstance(where, str) else where
     if location.kind == "image":
-        return Probe(location, "image", *images.size(location.handle()), 1)
+        return Probe(location, "image", *images.size(location), 1)
     info = video.probe(location)
     return Probe(location, "video", info.height, info.width, info.num_frames, info)
 
@@ -62,7 +62,7 @@ def read(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
 
 
 def _read_picture(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
-    picture = images.load(medium.location.handle())
+    picture = images.load(medium.location)
     resized: dict[tuple[int, int], np.ndarray] = {}
     cuts = []
     for view in views:

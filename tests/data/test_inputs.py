@@ -25,7 +25,7 @@ def png(value):
 
 def greys(listing):
     """The grey of each picture that was listed, read from where it is."""
-    return [images.load(source.location.handle()).getpixel((0, 0))[0] for source in listing.sources]
+    return [images.load(source.location).getpixel((0, 0))[0] for source in listing.sources]
 
 
 def reasons(listing):
