@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ class Server:
         world: int = 1,
         kill_at: int = 0,
         kill_in_step: int = 0,
+        disk: tuple[Path, int] | None = None,
     ) -> list[int]:
         """Run to the end, or until the first process is killed; return the exit codes.
 
@@ -39,9 +41,11 @@ class Server:
         Args:
             kill_at: number of the event: writes that reach the disk, renames, removals and steps.
             kill_in_step: number of the step among those of this process.
+            disk: a folder that is a disk of so many bytes, for this run only.
         """
         job = {"argv": list(map(str, arguments)), "log": str(log), "world": world}
         job |= {"kill_at": kill_at, "kill_in_step": kill_in_step}
+        job["disk"] = disk and [str(disk[0]), disk[1]]
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -84,6 +88,8 @@ def _work(job: dict, rank: int, port: int, train) -> None:
             values = (rank, rank, job["world"], job["world"])
             os.environ |= dict(zip(names, map(str, values), strict=True))
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if job["disk"]:
+            mount(*job["disk"])
         if rank == 0:
             _arm(job["kill_at"], job["kill_in_step"])
         code = train(*job["argv"])
@@ -122,6 +128,23 @@ def _arm(event: int, step: int) -> None:
     ):
         setattr(place, name, counted(getattr(place, name), events))
     Trainer.train_step = counted(Trainer.train_step, [step])
+
+
+def mount(folder: str, size: int) -> None:
+    """Put an empty disk of so many bytes at a folder, seen by this process alone.
+
+    Raises:
+        PermissionError: the system does not permit it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private = 0x20000, 0x40000 | 0x4000  # CLONE_NEWNS; MS_PRIVATE | MS_REC
+    failed = (
+        libc.unshare(new_namespace)
+        or libc.mount(b"none", b"/", None, ctypes.c_ulong(private), None)
+        or libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", ctypes.c_ulong(0), b"size=%d" % size)
+    )
+    if failed:
+        raise PermissionError(ctypes.get_errno(), "no disk can be mounted here")
 
 
 def _wait(children: Sequence[int]) -> list[int]:

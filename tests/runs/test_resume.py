@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from diffnext.engine.checkpoint import newest
 from diffnext.engine.tensors import SavedTensors
+from diffnext.utils.files import sizes
 from diffnext.utils.metrics import read_rows
-from tests.runs.forks import Server
+from tests.runs.forks import Server, mount
 from tests.runs.tiny_nova import make_run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -155,6 +156,29 @@ def test_what_begins_anew_is_done_once_and_kept(train, whole, tmp_path):
         "ema_checkpoints",
         "ema_0.7_checkpoints",
     }
+
+
+def test_on_a_disk_too_small_the_run_goes_on_and_fails_in_the_end(train, whole, tmp_path):
+    place = tmp_path / "run/checkpoints"
+    place.mkdir(parents=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            mount(str(place), 4096)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        pytest.skip("this system permits no mounts")
+    one = sum(sizes(whole / "checkpoints/tiny_iter_8").values())
+    options = ["SOLVER.SNAPSHOT_KEEP", 0]
+    train("run", *options, disk=(place, int(1.2 * one)), code=99)  # one fits, of four
+    assert rows(tmp_path / "run") == rows(whole)
+    log = (tmp_path / "run.log").read_text()
+    for step in (4, 6, 8):
+        assert f"tiny_iter_{step} could not be written: [Errno 28]" in log
+    assert log.count("older checkpoints stay") == 3 and log.count("saved ") == 1
+    assert "OSError: [Errno 28]" in log.splitlines()[-1]
 
 
 @pytest.mark.slow
