@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from diffnext.data.decoding import decode
+
+SLOW_S = 0.03
+
 
 def work(order):
     """Do what `order`, a word and its argument, says."""
@@ -38,6 +42,12 @@ def examine(order):
     if "evil" in str(order[0]):
         _kill(signal.SIGSEGV)
     return view_rules.examine(order)
+
+
+def slow_decode(order):
+    """Decode a medium, after a while."""
+    time.sleep(SLOW_S)
+    return decode(order)
 
 
 def _print(text):

@@ -2,16 +2,21 @@
 """Whole builds with a stand-in for the autoencoder: what is written, what not, what a second run does."""
 
 import json
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 
-from diffnext.data import media, motion
+from diffnext.data import cache, media, motion
 from diffnext.data.cache import build
 from diffnext.data.cache_identity import Latents
+from diffnext.data.decoding import decode_ahead
 from diffnext.data.journal import JOURNAL
 from diffnext.data.records import open_reader
+from diffnext.data.records.folder_writer import FolderWriter
 from diffnext.data.view_rules import ViewRules
+from tests.data import odd_work
 from tests.data.cache_builds import (
     VIEW,
     assert_complete,
@@ -131,6 +136,29 @@ def test_progress_is_told_and_ends_at_the_end(photos, tmp_path):
     assert [done for done, _ in states] == sorted(done for done, _ in states)
     assert states[-1][0] == 7
     assert states[-1][1] in ("decode", "encode", "write")
+
+
+def test_the_slowest_stage_sets_the_pace(photos, tmp_path, monkeypatch):
+    """Stages that sleep: one after the other they would take twice as long as the slowest."""
+    for number in range(10, 43):
+        write_picture(photos, f"p{number}", number)
+    begun, write = [], FolderWriter.write
+
+    def slow_write(self, record):
+        time.sleep(0.005)
+        write(self, record)
+
+    def slow_encode(frames):
+        begun.append(time.monotonic())
+        time.sleep(0.02 * len(frames))
+        return encode(frames)
+
+    monkeypatch.setattr(FolderWriter, "write", slow_write)
+    monkeypatch.setattr(cache, "decode_ahead", partial(decode_ahead, work=odd_work.slow_decode))
+    build(plan_for(photos, tmp_path / "cache"), slow_encode, batch_size=4, workers=2)
+    taken = time.monotonic() - begun[0]  # without the start of the workers
+    slowest, all_in_turn = 40 * 0.02, 40 * (0.02 + 0.005 + odd_work.SLOW_S / 2)
+    assert taken < (slowest + all_in_turn) / 2
 
 
 def encode_video(frames):
