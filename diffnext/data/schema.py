@@ -7,7 +7,7 @@ Letters: B batch, C latent channel, T latent frame, H W latent size, L text leng
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,10 @@ class Batch:
 
     def __len__(self) -> int:
         return self.moments.size(0)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its moments, nearly all of its bytes, on a device; nothing is waited for."""
+        return replace(self, moments=self.moments.to(device, non_blocking=True))
 
     def keys(self) -> list[tuple[int, int]]:
         """(epoch, record number) of each sample: what its random numbers are drawn from."""

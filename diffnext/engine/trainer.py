@@ -64,6 +64,7 @@ class Trainer:
         self.hooks = list(hooks)
         self.step = 0  # finished steps
         self.timer = StepTimer(backend.env.device)
+        self.transfers = StepTimer(backend.env.device)  # of micro-batches to the device
         self.data_wait_s = 0.0  # of the last step
         self.stop = StopVote(backend.env)
         self.phase = "hooks"  # of the step: data, loss, update, hooks; read by other threads
@@ -136,6 +137,9 @@ class Trainer:
         begin = time.perf_counter()
         batch = next(self.batches)
         self.data_wait_s += time.perf_counter() - begin
+        self.transfers.start()
+        batch = batch.to(self.backend.env.device)
+        self.transfers.stop()
         draws = Draws(self.seed, self.step, batch.keys(), device=self.backend.env.device)
         return self.pipe.prepare(batch, draws=draws)
 

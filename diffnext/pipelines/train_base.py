@@ -79,7 +79,7 @@ class TrainPipeline(ABC):
         """Sample the posterior, scale it, embed the conditions, drop some of them. No gradient.
 
         Args:
-            batch: moments and conditions on the CPU.
+            batch: its moments on the device of the network, the conditions on the CPU.
             draws: the random numbers of these samples, on the device of the network.
         """
 

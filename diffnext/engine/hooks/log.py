@@ -19,7 +19,8 @@ from diffnext.utils.metrics import Metrics, Row, Writer, finite, mean, memory_by
 if TYPE_CHECKING:
     from diffnext.engine.trainer import Trainer
 
-_RATES = ("step", "lr", "grad_norm", "step_time", "samples_per_s", "data_wait", "memory", "skipped")
+_DATA = ("data_wait", "data_read", "data_decode", "data_transfer")  # seconds
+_RATES = ("step", "lr", "grad_norm", "step_time", "samples_per_s", *_DATA, "memory", "skipped")
 
 
 class LogHook(Hook):
@@ -35,8 +36,9 @@ class LogHook(Hook):
         self.writers = list(writers)
         self.display = max(display, 1)
         self.samples_per_step = samples_per_step
-        self._steps: list[tuple[int, dict[str, Tensor | float], float]] = []
-        self._times: list[float] = []  # seconds of these steps, as far as they were read
+        self._steps: list[tuple[int, dict[str, Tensor | float], Row]] = []
+        self._times: list[tuple[float, float]] = []  # seconds of these, and of transfers in them
+        self._waits = WaitSplit()
         self._unprinted: list[Row] = []
         self._bar = None
         self._trainer: Trainer | None = None
@@ -49,7 +51,7 @@ class LogHook(Hook):
             self._bar = tqdm(total=trainer.max_steps, initial=trainer.step, unit="step")
 
     def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        self._steps.append((trainer.step, metrics.values, trainer.data_wait_s))
+        self._steps.append((trainer.step, metrics.values, self._waits.split(trainer)))
         if self._bar is not None:
             self._bar.update(1)
         if trainer.step % self.display == 0 or trainer.ending:
@@ -63,7 +65,9 @@ class LogHook(Hook):
 
     def _write(self, average: Callable[[Tensor], Tensor]) -> None:
         """Make rows of the steps since the last time, and forget the steps once that has worked."""
-        self._times += self._trainer.timer.take()
+        count, transfers = self._trainer.accum_steps, self._trainer.transfers.take()
+        for number, seconds in enumerate(self._trainer.timer.take()):
+            self._times.append((seconds, sum(transfers[number * count : (number + 1) * count])))
         rows = self._rows(average)
         self._steps, self._times = [], []
         for writer in self.writers:
@@ -88,13 +92,15 @@ class LogHook(Hook):
         averages = iter(average(torch.stack(flat)).tolist())
         memory = memory_bytes(self._trainer.backend.env.device)
         rows = []
-        for (step, values, wait), seconds in zip(self._steps, self._times, strict=True):
+        for (step, values, waits), (seconds, transfer) in zip(
+            self._steps, self._times, strict=True
+        ):
             row: Row = {"step": step}
             for name, value in values.items():
                 row[name] = finite(next(averages) if isinstance(value, Tensor) else value)
             row["step_time"] = seconds
             row["samples_per_s"] = self.samples_per_step / max(seconds, 1e-9)
-            row["data_wait"] = wait
+            row |= waits | {"data_transfer": transfer}
             row["memory"] = memory
             rows.append(row)
         return rows
@@ -111,7 +117,37 @@ class LogHook(Hook):
         parts.append(f"grad_norm {mean(rows, 'grad_norm'):.3f}")
         parts.append(f"{seconds:.3f} s/step")
         parts.append(f"{self.samples_per_step / max(seconds, 1e-9):.1f} samples/s")
-        parts.append(f"data {100 * mean(rows, 'data_wait') / max(seconds, 1e-9):.1f} %")
+        parts.append(_data_share(rows, seconds))
         parts.append(f"mem {rows[-1]['memory'] / 2**30:.2f} GiB")
         parts.append(f"eta {left}")
         logger.info(f"step {last}/{self._trainer.max_steps}  " + "  ".join(parts))
+
+
+class WaitSplit:
+    """Divides the time that a step waited for data between reading and decoding.
+
+    Readers ahead of the loop do both in other threads; a wait is divided as what they spent on each
+    while the step went on.
+    """
+
+    def __init__(self) -> None:
+        self._before = (0.0, 0.0)
+
+    def split(self, trainer: Trainer) -> Row:
+        """Seconds of the step that has just ended."""
+        times = getattr(trainer.batches, "times", None)
+        now = (0.0, 0.0) if times is None else (times.read_s, times.decode_s)
+        read, decode = (b - a for a, b in zip(self._before, now, strict=True))
+        self._before = now
+        wait = trainer.data_wait_s
+        decoded = wait * decode / (read + decode) if decode > 0 else 0.0
+        return {"data_wait": wait, "data_read": wait - decoded, "data_decode": decoded}
+
+
+def _data_share(rows: Sequence[Row], seconds: float) -> str:
+    """The part of a step's time that data took, and by what if it is worth speaking of."""
+    read, decode, copy = (100 * mean(rows, name) / max(seconds, 1e-9) for name in _DATA[1:])
+    total = f"data {read + decode + copy:.1f} %"
+    if read + decode + copy < 1:
+        return total
+    return f"{total} (read {read:.1f}, decode {decode:.1f}, transfer {copy:.1f})"
