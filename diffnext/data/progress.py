@@ -85,7 +85,7 @@ class Meter:
 
     def __str__(self) -> str:
         stages = (self.decode, self.encode, self.write)
-        words = ", ".join(f"{stage.name} {stage.rate:.3g}/s" for stage in stages)
+        words = ", ".join(f"{stage.name} {_short(stage.rate)}/s" for stage in stages)
         if self.limit:
             words += f"; {self.limit} limits"
         if self.remaining_s is not None:
@@ -129,3 +129,8 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _short(rate: float) -> str:
+    """Three digits, or as many as it has before the point."""
+    return f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}"

@@ -34,7 +34,7 @@ def test_time_counts_even_where_the_work_failed(now):
     assert stage.rate == 2
 
 
-def half_done(now, decode=8.0, encode=2.0, write=0.1):
+def half_done(now, decode=8.0, encode=2.0, write=0.0025):
     meter = Meter(total=100, total_bytes=4000, workers=2)
     meter.decode.add(10, decode)
     meter.encode.add(10, encode)
@@ -46,7 +46,7 @@ def half_done(now, decode=8.0, encode=2.0, write=0.1):
 
 def test_the_slowest_stage_limits_and_time_goes_by_bytes(now):
     meter = half_done(now)
-    assert str(meter) == "decode 2.5/s, encode 5/s, write 100/s; decode limits; 3:00 left"
+    assert str(meter) == "decode 2.5/s, encode 5/s, write 4000/s; decode limits; 3:00 left"
     assert half_done(now, encode=9.0).limit == "encode"
 
 
