@@ -19,16 +19,15 @@ from diffnext.data.ledger import attempt, read_ledger
 from diffnext.data.prune import prune
 from diffnext.data.record_fields import complete, field_names, record_types
 from diffnext.data.records import write_identity
+from diffnext.data.scouting import Look, Scout, look_ahead
 from diffnext.data.sources import Failure, Listing, Source
-from diffnext.data.threads import map_ahead
-from diffnext.data.view_rules import Chosen, ViewRules, examine
+from diffnext.data.view_rules import ViewRules, examine
 from diffnext.data.views import View, is_enlarged
-from diffnext.data.workers import Pool, WorkError
+from diffnext.data.workers import Pool
 
 A = TypeVar("A")
 Progress = Callable[[Iterable[A], int, str], Iterable[A]]
 
-CHUNK = 32  # sources that a thread looks at in one go
 TASK_BYTES = 1 << 28  # of the frames that one task decodes; a single view may have more
 
 
@@ -140,15 +139,6 @@ class Plan:
             self.journal, self.stale = open_journal(self.output)[0], {}
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What is known of a listed medium when it is held against the cache."""
-
-    stamp: tuple[int, int]
-    content: str  # "" where it cannot be in the cache
-    chosen: Chosen
-
-
 def make_plan(
     listing: Listing,
     output: str,
@@ -198,71 +188,13 @@ def make_plan(
     ledger = {} if retry_failed else read_ledger(output)
     held, contents = Held(journal), []
     with Pool(examine, workers=workers, limit_s=limit_s) as pool, contextlib.closing(choices):
-        scout = _Scout(journal, choices, rules, ledger, pool)
-        looks = _in_chunks(scout, sources, max(1, workers))
+        scout = Scout(journal, choices, rules, ledger, pool)
+        looks = look_ahead(scout, sources, max(1, workers))
         for source, look in zip(sources, progress(looks, len(sources), "compare"), strict=True):
             contents.append("" if isinstance(look, Failure) else look.content)
             _place(plan, source, look, held, ledger)
     plan.stale = held.stale(sources, contents, plan.failures)
     return plan
-
-
-class _Scout:
-    """Looks at one medium after another; errors are results. For use by several threads."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        choices: Choices,
-        rules: ViewRules,
-        ledger: Mapping[str, Failure],
-        pool: Pool,
-    ) -> None:
-        self._journal, self._choices = journal, choices
-        self._rules, self._ledger, self._pool = rules, ledger, pool
-
-    def __call__(self, source: Source) -> Look | Failure:
-        path = source.path
-        try:
-            stamp = source.location.stamp()
-        except Exception as error:  # media are of any kind: whatever is raised is a finding
-            return Failure(path, "scan", _reason(error))
-        tried = attempt(path, stamp) if self._ledger else ""
-        if tried in self._ledger:
-            return self._ledger[tried]
-        try:
-            chosen = self._choices.get(path, stamp) or self._choose(source, stamp)
-            return Look(stamp, self._content(source, stamp, chosen), chosen)
-        except Exception as error:
-            return Failure(path, "probe", _reason(error), attempt(path, stamp))
-
-    def _choose(self, source: Source, stamp: tuple[int, int]) -> Chosen:
-        order = (source.location, self._rules)
-        is_picture = source.location.kind == "image"
-        chosen = examine(order) if is_picture else self._pool.submit(order).result()
-        self._choices.add(source.path, stamp, chosen)
-        return chosen
-
-    def _content(self, source: Source, stamp: tuple[int, int], chosen: Chosen) -> str:
-        known = self._journal.content(source.path, stamp)
-        if known or not chosen.views or not self._journal.may_hold(stamp):
-            return known
-        return source.location.digest()
-
-
-def _in_chunks(scout: _Scout, sources: Sequence[Source], workers: int) -> Iterator[Look | Failure]:
-    """What the scout finds of each source, in order; a thread takes several at once."""
-    starts = range(0, len(sources), CHUNK)
-    chunks = map_ahead(
-        lambda start: [scout(source) for source in sources[start : start + CHUNK]],
-        starts,
-        workers=workers,
-        ahead=4 * workers,
-    )
-    for looks in chunks:
-        if isinstance(looks, Exception):
-            raise looks
-        yield from looks
 
 
 def _place(
@@ -308,7 +240,3 @@ def _groups(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
 
 def _frames(item: Item) -> tuple[int, ...]:
     return item.view.frame_ids
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"
