@@ -145,6 +145,9 @@ _C.TRAIN.LOSS_REPEAT = 4
 # How much of the forward pass is computed again in the backward pass to save memory: 0 nothing,
 # 1 the MLPs of the video encoder, 2 and those of the image encoder, 3 and the blocks of the decoder.
 _C.TRAIN.CHECKPOINTING = 2
+# Takes the place of CHECKPOINTING: results that each block keeps while all others of it are computed
+# again, of matmul (products and convolutions) and attention. [matmul, attention] costs little time.
+_C.TRAIN.CHECKPOINT_KEEP = []
 # Probability that a sample's prompt or label is left out, so that guidance can be used later.
 _C.TRAIN.TEXT_DROPOUT = 0.1
 # Where to begin: auto (the newest complete checkpoint of the experiment folder, if any), none
@@ -153,8 +156,11 @@ _C.TRAIN.RESUME = "auto"
 # What begins anew at the checkpoint that is resumed: lr (schedule and warm-up), optimizer, ema (at the
 # loaded weights), data (another order or other data). Done once in an experiment folder.
 _C.TRAIN.RESET = []
-# Compile the network with torch.compile.
+# Compile each repeated block of the network with torch.compile.
 _C.TRAIN.COMPILE = False
+# Let float32 products of a GPU round their factors to 10 bits (TF32): faster where PRECISION is
+# float32. Off as in torch, so that float32 means it.
+_C.TRAIN.TF32 = False
 
 _C.seal()
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from diffnext.distributed.mesh import check_replicas
-from diffnext.engine.memory import state_per_weight
+from diffnext.engine.memory import state_bytes
 from diffnext.engine.optim import OptimizerFactory
 
 _MUON = "SOLVER.OPTIMIZER is 'muon', which needs whole matrices, and {}; take 'AdamW' or ddp"
@@ -108,6 +108,11 @@ def check_split(
         raise ValueError(_MUON.format("PARALLEL.BACKEND is 'fsdp'"))
     if optimizer.lower() == "muon" and stage > 0:
         raise ValueError(_MUON.format("ZeRO splits them"))
+    if optimizer.lower().endswith("8bit") and (backend == "fsdp" or stage > 0):
+        raise ValueError(
+            f"SOLVER.OPTIMIZER is {optimizer!r}, whose states of 8 bits come in blocks that fsdp and "
+            "ZeRO do not split; take 'AdamW' or ddp"
+        )
 
 
 def check_optimizer(name: str, make: OptimizerFactory) -> None:
@@ -117,7 +122,7 @@ def check_optimizer(name: str, make: OptimizerFactory) -> None:
         ValueError: it cannot, be it for its settings or because it asks for more than gradients.
     """
     try:
-        state_per_weight(make)
+        state_bytes(make)
     except Exception as error:  # of a class that may be anybody's
         raise ValueError(
             f"SOLVER.OPTIMIZER is {name!r}, which cannot take a step as it is set: {error}"

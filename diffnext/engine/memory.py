@@ -1,89 +1,188 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many bytes a run holds on each device for its weights and what belongs to them."""
+"""How many bytes a run holds on each device, and how many in the memory of the host."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from diffnext.engine.blocks import repeated_blocks
 from diffnext.engine.optim import OptimizerFactory
+
+_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's default of stage3_max_live_parameters
+PARTS = ("weights", "gathered", "gradients", "optimizer", "average", "activations")
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes on one device; what the forward keeps for backward comes on top."""
+    """Bytes of one process."""
 
     weights: int
+    gathered: int  # weights of other processes, while they are computed with
     gradients: int
     optimizer: int
-    average: int  # on the device or on the host, as TRAIN.DEVICE_EMA says
+    average: int
+    activations: int = 0  # what the forward keeps, at the peak of the backward
+    host: tuple[str, ...] = ()  # those of the parts that are in the memory of the host
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.average
+        return sum(getattr(self, name) for name in PARTS)
+
+    @property
+    def on_host(self) -> int:
+        return sum(getattr(self, name) for name in self.host)
+
+    @property
+    def on_device(self) -> int:
+        return self.total - self.on_host
 
     def __str__(self) -> str:
-        parts = ("weights", "gradients", "optimizer", "average", "total")
-        return ", ".join(f"{name} {getattr(self, name) / 2**20:,.1f} MiB" for name in parts)
+        sizes = {name: getattr(self, name) for name in PARTS}
+        parts = [
+            f"{name} {mib(size)}" + (" (host)" if name in self.host else "")
+            for name, size in sizes.items()
+            if size
+        ]
+        return ", ".join([*parts, f"in all {mib(self.on_device)}"])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a backend spreads a network.
+
+    Args:
+        stage: of ZeRO; from 1 on the network is held in `precision`, beside split float32 masters.
+        replicate, reshard, gather_dtype: of fsdp.
+        host: parts that are offloaded.
+        live: weights that ZeRO 3 gathers at most.
+    """
+
+    backend: str
+    world: int
+    precision: str
+    stage: int = 0
+    replicate: int = 1
+    reshard: bool = True
+    gather_dtype: str = "float32"
+    host: tuple[str, ...] = ()
+    live: int = _LIVE_PARAMETERS
+
+    @property
+    def shards(self) -> int:
+        """Processes that share one copy of the network."""
+        return max(self.world // self.replicate, 1) if self.backend == "fsdp" else self.world
+
+
+def spread_of(backend: str, options: Mapping[str, Any], *, world: int, precision: str) -> Spread:
+    """Read the options of a backend."""
+    if backend == "fsdp":
+        return Spread(
+            backend,
+            world,
+            precision,
+            replicate=options.get("replicate", 1),
+            reshard=options.get("reshard", True),
+            gather_dtype=options.get("gather_dtype", "float32"),
+            host=("weights", "gradients", "optimizer") if options.get("offload") else (),
+        )
+    zero = options.get("config", {}).get("zero_optimization", {})
+    host: tuple[str, ...] = ()
+    if zero.get("offload_optimizer", {}).get("device", "none") != "none":
+        host += ("gradients", "optimizer")
+    if zero.get("offload_param", {}).get("device", "none") != "none":
+        host += ("weights",)
+    live = int(float(zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)))
+    return Spread(backend, world, precision, stage=zero.get("stage", 0), host=host, live=live)
 
 
 def estimate(
     net: nn.Module,
     make: OptimizerFactory,
+    spread: Spread,
     *,
-    backend: str,
-    world: int,
-    precision: str,
-    stage: int = 0,
-    replicate: int = 1,
-    average: bool = True,
+    averages: int = 1,
+    average_on_host: bool = False,
+    activations: int = 0,
 ) -> Need:
     """Count the bytes of one role that learns.
 
     Args:
         net: may be on the meta device.
         make: makes its optimizer.
-        stage: of ZeRO; from 1 on the network is held in `precision`, beside split float32 masters.
-        replicate: copies of the network among the processes of fsdp.
+        averages: how many averages of the weights are kept.
+        activations: bytes, see `activations.measure`.
     """
     every = sum(p.numel() for p in net.parameters())
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    states = 4 * state_per_weight(make)
-    if backend == "fsdp":
-        shards = max(world // replicate, 1)
-        sizes = [4 * every, 4 * learning, states * learning, 4 * learning * average]
-        return Need(*(round(size / shards) for size in sizes))
-    if stage == 0:
-        mean = round(4 * learning * average / (world if backend in ("ddp", "deepspeed") else 1))
-        return Need(4 * every, 4 * learning, round(states * learning), mean)
-    size = 4 if precision == "float32" else 2
+    state = state_bytes(make) * learning
+    parts = 1 if spread.backend == "single" else spread.shards
+    if spread.backend == "fsdp":
+        sizes = [4 * every / parts, 4 * learning / parts, state / parts]
+    elif spread.stage == 0:
+        sizes = [4 * every, 4 * learning, state]
+    else:
+        size = _bytes(spread.precision)
+        sizes = [
+            size * every / (parts if spread.stage == 3 else 1),
+            size * learning / (parts if spread.stage >= 2 else 1),
+            (4 * learning + state) / parts,
+        ]
+    weights, gradients, optimizer = map(round, sizes)
     return Need(
-        weights=round(size * every / (world if stage == 3 else 1)),
-        gradients=round(size * learning / (world if stage >= 2 else 1)),
-        optimizer=round((4 + states) * learning / world),
-        average=round(4 * learning * average / world),
+        weights=weights,
+        gathered=_gathered(net, spread),
+        gradients=gradients,
+        optimizer=optimizer,
+        average=round(4 * learning * averages / parts),
+        activations=activations,
+        host=spread.host + (("average",) if average_on_host else ()),
     )
 
 
-def shortage(need: Need, *, average_on_host: bool, processes: int) -> str:
+def _gathered(net: nn.Module, spread: Spread) -> int:
+    """Weights that a process holds whole for a while: with fsdp those outside blocks, and two blocks."""
+    every = sum(p.numel() for p in net.parameters())
+    if spread.stage == 3:
+        size = min(every, spread.live) if spread.world > 1 or "weights" in spread.host else 0
+        return _bytes(spread.precision) * size
+    cast = spread.gather_dtype != "float32"
+    if spread.backend != "fsdp" or (spread.shards == 1 and not cast and not spread.host):
+        return 0
+    blocks = [sum(p.numel() for p in block.parameters()) for block in repeated_blocks(net)]
+    held = every - sum(blocks) + 2 * max(blocks, default=0) if spread.reshard else every
+    return _bytes(spread.gather_dtype) * min(held, every)
+
+
+def _bytes(precision: str) -> int:
+    return 4 if precision == "float32" else 2
+
+
+def shortage(need: Need, *, processes: int, spread: Spread | None = None) -> str:
     """Why this will not fit; "" if it may.
 
     Args:
-        average_on_host: whether the average is kept away from the GPU.
         processes: on this machine; without a GPU they share its memory.
+        spread: says whether a network that does not fit could be split.
     """
     on_gpu = torch.cuda.is_available()
-    bytes_needed = need.total * (1 if on_gpu else processes)
-    if on_gpu and average_on_host:
-        bytes_needed -= need.average
+    wanted = need.on_device if on_gpu else need.total * processes
     have = capacity_bytes()
-    if bytes_needed < have or have == 0:
+    if wanted < have or have == 0:
         return ""
     place = "the GPU" if on_gpu else "this machine, which has no GPU,"
-    return f"{place} has {have / 2**20:,.1f} MiB, too few for {bytes_needed / 2**20:,.1f} MiB"
+    told = f"{place} has {mib(have)}, too few for {mib(wanted)}"
+    if spread is not None and spread.backend == "fsdp" and spread.shards == 1:
+        told += (
+            f"; replicate {spread.replicate} of {spread.world} processes splits nothing: "
+            "take a smaller PARALLEL.CONFIG.replicate"
+        )
+    return told
 
 
 def capacity_bytes() -> int:
@@ -95,13 +194,18 @@ def capacity_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def state_per_weight(make: OptimizerFactory) -> float:
-    """Numbers that an optimizer keeps for each weight, found by one step of a small network."""
-    net = nn.Linear(64, 64)
+def state_bytes(make: OptimizerFactory) -> float:
+    """Bytes that an optimizer keeps for each weight, found by one step of a small network."""
+    net = nn.Linear(256, 256)
     optimizer = make(net)
     for param in net.parameters():
         param.grad = torch.zeros_like(param)
     optimizer.step()
     kept = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
-    large = sum(value.numel() for value in kept if value.numel() > 1)
-    return round(large / sum(p.numel() for p in net.parameters()), 2)
+    large = sum(value.nbytes for value in kept if value.numel() > 1)
+    return round(large / sum(p.numel() for p in net.parameters()), 1)
+
+
+def mib(size: float) -> str:
+    """Bytes as mebibytes."""
+    return f"{size / 2**20:,.1f} MiB"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffnext.engine import memory
-from diffnext.engine.memory import Need, estimate, shortage, state_per_weight
+from diffnext.engine.memory import Need, Spread, estimate, shortage, spread_of, state_bytes
 from diffnext.engine.optim import optimizer_factory
 from tests.engine.runs import toy_run
 from tests.engine.toy import ToyNet
@@ -20,62 +20,101 @@ def size(tensors) -> int:
 
 
 def test_one_process_against_a_real_run(tmp_path):
-    trainer = toy_run(tmp_path)
+    trainer = toy_run(tmp_path, decays=(0.9, 0.99))
     trainer.train_step()
     learner = trainer.backend.learners["student"]
     with torch.device("meta"):
         net = ToyNet()
     net.scale.requires_grad_(False)
-    need = estimate(net, factory(), backend="single", world=1, precision="bfloat16")
+    need = estimate(net, factory(), Spread("single", 1, "bfloat16"), averages=2, activations=7)
     params = list(learner.net.parameters())
+    averages = [t for part in trainer.hooks[1].ema.parts().values() for t in part.values()]
     assert need.weights == size(params)
     assert need.gradients == size(p for p in params if p.requires_grad)
     assert need.optimizer == size(trainer.backend.optimizer_state("student").values())
-    assert need.average == size(trainer.hooks[1].ema.tensors().values())
-    assert need.total == sum((need.weights, need.gradients, need.optimizer, need.average))
+    assert need.average == size(averages)
+    parts = (need.weights, need.gradients, need.optimizer, need.average, need.activations)
+    assert need.total == need.on_device == sum(parts)
 
 
 @pytest.mark.parametrize(
-    ("gpu", "on_host", "processes", "mib", "short"),
+    ("gpu", "host", "processes", "mib", "short"),
     [
-        (True, False, 8, 100, True),
-        (True, False, 8, 101, False),
-        (True, True, 8, 61, False),  # without the average
-        (False, True, 2, 200, True),  # they share the machine
-        (False, True, 2, 201, False),
-        (False, False, 1, 0, False),  # not known
+        (True, (), 8, 100, True),
+        (True, (), 8, 101, False),
+        (True, ("average",), 8, 61, False),
+        (True, ("average", "optimizer"), 8, 30, True),
+        (True, ("average", "optimizer"), 8, 31, False),
+        (False, ("average",), 2, 200, True),  # they share the machine
+        (False, ("average",), 2, 201, False),
+        (False, (), 1, 0, False),  # not known
     ],
 )
-def test_what_a_device_cannot_hold(monkeypatch, gpu, on_host, processes, mib, short):
-    need = Need(*(part * 2**20 for part in (10, 20, 30, 40)))
+def test_what_a_device_cannot_hold(monkeypatch, gpu, host, processes, mib, short):
+    need = Need(*(part * 2**20 for part in (9, 1, 20, 30, 40, 0)), host=host)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(memory, "capacity_bytes", lambda: mib * 2**20)
-    told = shortage(need, average_on_host=on_host, processes=processes)
+    told = shortage(need, processes=processes)
     assert bool(told) == short
     assert not short or f"has {mib:.1f} MiB, too few for {mib:.1f} MiB" in told
+
+
+def test_a_copy_for_each_process_is_named_as_the_reason(monkeypatch):
+    monkeypatch.setattr(memory, "capacity_bytes", lambda: 1)
+    need = Need(9, 0, 0, 0, 0)
+    alone, split = (Spread("fsdp", 8, "bfloat16", replicate=n) for n in (8, 4))
+    assert "replicate 8 of 8 processes splits nothing" in shortage(need, processes=8, spread=alone)
+    assert "splits nothing" not in shortage(need, processes=8, spread=split)
 
 
 def test_the_machine_tells_its_memory():
     assert memory.capacity_bytes() > 2**28
 
 
-@pytest.mark.parametrize(("name", "numbers"), [("AdamW", 2), ("SGD", 0), ("Adagrad", 1)])
-def test_state_of_an_optimizer(name, numbers):
-    assert state_per_weight(factory(name)) == numbers
+@pytest.mark.parametrize(("name", "size"), [("AdamW", 8), ("SGD", 0), ("Adagrad", 4)])
+def test_state_of_an_optimizer(name, size):
+    assert state_bytes(factory(name)) == size
+
+
+ZERO_3_HOST = {
+    "stage": 3,
+    "offload_param": {"device": "cpu"},
+    "offload_optimizer": {"device": "cpu"},
+}
 
 
 @pytest.mark.parametrize(
-    ("backend", "stage", "bytes_per_weight"),
+    ("backend", "options", "on_device", "on_host"),
     [
-        ("ddp", 0, 4 + 4 + 8),
-        ("fsdp", 0, (4 + 4 + 8) / 4),
-        ("deepspeed", 1, 2 + 2 + 12 / 4),  # bfloat16 network and gradients, float32 rest split
-        ("deepspeed", 2, 2 + 2 / 4 + 12 / 4),
-        ("deepspeed", 3, 16 / 4),
+        ("ddp", {}, 4 + 4 + 8, 0),
+        ("fsdp", {}, 4 + (4 + 4 + 8) / 4, 0),  # one layer, gathered whole
+        ("fsdp", {"gather_dtype": "bfloat16"}, 2 + (4 + 4 + 8) / 4, 0),
+        ("fsdp", {"replicate": 4}, 4 + 4 + 8, 0),
+        ("fsdp", {"replicate": 2}, 4 + (4 + 4 + 8) / 2, 0),
+        ("fsdp", {"offload": True}, 4, (4 + 4 + 8) / 4),
+        # bfloat16 network and gradients, float32 rest split
+        ("deepspeed", {"stage": 1}, 2 + 2 + 12 / 4, 0),
+        ("deepspeed", {"stage": 2}, 2 + 2 / 4 + 12 / 4, 0),
+        ("deepspeed", {"stage": 2, "offload_optimizer": {"device": "cpu"}}, 2, 2 / 4 + 12 / 4),
+        ("deepspeed", {"stage": 3}, 2 + 16 / 4, 0),
+        ("deepspeed", {"stage": 3, "stage3_max_live_parameters": 0}, 16 / 4, 0),
+        ("deepspeed", ZERO_3_HOST, 2, 16 / 4),
     ],
 )
-def test_what_is_split_over_four_processes(backend, stage, bytes_per_weight):
+def test_what_is_split_over_four_processes(backend, options, on_device, on_host):
     net = torch.nn.Linear(64, 64, bias=False)
-    options = {"world": 4, "precision": "bfloat16", "stage": stage, "average": False}
-    need = estimate(net, factory(), backend=backend, **options)
-    assert need.total == bytes_per_weight * 64 * 64
+    if backend == "deepspeed":
+        options = {"config": {"zero_optimization": options}}
+    spread = spread_of(backend, options, world=4, precision="bfloat16")
+    need = estimate(net, factory(), spread, averages=0)
+    assert need.on_device == on_device * 64 * 64
+    assert need.on_host == on_host * 64 * 64
+
+
+def test_fsdp_gathers_what_is_outside_blocks_and_two_of_them():
+    net = ToyNet(depth=6, width=32)
+    block, rest = 32 * 32 + 32 + 64, 32 + 32 * 32 + 32
+    make = factory()
+    for reshard, held in ((True, rest + 2 * block), (False, rest + 6 * block)):
+        spread = Spread("fsdp", 4, "float32", reshard=reshard)
+        assert estimate(net, make, spread).gathered == 4 * held

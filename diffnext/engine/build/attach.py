@@ -12,6 +12,7 @@ from diffnext.engine.checkpoint import CheckpointManager, Content, Start
 from diffnext.engine.coordinator import Coordinator, describe
 from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.log import LogHook
+from diffnext.engine.hooks.moved import MovedHook
 from diffnext.engine.hooks.snapshot import SnapshotHook
 from diffnext.engine.trainer import Trainer
 
@@ -52,7 +53,8 @@ def attach(
     writers = coordinator.writers(step=trainer.step, tensorboard=tensorboard)
     log = LogHook(writers, display=cfg.SOLVER.DISPLAY, samples_per_step=batch)
 
-    trainer.hooks += [log, *make_guards(cfg, coordinator, loader)]
+    moved = MovedHook(every=cfg.SOLVER.DISPLAY)
+    trainer.hooks += [moved, log, *make_guards(cfg, coordinator, loader)]
     if ema is not None:
         trainer.hooks.append(EMAHook(ema, role=student, every=cfg.SOLVER.EMA_EVERY))
     trainer.hooks.append(SnapshotHook(manager, every=cfg.SOLVER.SNAPSHOT_EVERY, before=log.flush))

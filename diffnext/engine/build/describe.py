@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffnext.engine import memory
+from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
@@ -34,14 +35,13 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
         f"run        {cfg.PIPELINE.TYPE}, {cfg.METHOD.TYPE}, backend {plan.backend}; "
         f"{cfg.SOLVER.MAX_STEPS} steps, seed {cfg.RNG_SEED}"
     )
-    lines.append(f"memory     {plan.need} a process, without activations")
-    on_host = cfg.TRAIN.DEVICE_EMA == "cpu"
-    short = memory.shortage(
-        plan.need, average_on_host=on_host, processes=min(world, max(cfg.NUM_GPUS, 1))
-    )
+    lines.append(f"memory     {plan.need} a process")
+    here = min(world, max(cfg.NUM_GPUS, 1))  # processes on this machine
+    short = memory.shortage(plan.need, processes=here, spread=plan.spread)
     if short:
         lines.append(f"WARNING    {short}")
-    saved = every + 2 * learning + (every + learning) * (cfg.TRAIN.MODEL_EMA > 0) + every
+    averaged = len(decays_of(cfg)) * (every + learning)
+    saved = every + 2 * learning + averaged + every
     first = min(cfg.SOLVER.SNAPSHOT_EVERY, cfg.SOLVER.MAX_STEPS)
     lines.append(
         f"checkpoint at step {first} for the first time, about {4 * saved / 2**30:.2f} GiB"

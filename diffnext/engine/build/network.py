@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffnext.engine.blocks import recompute_blocks
 from diffnext.pipelines.builder import build_pipeline
 from diffnext.pipelines.train_base import TrainPipeline
 
@@ -45,8 +46,10 @@ def _without_text(path: str) -> dict[str, str]:
     return {name: "" for name in names if Path(path, name).is_dir()}
 
 
-def make_skeleton(cfg: Config, modules: Mapping[str, str], config: Mapping[str, Any]) -> nn.Module:
-    """The network without memory, frozen as it will be."""
+def make_skeleton(
+    cfg: Config, modules: Mapping[str, str], config: Mapping[str, Any]
+) -> TrainPipeline:
+    """The family with a network without memory, frozen as it will be."""
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
     with torch.device("meta"):
         pipe = build_pipeline(
@@ -55,5 +58,19 @@ def make_skeleton(cfg: Config, modules: Mapping[str, str], config: Mapping[str, 
             "float32",
             modules={**modules, **_without_text(cfg.MODEL.WEIGHTS)},
             model_config=settings,
+            loss_repeat=cfg.TRAIN.LOSS_REPEAT,
         )
-        return pipe.configure(checkpointing=cfg.TRAIN.CHECKPOINTING)
+        recompute(cfg, configure(cfg, pipe))
+        return pipe
+
+
+def configure(cfg: Config, pipe: TrainPipeline) -> nn.Module:
+    """The network of a family, frozen as the task wants, with the checkpointing of its own."""
+    own = 0 if cfg.TRAIN.CHECKPOINT_KEEP else cfg.TRAIN.CHECKPOINTING
+    return pipe.configure(checkpointing=own)
+
+
+def recompute(cfg: Config, net: nn.Module) -> None:
+    """Set checkpointing by operators, if any are chosen; a network is copied before that, not after."""
+    if cfg.TRAIN.CHECKPOINT_KEEP:
+        recompute_blocks(net, cfg.TRAIN.CHECKPOINT_KEEP)

@@ -12,6 +12,7 @@ from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import Backend
 from diffnext.engine.blocks import compile_blocks
+from diffnext.engine.build.network import configure, recompute
 from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
 from diffnext.engine.ema import EMA
@@ -54,10 +55,11 @@ def make_method(
 ) -> TrainingMethod:
     """The method, its networks in the hands of the backend: the first role's own, copies for others."""
     cls = METHODS.get(cfg.METHOD.TYPE)
-    net = pipe.configure(checkpointing=cfg.TRAIN.CHECKPOINTING)
+    net = configure(cfg, pipe)
     nets = {role: net if i == 0 else copy.deepcopy(net) for i, role in enumerate(cls.roles)}
     wrapped = {}
     for role, net in nets.items():
+        recompute(cfg, net)
         if cfg.TRAIN.COMPILE:
             compile_blocks(net)
         if not role.learns:

@@ -6,14 +6,17 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any
 
+from torch import nn
+
 from diffnext.data.loader import Loader
 from diffnext.engine import check
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import PRECISIONS
 from diffnext.engine.backends.deepspeed_config import merge_config, read_config, zero_stage
+from diffnext.engine.blocks import KEEPS
 from diffnext.engine.ema import check_decays
 from diffnext.engine.lr_scheduler import Schedule, make_schedule
-from diffnext.engine.optim import OptimizerFactory, optimizer_factory
+from diffnext.engine.optim import OptimizerFactory, check_patterns, optimizer_factory
 from diffnext.methods import METHODS
 from diffnext.utils.registry import check_options
 
@@ -26,6 +29,8 @@ def check_single(cfg: Config) -> None:
     check.check_choice("MODEL.PRECISION", cfg.MODEL.PRECISION, PRECISIONS)
     check.check_choice("TRAIN.DEVICE_EMA", cfg.TRAIN.DEVICE_EMA, ("cpu", "cuda", "gpu"))
     check_decays(decays_of(cfg))
+    for kind in cfg.TRAIN.CHECKPOINT_KEEP:
+        check.check_choice("TRAIN.CHECKPOINT_KEEP", kind, KEEPS)
     check_options(METHODS.get(cfg.METHOD.TYPE), cfg.METHOD.CONFIG, key="METHOD.CONFIG")
     check.check_set_once(cfg.PARALLEL.CONFIG, "PARALLEL.CONFIG")
     check.check_set_once(cfg.TRAIN.LOADER_CONFIG, "TRAIN.LOADER_CONFIG")
@@ -65,6 +70,13 @@ def optimizer_of(cfg: Config) -> OptimizerFactory:
         no_decay=cfg.SOLVER.NO_DECAY,
         lr_scale=cfg.SOLVER.LR_SCALE,
     )
+
+
+def check_names(cfg: Config, net: nn.Module) -> None:
+    """Refuse options that name parameters which the network has not."""
+    patterns = [pattern for pattern in cfg.SOLVER.NO_DECAY if pattern not in ("norm", "bias")]
+    check_patterns(net, patterns, key="SOLVER.NO_DECAY")
+    check_patterns(net, cfg.SOLVER.LR_SCALE, key="SOLVER.LR_SCALE")
 
 
 def schedule_of(cfg: Config, *, begin: int = 0) -> Schedule:

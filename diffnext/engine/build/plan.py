@@ -9,10 +9,16 @@ from typing import Any
 from torch import nn
 
 from diffnext.engine import check, memory
-from diffnext.engine.backends.deepspeed_config import zero_stage
 from diffnext.engine.build.data import Datasets, datasets_of
+from diffnext.engine.build.needs import activations_of, need_of
 from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
-from diffnext.engine.build.options import backend_of, check_single, optimizer_of, schedule_of
+from diffnext.engine.build.options import (
+    backend_of,
+    check_names,
+    check_single,
+    optimizer_of,
+    schedule_of,
+)
 from diffnext.engine.check_data import embedded_text
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
@@ -33,6 +39,7 @@ class Plan:
     skeleton: nn.Module  # the network on the meta device, with frozen parts marked
     optimizer: OptimizerFactory
     schedule: Schedule
+    spread: memory.Spread
     need: memory.Need
 
 
@@ -53,42 +60,27 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
     folder = network_folder(cfg, family)
     config = check.read_config(folder) | dict(cfg.MODEL.CONFIG)
-    data = datasets_of(cfg, family.reads, family.expects(config))
+    expected = family.expects(config)
+    data = datasets_of(cfg, family.reads, expected)
     settings = dict(cfg.MODEL.CONFIG)
     if not settings and not check.has_weights(folder):
         settings = {key: value for key, value in config.items() if not key.startswith("_")}
     modules = taken_modules(cfg, embedded=all(map(embedded_text, data.readers)))
-    skeleton = make_skeleton(cfg, modules, settings or config)
+    pipe = make_skeleton(cfg, modules, settings or config)
     if not settings:
-        check.check_weights(folder, skeleton.state_dict())
+        check.check_weights(folder, pipe.model.state_dict())
+    check_names(cfg, pipe.model)
+    spread = memory.spread_of(backend, options, world=world, precision=cfg.MODEL.PRECISION)
+    shape = data.readers[0].shapes()[0][0]
     return Plan(
         data=data,
         backend=backend,
         options=options,
         modules=modules,
         settings=settings,
-        skeleton=skeleton,
+        skeleton=pipe.model,
         optimizer=optimizer,
         schedule=schedule_of(cfg),
-        need=_need(cfg, skeleton, optimizer, backend, options, world),
-    )
-
-
-def _need(
-    cfg: Config,
-    skeleton: nn.Module,
-    optimizer: OptimizerFactory,
-    backend: str,
-    options: dict[str, Any],
-    world: int,
-) -> memory.Need:
-    return memory.estimate(
-        skeleton,
-        optimizer,
-        backend=backend,
-        world=world,
-        precision=cfg.MODEL.PRECISION,
-        stage=zero_stage(options.get("config", {})),
-        replicate=options.get("replicate", 1),
-        average=cfg.TRAIN.MODEL_EMA > 0,
+        spread=spread,
+        need=need_of(cfg, pipe.model, spread, activations_of(cfg, pipe, expected, shape)),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from diffnext.distributed.env import Env
 from diffnext.engine.build.attach import attach
 from diffnext.engine.build.data import make_loader
@@ -60,6 +62,7 @@ def make_trainer(cfg: Config, plan: Plan, env: Env, *, begin: int) -> Trainer:
     Args:
         begin: step at which the course of the learning rate begins.
     """
+    torch.set_float32_matmul_precision("high" if cfg.TRAIN.TF32 else "highest")
     pipe = make_pipeline(cfg, plan).to(env.device)
     backend = make_backend(cfg, plan, env)
     method = make_method(cfg, pipe, backend, plan.optimizer)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory that a run needs, as it is set and as it might be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from diffnext.engine import activations, check, memory
+from diffnext.engine.backends.base import PRECISIONS
+from diffnext.engine.build.network import make_skeleton, network_folder
+from diffnext.engine.build.options import decays_of, optimizer_of
+from diffnext.pipelines.builder import PIPELINES
+from diffnext.pipelines.train_base import Expected, TrainPipeline
+from diffnext.utils.logging import logger
+
+Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+_HOST = {"device": "cpu"}
+WAYS = {  # to spread a network: backend and its options
+    "ddp": ("ddp", {}),
+    "fsdp": ("fsdp", {}),
+    "fsdp offload": ("fsdp", {"offload": True}),
+    "zero 1": ("deepspeed", {"stage": 1}),
+    "zero 2": ("deepspeed", {"stage": 2}),
+    "zero 2 offload": ("deepspeed", {"stage": 2, "offload_optimizer": _HOST}),
+    "zero 3": ("deepspeed", {"stage": 3}),
+    "zero 3 offload": (
+        "deepspeed",
+        {"stage": 3, "offload_optimizer": _HOST, "offload_param": _HOST},
+    ),
+}
+
+
+def need_of(cfg: Config, net: nn.Module, spread: memory.Spread, kept: int) -> memory.Need:
+    """The memory of a process.
+
+    Args:
+        net: may be on the meta device.
+        kept: bytes of activations.
+    """
+    return memory.estimate(
+        net,
+        optimizer_of(cfg),
+        spread,
+        averages=len(decays_of(cfg)),
+        average_on_host=cfg.TRAIN.DEVICE_EMA == "cpu",
+        activations=kept,
+    )
+
+
+def activations_of(
+    cfg: Config, pipe: TrainPipeline, expected: Expected, shape: Sequence[int] = ()
+) -> int:
+    """Bytes of activations of a micro-batch; 0, and a warning, where a family cannot say."""
+    try:
+        return activations.measure(
+            pipe,
+            pipe.model,
+            expected=expected,
+            batch_size=cfg.TRAIN.BATCH_SIZE,
+            precision=PRECISIONS[cfg.MODEL.PRECISION],
+            shape=shape,
+        )
+    except Exception as error:  # of a family that may be anybody's
+        logger.warning(f"activations are not counted: {type(error).__name__}: {error}")
+        return 0
+
+
+def survey(cfg: Config, *, world: int) -> dict[str, memory.Need]:
+    """What each way to spread the network of a run over processes needs; no data is looked at.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such network.
+    """
+    family = PIPELINES.get(cfg.PIPELINE.TYPE)
+    config = check.read_config(network_folder(cfg, family)) | dict(cfg.MODEL.CONFIG)
+    pipe = make_skeleton(cfg, dict(cfg.PIPELINE.MODULES), config)
+    kept = activations_of(cfg, pipe, family.expects(config))
+    needs = {}
+    for name, (backend, options) in WAYS.items():
+        if backend == "deepspeed":
+            options = {"config": {"zero_optimization": options}}
+        spread = memory.spread_of(backend, options, world=world, precision=cfg.MODEL.PRECISION)
+        needs[name] = need_of(cfg, pipe.model, spread, kept)
+    return needs

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of memory: all ways, no data needed, and the numbers of the dry run."""
+
+import importlib.util
+import re
+
+import pytest
+
+from tests.runs.test_overfit import SCRIPT, train
+from tests.runs.tiny_nova import make_run
+
+SPEC = importlib.util.spec_from_file_location(
+    "estimate_memory", SCRIPT.parents[1] / "tools" / "estimate_memory.py"
+)
+tool = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tool)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"), "t2i")
+
+
+def table(capsys):
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert head.split("  ")[-1].strip() == "keep products"
+    return {row[:18].strip(): re.findall(r"([0-9.]+)(!?)", row[18:]) for row in rows}
+
+
+def test_the_table_has_each_way_and_splitting_saves(config, capsys):
+    options = [
+        "TRAIN.DEVICE_EMA",
+        "gpu",
+        "TRAIN.DATASET",
+        "",
+        "TRAIN.BATCH_SIZE",
+        "64",
+        "MODEL.CONFIG.arch",
+    ]
+    arch = "[vit_d4w512,vit_d4w512,mlp_d2w512]"
+    command = ["--cfg", str(config), "--processes", "8", "--device-gib", "0.4", *options, arch]
+    assert tool.main(command) == 0
+    rows = table(capsys)
+    assert len(rows) == 8
+    assert all(len(cells) == (10 if "offload" in way else 5) for way, cells in rows.items())
+    first = {way: float(cells[0][0]) for way, cells in rows.items()}
+    assert first["fsdp offload"] < first["fsdp"] < first["zero 2"] < first["zero 1"] < first["ddp"]
+    assert float(rows["ddp"][3][0]) < first["ddp"]  # level 3
+    assert all((float(size) >= 0.4) == bool(mark) for size, mark in rows["ddp"] if size != "0.40")
+
+
+def test_it_agrees_with_the_dry_run(config, capsys):
+    assert (
+        train("--cfg", str(config), "--dry-run", "NUM_GPUS", "2", "TRAIN.CHECKPOINTING", "1") == 0
+    )
+    told = capsys.readouterr().out
+    need = tool.variants(tool.parse_args(["--cfg", str(config)]))["level 1"]
+    from diffnext.engine import build
+
+    assert f"memory     {build.survey(need, world=2)['ddp']} a process" in told
+    assert re.search(r"activations [0-9.]+ MiB", told)
+
+
+def test_a_network_that_is_not_there_is_named(config, capsys):
+    assert tool.main(["--cfg", str(config), "MODEL.WEIGHTS", "/nowhere"]) == 2
+    assert "error:" in capsys.readouterr().err
