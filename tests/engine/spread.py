@@ -13,6 +13,7 @@ import torch
 
 from diffnext.distributed import env as processes
 from diffnext.engine.backends.deepspeed_config import merge_config
+from diffnext.engine.hooks.moved import MovedHook
 from diffnext.engine.trainer import Trainer
 from tests.engine.runs import ALONE, Interrupted, toy_run
 from tests.engine.toy import WIDTH
@@ -111,6 +112,19 @@ def count_messages(case: str, folder: Path, env: processes.Env) -> None:
     (folder / f"messages{env.rank}.json").write_text(json.dumps(counts))
 
 
+def count_moved(case: str, folder: Path, env: processes.Env) -> None:
+    """Write the share of weights that moved in a good step, and in one that was skipped."""
+    trainer = run(case, folder, env, bad=range(GLOBAL_BATCH * STEPS), stop_at=1)
+    shares, hook = [], MovedHook(every=1)
+    for bad in ((), range(10**6)):
+        trainer.batches.bad = set(bad)
+        hook.before_train(trainer)
+        metrics = trainer.train_step()
+        hook.after_step(trainer, metrics)
+        shares.append(processes.mean_over_ranks(metrics.values["moved"]).item())
+    (folder / f"moved{env.rank}.json").write_text(json.dumps(shares))
+
+
 def main(folder: Path, cases: list[str]) -> None:
     """Each case whole, interrupted, continued from one process, in low precision, and with a NaN."""
     torch.set_num_threads(1)
@@ -123,6 +137,7 @@ def main(folder: Path, cases: list[str]) -> None:
         run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))
         run(case, folder / case / "bfloat16", env, precision="bfloat16", stop_at=CUT)
         run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
+        count_moved(case, folder / case / "moved", env)
         if case in LATE:
             count_messages(case, folder / case, env)
     (folder / f"done{env.rank}.json").write_text(json.dumps(cases))

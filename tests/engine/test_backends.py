@@ -113,6 +113,12 @@ def test_a_nan_on_one_process_is_skipped_by_both(runs, case):
 
 
 @pytest.mark.parametrize("case", SPREAD)
+def test_the_share_of_weights_that_moved_is_seen(runs, case):
+    for rank in range(2):
+        assert json.loads((runs / case / "moved" / f"moved{rank}.json").read_text()) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("case", SPREAD)
 def test_an_average_is_swapped_in_and_out_exactly(runs, case):
     with torch.no_grad():
         nets = [

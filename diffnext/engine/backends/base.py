@@ -189,6 +189,10 @@ class Backend:
         for name, value in weights.items():
             local(params[name]).copy_(local(value))
 
+    def pieces(self, role: str) -> list[Tensor]:
+        """What the optimizer of a role moves on this process, live; without names or messages."""
+        return [local(param) for param in self.learners[role].named_learning().values()]
+
     def optimizer_state(self, role: str) -> dict[str, Tensor]:
         """This process's share of the optimizer's state, by "<weight>.<field>". Collective."""
         return {key: as_tensor(value) for key, (value, _) in self._fields(role).items()}

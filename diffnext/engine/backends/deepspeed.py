@@ -185,6 +185,11 @@ class DeepSpeedBackend(Backend):
             name: p.detach().clone() for name, p in self.learners[role].named_learning().items()
         }
 
+    def pieces(self, role: str) -> list[Tensor]:
+        if self.stage == 0:
+            return super().pieces(role)
+        return [piece.detach() for piece in self._flat(self.learners[role])]
+
     def optimizer_state(self, role: str) -> dict[str, Tensor]:
         if self.stage == 0:
             return self._share(super().optimizer_state(role))
