@@ -68,12 +68,15 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def promote(aside: str | Path, final: str | Path, *, replace: bool = False) -> None:
+def promote(
+    aside: str | Path, final: str | Path, *, replace: bool = False, durable: bool = False
+) -> None:
     """Make a finished folder durable and give it its final name.
 
     Args:
         replace: a folder at `final` is put out of the way first and removed last, so that what is
             found at `final` is never a mixture of the two.
+        durable: its content has reached the disk already.
 
     Raises:
         FileExistsError: there is something at `final`, and it is not to be replaced.
@@ -81,7 +84,8 @@ def promote(aside: str | Path, final: str | Path, *, replace: bool = False) -> N
     aside, final = Path(aside), Path(final)
     if final.exists() and not replace:
         raise FileExistsError(f"{final} exists and is not overwritten")
-    sync_tree(aside)
+    if not durable:
+        sync_tree(aside)
     final.parent.mkdir(parents=True, exist_ok=True)
     old = final.with_name(f".{final.name}.old")
     if old.exists():  # left by a crash right here

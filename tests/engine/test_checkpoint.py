@@ -3,17 +3,21 @@
 
 import errno
 import shutil
+import threading
 
 import pytest
 import torch
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.side import SideChannel
-from diffnext.engine.checkpoint import find, newest
+from diffnext.engine.checkpoint import find, newest, staging
+from diffnext.engine.checkpoint import manager as managers
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
 from tests.engine.runs import Interrupted, toy_run
 from tests.engine.toy import ToyNet
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
 
 
 def finish(folder, **options):
@@ -201,6 +205,42 @@ def test_only_the_last_ones_are_kept(tmp_path):
     finish(tmp_path, snapshot_every=2, keep=2)
     for folder in ("checkpoints", "ema_checkpoints"):
         assert sorted(p.name for p in (tmp_path / folder).iterdir()) == ["toy_iter_6", "toy_iter_8"]
+
+
+def test_what_is_written_beside_the_steps_does_not_move_with_them(tmp_path, monkeypatch):
+    """The loop goes on to its end before the first byte of the first checkpoint is written."""
+    go_on = threading.Event()
+    write = managers.save_tensors
+
+    def late(*args, **kwargs):
+        assert go_on.wait(30)
+        write(*args, **kwargs)
+
+    trainer = toy_run(tmp_path, snapshot_every=5)
+    step = trainer.train_step
+
+    def last_sets_it_free():
+        if trainer.step == 7:
+            go_on.set()
+        return step()
+
+    trainer.train_step = last_sets_it_free
+    monkeypatch.setattr(managers, "save_tensors", late)
+    trainer.train()
+    finish(tmp_path / "plain", snapshot_every=5, background=False)
+    for folder in ("toy_iter_5", "toy_iter_8"):
+        saved = SavedTensors(tmp_path / "checkpoints" / folder / "state").full()
+        plain = SavedTensors(tmp_path / "plain/checkpoints" / folder / "state").full()
+        assert set(saved) == set(plain)
+        assert all(torch.equal(saved[name], plain[name]) for name in plain)
+
+
+def test_a_host_without_memory_for_a_copy_saves_between_the_steps(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(staging, "available_bytes", lambda: 1000)
+    finish(tmp_path)
+    assert newest(tmp_path).step == 8
+    assert caplog.text.count("lacks memory for a copy of the run; training waits") == 2
+    assert "could not be written" not in caplog.text
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):

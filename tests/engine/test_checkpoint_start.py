@@ -19,6 +19,8 @@ OPTIONS = {
     "TRAIN": {"BATCH_SIZE": 4, "DATASET": "/data/a", "RESUME": "auto", "TEXT_DROPOUT": 0.1},
 }
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disks")
+
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):

@@ -33,6 +33,7 @@ class Server:
         kill_at: int = 0,
         kill_in_step: int = 0,
         disk: tuple[Path, int] | None = None,
+        largest: int = 0,
     ) -> list[int]:
         """Run to the end, or until the first process is killed; return the exit codes.
 
@@ -42,9 +43,11 @@ class Server:
             kill_at: number of the event: writes that reach the disk, renames, removals and steps.
             kill_in_step: number of the step among those of this process.
             disk: a folder that is a disk of so many bytes, for this run only.
+            largest: bytes of the longest file that the last process can write; 0 for no limit.
         """
         job = {"argv": list(map(str, arguments)), "log": str(log), "world": world}
         job |= {"kill_at": kill_at, "kill_in_step": kill_in_step}
+        job["largest"] = largest
         job["disk"] = disk and [str(disk[0]), disk[1]]
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -90,6 +93,8 @@ def _work(job: dict, rank: int, port: int, train) -> None:
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         if job["disk"]:
             mount(*job["disk"])
+        if rank == job["world"] - 1 and job["largest"]:
+            _limit(job["largest"])
         if rank == 0:
             _arm(job["kill_at"], job["kill_in_step"])
         code = train(*job["argv"])
@@ -128,6 +133,14 @@ def _arm(event: int, step: int) -> None:
     ):
         setattr(place, name, counted(getattr(place, name), events))
     Trainer.train_step = counted(Trainer.train_step, [step])
+
+
+def _limit(size: int) -> None:
+    """Let this process write no file that is longer."""
+    import resource  # POSIX only
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
 
 def mount(folder: str, size: int) -> None:

@@ -191,3 +191,13 @@ def test_two_processes_go_on_as_one_and_as_two(train, whole, tmp_path, backend):
     assert newest(tmp_path / "run").step >= 4
     train("run", *two, world=2)
     assert_same(tmp_path / "run", whole, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_write_is_heard_by_the_others(train, whole, tmp_path):
+    two = ["NUM_GPUS", 2, "TRAIN.BATCH_SIZE", 2, "PARALLEL.BACKEND", "fsdp"]
+    train("run", *two, world=2, largest=200_000, code=99)
+    assert len(rows(tmp_path / "run")) == STEPS
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("could not be written: [Errno 27] File too large") == STEPS // 2
+    assert newest(tmp_path / "run") is None

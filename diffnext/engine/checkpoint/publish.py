@@ -64,4 +64,4 @@ def publish(aside: Path, final: Path, *, export: Export, run: dict[str, Any]) ->
     files.write_json(aside / COMPLETE, {"step": run["step"], "files": files.sizes(aside)})
     for place in averages:  # where there is one already, its checkpoint is torn
         files.promote(draft_of(place), place, replace=True)
-    files.promote(aside, final, replace=find_flaw(final) is not None)
+    files.promote(aside, final, replace=find_flaw(final) is not None, durable=True)
