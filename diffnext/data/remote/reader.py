@@ -31,7 +31,7 @@ from diffnext.data.records.index import SIDECAR, adopt_copy
 from diffnext.data.records.layout import METADATA
 from diffnext.data.remote.room import HAS_LOCKS, IN_USE, Room, hold
 from diffnext.data.remote.shards import RemoteFiles
-from diffnext.data.remote.store import REQUESTS, RemoteError, RemoteFile, Store
+from diffnext.data.remote.store import ATTEMPTS, REQUESTS, RemoteError, RemoteFile, Store
 from diffnext.utils.hashes import user_cache
 from diffnext.utils.logging import logger
 
@@ -63,7 +63,7 @@ class RemoteReader:
         folder: str = "",
         gib: float = 0.0,
         options: Mapping[str, Any] | None = None,
-        attempts: int = 6,
+        attempts: int = ATTEMPTS,
     ) -> None:
         self.path = url.rstrip("/")
         self._arguments = {
