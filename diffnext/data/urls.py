@@ -78,7 +78,8 @@ def stamp(path: str) -> tuple[int, int]:
 def find(url: str) -> list[str]:
     """The URLs of all files below a URL."""
     system, inner = _file_system(url)
-    return [system.unstrip_protocol(path) for path in system.find(inner)]
+    start, base = len(inner.rstrip("/")), url.rstrip("/")
+    return [base + path[start:] for path in system.find(inner)]
 
 
 def is_folder(url: str) -> bool:
