@@ -134,12 +134,13 @@ def estimate(
             (4 * learning + state) / parts,
         ]
     weights, gradients, optimizer = map(round, sizes)
+    copies = averages + (averages > 0 and average_on_host)  # one more carries weights to the host
     return Need(
         weights=weights,
         gathered=_gathered(net, spread),
         gradients=gradients,
         optimizer=optimizer,
-        average=round(4 * learning * averages / parts),
+        average=round(4 * learning * copies / parts),
         activations=activations,
         host=spread.host + (("average",) if average_on_host else ()),
     )
