@@ -1,86 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast a record folder is read in shuffled batches, as a share of what the kernel could do.
 
-    python benchmarks/cache_read.py [--kind image|video] [--gib 1] [--seconds 3]
+    python benchmarks/cache_read.py                          262,144-byte records (8 x 128 x 128)
+    python benchmarks/cache_read.py --kind video             829,440-byte records (8 x 9 x 60 x 96)
+    python benchmarks/cache_read.py --index 10_000_000       how long so many records take to open
 
-The floor is measured in the same run: pread of the same records, in the same order, into one buffer.
-Each reader is timed in turns with the floor, so that a change of the machine's load falls on both.
+The floor is measured in the same run: pread of the same records, in the same order, into one buffer;
+order and places are worked out before. Each reader has a process of its own, in which it and the floor
+are timed in turns, so that a change of the machine's load falls on both. The peak of memory is what
+the process grew by while reading, before the floor was measured; of a reader that maps its files,
+mapped pages count. "first" is the time from opening to the first batch.
+
+With threads, the consumer takes each batch as soon as it is there and copies it, as a transfer to a
+device would.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
 
 import numpy as np
-from codewithgpu import RecordDataset
+import torch
+from index_open import measure_index
+from read_formats import BATCH, FORMATS, Examples, Format, write_records
 
 from diffnext.data.loader import Loader
-from diffnext.data.records import open_reader, open_writer
-from diffnext.data.sampler import Sampler
+from diffnext.data.records import open_reader
 
-SHAPES = {"image": (8, 128, 128), "video": (8, 9, 60, 96)}  # 262,144 and 829,440 bytes
-FIELDS = {"moments": "bytes", "shape": ["int64"], "caption": "string", "text": "string"}
-BATCH = 16
-TURNS = 5
+SHAPES = {"image": (8, 128, 128), "video": (8, 9, 60, 96)}
+SEED = 1
+TURNS = 9
 
 
-def build(folder: str, shape: tuple[int, ...], gib: float) -> None:
-    """Fill a folder with random moments."""
-    rng = np.random.default_rng(0)
-    count = max(BATCH, int(gib * 2**30 / (2 * np.prod(shape))))
-    with open_writer(folder, FIELDS) as writer:
-        for i in range(count):
-            moments = rng.integers(0, 2**15, shape, np.uint16)
-            caption = f"a long caption, number {i}, with a few more words in it. " * 4
-            writer.write({"moments": moments, "shape": shape, "caption": caption, "text": "short"})
-
-
-def floor(folder: str, seed: int) -> Iterator[int]:
-    """Bytes of each batch, read with pread into one buffer."""
+def floor(folder: Path) -> Iterator[int]:
+    """Bytes of moments of each batch, read with pread into one buffer."""
     reader = open_reader(folder)
-    index = reader.index
-    sampler = Sampler(_buckets(folder, seed), global_batch=BATCH, seed=seed)
-    files = [os.open(path, os.O_RDONLY) for path in reader._files.paths]
-    size = int(index.size.max())
+    loader = Loader(reader, batch_size=BATCH, num_threads=0, seed=SEED)
+    files = [os.open(path, os.O_RDONLY) for path in sorted(map(str, folder.glob("*.data")))]
+    size = int(reader.index.size.max())
     buffer = memoryview(bytearray(BATCH * size))
     slots = [buffer[i * size : (i + 1) * size] for i in range(BATCH)]
-    number = 0
-    while True:
-        places = [index.locate(record)[:3] for record in sampler[number].index.tolist()]
-        for (shard, offset, length), slot in zip(places, slots, strict=True):
-            os.preadv(files[shard], [slot[:length]], offset)
-        number += 1
-        yield sum(place[2] for place in places)
+
+    def calls(number: int) -> list[tuple[int, list[memoryview], int]]:
+        rows = reader.index.locate_all(loader.sampler[number].index)
+        return [
+            (files[row[0]], [slot[: row[2]]], row[1]) for row, slot in zip(rows, slots, strict=True)
+        ]
+
+    moments = BATCH * 2 * int(np.prod(loader.buckets[0].shape))
+    for batch in cycle([calls(number) for number in range(max(1, len(reader) // BATCH))]):
+        for call in batch:
+            os.preadv(*call)
+        yield moments
 
 
-def _buckets(folder: str, seed: int) -> list:
-    return Loader(open_reader(folder), batch_size=BATCH, num_threads=0, seed=seed).buckets
+def diffnext(threads: int, verify: bool) -> Callable[[Path, Examples], Iterator[int]]:
+    def read(folder: Path, examples: Examples) -> Iterator[int]:
+        options = {"num_threads": threads, "seed": SEED, "verify": verify}
+        loader = Loader(open_reader(folder), batch_size=BATCH, **options)
+        if not threads:
+            while True:
+                yield next(loader).moments.nbytes
+        target = torch.empty(BATCH, *loader.buckets[0].shape, dtype=torch.float16)
+        while True:
+            yield target.copy_(next(loader).moments).nbytes
+
+    return read
 
 
-def ours(folder: str, seed: int, threads: int) -> Iterator[int]:
-    loader = Loader(open_reader(folder), batch_size=BATCH, num_threads=threads, seed=seed)
-    for batch in loader:
-        yield batch.moments.numel() * 2
+READERS = {
+    "diffnext inline": Format(write_records, diffnext(0, True)),
+    "  without checksum": Format(write_records, diffnext(0, False)),
+    "diffnext 1 thread": Format(write_records, diffnext(1, True)),
+    "  without checksum ": Format(write_records, diffnext(1, False)),
+    "diffnext 2 threads": Format(write_records, diffnext(2, True)),
+    **FORMATS,
+}
 
 
-def codewithgpu_random(folder: str, seed: int) -> Iterator[int]:
-    """The original's reader at random places, stacked into batches as its loader did."""
-    dataset = RecordDataset(folder)
-    sampler = Sampler(_buckets(folder, seed), global_batch=BATCH, seed=seed)
-    number = 0
-    while True:
-        rows = []
-        for record in sampler[number].index.tolist():
-            dataset.seek(record)
-            row = dataset.read()
-            rows.append(np.frombuffer(row["moments"], np.float16).reshape(row["shape"]))
-        number += 1
-        yield np.stack(rows).nbytes
+# ----------------------------------------------------------------------------- one reader's process
 
 
 def speed(batches: Iterator[int], seconds: float) -> tuple[float, float]:
@@ -92,35 +100,78 @@ def speed(batches: Iterator[int], seconds: float) -> tuple[float, float]:
     return done / wall / 1e9, (time.process_time() - cpu) / done * 1e9
 
 
-def first_batch_ms(open_batches: Callable[[], Iterator[int]]) -> float:
-    start = time.perf_counter()
-    next(open_batches())
-    return (time.perf_counter() - start) * 1e3
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def compare(folder: str, seconds: float) -> None:
-    """Print a line for each reader: the median of several turns."""
-    candidates = {
-        "diffnext inline": lambda: ours(folder, 1, 0),
-        "diffnext 1 thread": lambda: ours(folder, 1, 1),
-        "diffnext 2 threads": lambda: ours(folder, 1, 2),
-        "codewithgpu random": lambda: codewithgpu_random(folder, 1),
-    }
-    print(f"{'':20} {'GB/s':>6} {'of floor':>9} {'CPU s/GB':>9} {'first ms':>9}")
-    for name, open_batches in candidates.items():
-        first = first_batch_ms(open_batches)
-        base, batches = floor(folder, 1), open_batches()
-        speed(base, 0.2), speed(batches, 0.2)  # memory and page cache are warm
-        turns = [
-            (speed(batches, seconds / TURNS), speed(base, seconds / TURNS)) for _ in range(TURNS)
-        ]
-        rate, cpu = np.median([turn for turn, _ in turns], axis=0)
-        ratio = np.median([turn[0] / lowest[0] for turn, lowest in turns])
-        print(f"{name:20} {rate:6.2f} {ratio:9.2f} {cpu:9.3f} {first:9.1f}", flush=True)
-        del batches
-    print(f"{'floor (pread)':20} {np.median([low[0] for _, low in turns]):6.2f} {1:9.2f}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory {peak:.0f} MiB")
+def measure(name: str, folder: Path, examples: Examples, seconds: float) -> dict[str, float]:
+    """Figures of one reader; run in a process of its own."""
+    torch.set_num_threads(1)  # the copy of the consumer; threads of OpenMP would spin
+    before, start = peak_mib(), time.perf_counter()
+    batches = READERS[name].read(folder, examples)
+    next(batches)
+    first = time.perf_counter() - start
+    speed(batches, min(seconds, 1.0))
+    peak = peak_mib() - before
+    return {"first_ms": first * 1e3, "peak_mib": peak, **in_turns(batches, folder, seconds)}
+
+
+def in_turns(batches: Iterator[int], folder: Path, seconds: float) -> dict[str, float]:
+    base = floor(folder.parent / "records")
+    speed(base, 0.2)  # memory and page cache are warm
+    turn = seconds / TURNS
+    turns = [(*speed(batches, turn), *speed(base, turn)) for _ in range(TURNS)]
+    rate, cpu, low, low_cpu = np.median(turns, axis=0)
+    share = float(np.median([row[0] / row[2] for row in turns]))
+    return {"rate": rate, "cpu": cpu, "floor": low, "floor_cpu": low_cpu, "share": share}
+
+
+# ------------------------------------------------------------------------------------ all of them
+
+
+def compare(folder: Path, examples: Examples, args: argparse.Namespace) -> None:
+    """Print a line for each reader."""
+    size = 2 * int(np.prod(examples.shape))
+    print(f"{examples.count} records of {size} bytes, shuffled, in batches of {BATCH}")
+    heads = ("samples/s", "GB/s", "of floor", "CPU s/GB", "first ms", "peak MiB")
+    print(" " * 20 + "".join(f"{head:>10}" for head in heads))
+    (folder / "records").mkdir()
+    write_records(folder / "records", examples)
+    for name, reader in READERS.items():
+        if args.only and not any(word in name for word in args.only.split(",")):
+            continue
+        try:
+            place = prepare(folder, name, reader, examples)
+        except ImportError as error:
+            print(f"{name:<20} is left out: {error}")
+            continue
+        found = in_own_process(name, place, args)
+        rate = found["rate"]
+        print(
+            f"{name:<20}{rate * 1e9 / size:10.0f}{rate:10.2f}{found['share']:10.2f}"
+            f"{found['cpu']:10.3f}{found['first_ms']:10.1f}{found['peak_mib']:10.0f}",
+            flush=True,
+        )
+    print(f"{'floor (pread)':<20}{found['floor'] * 1e9 / size:10.0f}", end="")
+    print(f"{found['floor']:10.2f}{1:10.2f}{found['floor_cpu']:10.3f}")
+
+
+def prepare(folder: Path, name: str, reader: Format, examples: Examples) -> Path:
+    """Write the examples in the format of a reader, if they are not there."""
+    if reader.write is write_records:
+        return folder / "records"
+    (folder / name).mkdir()
+    reader.write(folder / name, examples)
+    return folder / name
+
+
+def in_own_process(name: str, place: Path, args: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", name, "--dir", str(place)]
+    command += ["--kind", args.kind, "--gib", str(args.gib), "--seconds", str(args.seconds)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -128,12 +179,23 @@ def main() -> None:
     parser.add_argument("--kind", choices=sorted(SHAPES), default="image")
     parser.add_argument("--gib", type=float, default=1.0, help="size of the folder")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each reader")
-    parser.add_argument("--dir", help="where the folder is made for the time of the run")
+    parser.add_argument("--dir", help="where files are made for the time of the run")
+    parser.add_argument("--only", help="readers whose name has one of these words: inline,npz")
+    parser.add_argument(
+        "--index", type=int, metavar="N", help="open a generated folder of N records"
+    )
+    parser.add_argument("--child", choices=list(READERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    shape = SHAPES[args.kind]
+    examples = Examples(shape, max(BATCH, int(args.gib * 2**30 / (2 * np.prod(shape)))))
+    if args.child:
+        print(json.dumps(measure(args.child, Path(args.dir), examples, args.seconds)))
+        return
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-        build(folder, SHAPES[args.kind], args.gib)
-        print(f"{len(open_reader(folder))} records of {SHAPES[args.kind]}, batches of {BATCH}")
-        compare(folder, args.seconds)
+        if args.index:
+            measure_index(Path(folder), args.index)
+        else:
+            compare(Path(folder), examples, args)
 
 
 if __name__ == "__main__":
