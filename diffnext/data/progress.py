@@ -99,7 +99,7 @@ class Display:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._bar: Any = None
-        self._next_line = 0.0
+        self._next_line = time.perf_counter() + LINE_EVERY_S
 
     def __call__(self, meter: Meter) -> None:
         """Show where a build is."""
