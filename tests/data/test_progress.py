@@ -56,8 +56,8 @@ def test_before_the_first_batch_nothing_is_foretold(now):
 
 def test_without_a_terminal_there_is_a_line_every_half_minute_and_one_at_the_end(now):
     stream = io.StringIO()
-    display = Display(stream)
     meter = half_done(now)
+    display = Display(stream)
     for _ in range(61):
         display(meter)
         now[0] += 1
