@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs that hold the media themselves, and the names of columns that data sets use."""
 
+import http.server
 import io
 import json
 import pickle
 import re
 import tarfile
+import threading
 
 import PIL.Image
 import pytest
@@ -368,3 +370,37 @@ def test_urls_that_cannot_be_reached():
         of_path("memory://inputs/none.png").stamp()
     assert of_path("https://host/a.webm?size=3").kind == "video"
     assert isinstance(of_path("C:\\a.png"), File)
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Gives one file, whole, whatever part of it is asked for."""
+
+    data = b""
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.data)
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.data)))
+        self.send_header("Last-Modified", "Fri, 01 Jan 2027 00:00:00 GMT")
+        self.end_headers()
+
+    def log_message(self, *words):
+        pass
+
+
+def test_a_server_that_knows_no_ranges(tmp_path):
+    pytest.importorskip("aiohttp")
+    handler = type("One", (Server,), {"data": write_tar(tmp_path / "a.tar", SAMPLES).read_bytes()})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        listing = scan(f"http://127.0.0.1:{server.server_port}/a.tar")
+        assert (reasons(listing), greys(listing)) == ([], [10, 20])
+        size, version = listing.sources[0].location.stamp()
+        assert size == len(png(10)) and version > 0
+    finally:
+        server.shutdown()
+        server.server_close()
