@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import diffnext
 from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
 from diffnext.data.records.checks import verify
+from diffnext.data.records.files import write_all
 from diffnext.data.records.lock import LOCK, FolderLock
 from tests.data.record_rows import FIELDS, read_all, record, same, write
 
@@ -207,3 +209,15 @@ def test_identity_is_kept_beside_the_records(folder):
     shutil.copy(folder / "00000.data", folder / "diffnext.json")
     with pytest.raises(ValueError, match=r"diffnext\.json"):
         read_identity(folder)
+
+
+# ------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("taken", [0, 1, 5, 6, 11, 17])
+def test_all_is_written_however_little_the_system_takes(tmp_path, monkeypatch, taken):
+    writev = os.writev
+    monkeypatch.setattr(os, "writev", lambda fd, pieces: writev(fd, [b"".join(pieces)[:taken]]))
+    with io.FileIO(tmp_path / "f", "x") as stream:
+        write_all(stream, [b"first,", b"", b"second,", memoryview(b"last")])
+    assert (tmp_path / "f").read_bytes() == b"first,second,last"

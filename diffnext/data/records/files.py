@@ -7,7 +7,7 @@ import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from diffnext.data.records.base import RecordError
 from diffnext.utils.files import write_bytes
@@ -22,12 +22,19 @@ def write_atomic(path: str, *pieces: Buffer) -> None:
     write_bytes(path, *pieces)
 
 
-def write_all(stream: io.FileIO, pieces: Iterable[Buffer]) -> None:
+def write_all(stream: io.FileIO, pieces: Sequence[Buffer]) -> None:
     """Write every byte to an unbuffered file, which may take fewer at once."""
+    done = os.writev(stream.fileno(), pieces) if _at_once(pieces) else 0
     for piece in pieces:
-        rest = memoryview(piece)
+        rest = memoryview(piece)[done:]
+        done = max(0, done - len(piece))
         while len(rest):
             rest = rest[stream.write(rest) :]
+
+
+def _at_once(pieces: Sequence[Buffer]) -> bool:
+    """Whether one call of the system may take them all."""
+    return hasattr(os, "writev") and 1 < len(pieces) <= 512
 
 
 class _Open:

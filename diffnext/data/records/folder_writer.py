@@ -69,6 +69,7 @@ class FolderWriter:
         self.checksums = checksums
         self._closed = False
         self._open: dict[str, io.FileIO] = {}  # the files of the open shard, by the end of the name
+        self._ends: dict[str, int] = {}  # bytes in each
         # (n, 3) offsets, sizes and checksums of the shards that are closed
         self._shards: list[np.ndarray] = []
         self._rows = array("Q")  # the same, flat, of the open one
@@ -96,7 +97,7 @@ class FolderWriter:
         if not self._open or self._shard_is_full(size):
             self._new_shard()
         total = checksum(pieces) if self.checksums else 0
-        offset = self._open[".data"].tell()
+        offset = self._ends[".data"]
         self._append(
             {
                 ".data": pieces,
@@ -141,17 +142,18 @@ class FolderWriter:
 
     def _append(self, content: Mapping[str, Sequence[wire.Buffer]]) -> None:
         """Add to the files of the open shard, in this order; to all of them or to none."""
-        ends = {name: stream.tell() for name, stream in self._open.items()}
         try:
             for name, stream in self._open.items():
                 write_all(stream, content[name])
         except BaseException:
             for name, stream in self._open.items():
-                stream.truncate(stream.seek(ends[name]))
+                stream.truncate(stream.seek(self._ends[name]))
             raise
+        for name in self._open:
+            self._ends[name] += sum(map(len, content[name]))
 
     def _shard_is_full(self, size: int) -> bool:
-        used = self._open[".data"].tell()
+        used = self._ends[".data"]
         count = len(self._rows) // 3
         return (used > 0 and used + size > self.shard_bytes) or count == self.max_examples
 
@@ -162,6 +164,7 @@ class FolderWriter:
             raise ValueError(f"{self.path} is full at {self._number} shards; raise shard_bytes")
         names = [".data", CHECK, ".index"] if self.checksums else [".data", ".index"]
         self._open = {name: io.FileIO(stem + name, "x") for name in names}
+        self._ends = dict.fromkeys(names, 0)
         self._number += 1
 
     def _close_shard(self) -> None:
