@@ -66,7 +66,7 @@ def test_without_a_terminal_there_is_a_line_every_half_minute_and_one_at_the_end
     display.close()
     lines = stream.getvalue().splitlines()
     assert [line.split(" samples")[0] for line in lines] == [*["10 of 100"] * 2, "100 of 100"]
-    assert lines[0].endswith("decode limits; 3:00 left")
+    assert lines[0].endswith("decode limits; 4:30 left")  # 10 samples in 90 s
 
 
 def test_on_a_terminal_there_is_a_bar(now):
