@@ -1,56 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs that hold the media themselves, and the names of columns that data sets use."""
 
-import http.server
-import io
 import json
 import pickle
 import re
-import tarfile
-import threading
 
-import PIL.Image
 import pytest
 
-from diffnext.data import images, tables
-from diffnext.data.location import Cell, File, TarMember, of_path
+from diffnext.data import tables
+from diffnext.data.location import Cell, File
 from diffnext.data.sources import parse_columns, scan
 from diffnext.data.sources.webdataset import expand
-
-
-def png(value):
-    """A small picture of one grey."""
-    stream = io.BytesIO()
-    PIL.Image.new("RGB", (4, 4), (value,) * 3).save(stream, "png")
-    return stream.getvalue()
-
-
-def greys(listing):
-    """The grey of each picture that was listed, read from where it is."""
-    return [images.load(source.location).getpixel((0, 0))[0] for source in listing.sources]
-
-
-def reasons(listing):
-    return [failure.reason for failure in listing.failures]
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-SAMPLES = [
-    ("x/0001.png", png(10)),
-    ("x/0001.txt", b"\xef\xbb\xbfone \n"),
-    ("x/0001.cls", b"3"),
-    ("x/0002.json", json.dumps({"prompt": "two", "label": 4, "url": "http://a/b.png"}).encode()),
-    ("x/0002.png", png(20)),
-    ("x/0002.txt", b"from txt"),
-]
+from tests.data.packed import (
+    SAMPLES,
+    greys,
+    media_table,
+    png,
+    reasons,
+    write_bytes,
+    write_parquet,
+    write_tar,
+)
 
 
 def test_a_tar_of_samples(tmp_path):
@@ -129,27 +99,6 @@ def test_bad_fields_in_a_tar_fail_their_sample(tmp_path):
         assert words in reason
 
 
-def features(**kinds):
-    """The metadata that `datasets` writes into a schema."""
-    info = {"info": {"features": {name: {"_type": kind} for name, kind in kinds.items()}}}
-    return {b"huggingface": json.dumps(info).encode()}
-
-
-def media_table(values, *, name="image", paths=None, **columns):
-    """A table as `datasets` writes it: structs of bytes and path, and other columns."""
-    pyarrow = pytest.importorskip("pyarrow")
-    paths = paths or [f"{number}.png" for number in range(len(values))]
-    media = [{"bytes": v, "path": p} for v, p in zip(values, paths, strict=True)]
-    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    table = pyarrow.table({name: pyarrow.array(media, kind), **columns})
-    return table.replace_schema_metadata(features(**{name: "Image"}))
-
-
-def write_parquet(path, table, **options):
-    pytest.importorskip("pyarrow.parquet").write_table(table, path, **options)
-    return path
-
-
 def write_saved(folder, table):
     """A folder as `Dataset.save_to_disk` leaves it, with a file of its cache beside the data."""
     pyarrow = pytest.importorskip("pyarrow")
@@ -199,11 +148,6 @@ def test_parquet_shards_of_pictures(tmp_path):
     tables._read_group.cache_clear()
     assert greys(listing) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
     assert tables._read_group.cache_info().misses == 6  # row groups, each read once
-
-
-def write_bytes(path, data):
-    path.write_bytes(data)
-    return str(path)
 
 
 def test_rows_with_paths_in_place_of_bytes(tmp_path):
@@ -316,91 +260,3 @@ def test_columns_are_chosen(tmp_path):
     assert reasons(missing) == [
         "line 2: no column nowhere, there are ['caption', 'recap', 'where']"
     ]
-
-
-@pytest.fixture
-def memory():
-    """A folder of fsspec's file system in memory."""
-    fsspec = pytest.importorskip("fsspec")
-    system = fsspec.filesystem("memory")
-    yield system
-    system.rm("/inputs", recursive=True)
-
-
-def test_everything_by_url(memory, tmp_path):
-    system, base = memory, "memory://inputs"
-    system.pipe("/inputs/f/a.png", png(1))
-    system.pipe("/inputs/f/a.txt", b"one")
-    system.pipe("/inputs/f/.hidden/b.png", png(9))
-    system.pipe("/inputs/f/s.tar", write_tar(tmp_path / "s.tar", SAMPLES).read_bytes())
-    table = media_table([png(3)], prompt=["three"])
-    system.pipe("/inputs/f/t.parquet", write_parquet(tmp_path / "t.parquet", table).read_bytes())
-    system.pipe(
-        "/inputs/l.csv", b"path,caption\nf/a.png,x\n/abs.png,y\nmemory://inputs/f/a.png,z\n"
-    )
-    listing = scan(f"{base}/f")
-    assert reasons(listing) == []
-    assert greys(listing) == [1, 10, 20, 3]
-    assert [source.caption for source in listing.sources] == ["one", "one", "two", "three"]
-    assert [source.caption for source in scan(f"{base}/f/s.tar").sources] == ["one", "two"]
-    rows = scan(f"{base}/l.csv").sources
-    assert [row.path for row in rows][::2] == ["memory://inputs/f/a.png"] * 2
-    assert greys(scan(f"{base}/f/a.png")) == [1]
-
-
-def test_the_stamp_of_a_url_changes_with_its_content(memory):
-    memory.pipe("/inputs/a.png", png(1))
-    location = of_path("memory://inputs/a.png")
-    assert (location.kind, location.local_path()) == ("image", None)
-    before = location.stamp()
-    assert before[0] == len(png(1)) and before[1] > 0 and location.stamp() == before
-    memory.pipe("/inputs/a.png", png(2))
-    assert location.stamp() != before
-    member = TarMember("memory://inputs/a.png", "head", 0, 4)
-    assert member.read_bytes() == png(1)[:4]
-    with pytest.raises(ValueError, match="4 bytes in the tar, 9 are declared"):
-        TarMember("memory://inputs/a.png", "x", len(png(2)) - 4, 9).read_bytes()
-
-
-def test_urls_that_cannot_be_reached():
-    pytest.importorskip("fsspec")
-    with pytest.raises(ValueError, match="Protocol not known"):
-        of_path("nowhere://a.png").read_bytes()
-    with pytest.raises(OSError):
-        of_path("memory://inputs/none.png").stamp()
-    assert of_path("https://host/a.webm?size=3").kind == "video"
-    assert isinstance(of_path("C:\\a.png"), File)
-
-
-class Server(http.server.BaseHTTPRequestHandler):
-    """Gives one file, whole, whatever part of it is asked for."""
-
-    data = b""
-
-    def do_GET(self):
-        self.do_HEAD()
-        self.wfile.write(self.data)
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.data)))
-        self.send_header("Last-Modified", "Fri, 01 Jan 2027 00:00:00 GMT")
-        self.end_headers()
-
-    def log_message(self, *words):
-        pass
-
-
-def test_a_server_that_knows_no_ranges(tmp_path):
-    pytest.importorskip("aiohttp")
-    handler = type("One", (Server,), {"data": write_tar(tmp_path / "a.tar", SAMPLES).read_bytes()})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        listing = scan(f"http://127.0.0.1:{server.server_port}/a.tar")
-        assert (reasons(listing), greys(listing)) == ([], [10, 20])
-        size, version = listing.sources[0].location.stamp()
-        assert size == len(png(10)) and version > 0
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -179,9 +179,9 @@ def test_non_square_pixels_are_made_square():
 
 
 def decode_all(path):
-    """Every frame by the simplest means, (T, H, W, 3)."""
+    """Every frame by the simplest means, each (H, W, 3)."""
     with av.open(path) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize("name", ["bikes", "bigbuckbunny", "carphone_pristine"])
@@ -190,9 +190,10 @@ def test_real_clips_against_a_full_decode(name):
     info, whole = video.probe(path), decode_all(path)
     assert info.num_frames == len(whole)
     rng = np.random.default_rng(0)
-    for count in (1, 1, 5, 20):
+    for count in (1, 1, 5, 9):
         ids = np.sort(rng.choice(len(whole), count)).tolist()
-        np.testing.assert_array_equal(video.read(info, ids, whole.shape[1:3]), whole[ids])
+        for frame, number in zip(video.read(info, ids, whole[0].shape[:2]), ids, strict=True):
+            assert np.array_equal(frame, whole[number])
 
 
 def test_only_what_is_needed_is_decoded(monkeypatch):
