@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signs of life: what they say, and what a process does that nobody watches."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffnext.engine.heartbeat import FOLDER, HUNG, Heartbeat, read_beats
+from diffnext.engine.hooks.base import Hook
+from diffnext.engine.hooks.heartbeat import PATIENCE, HeartbeatHook
+from tests.engine.runs import toy_run
+
+ROOT = Path(__file__).parents[2]
+ALONE = """
+import sys, time
+from diffnext.engine.heartbeat import Heartbeat
+with Heartbeat(3, folder="") as heart:
+    heart.train(lambda: "data", logs=sys.argv[1])
+    heart.move(8, limit_s=1.0)
+    time.sleep(60)
+"""
+
+
+class Spy(Hook):
+    """Notes what the heart would say between two steps, and in a step."""
+
+    def __init__(self, heart: Heartbeat) -> None:
+        self.heart = heart
+        self.seen = []
+
+    def note(self, trainer):
+        beat = self.heart.beat
+        self.seen.append((beat.step, trainer.phase, beat.limit_s))
+
+    def after_loss(self, trainer, role, inputs, output):
+        self.note(trainer)
+
+    def after_step(self, trainer, metrics):
+        self.note(trainer)
+
+
+def test_the_loop_says_where_it_is_and_how_long_it_may_be(tmp_path):
+    trainer = toy_run(tmp_path, max_steps=2)
+    with Heartbeat(0, folder=str(tmp_path)) as heart:
+        spy = Spy(heart)
+        trainer.hooks.insert(0, HeartbeatHook(heart, timeout_s=10.0, logs=tmp_path))
+        trainer.hooks.append(spy)
+        trainer.train()
+        heart.end(0)
+    slow = 10.0 * PATIENCE
+    assert spy.seen == [
+        (1, "loss", slow),
+        (1, "hooks", slow),
+        (2, "loss", 10.0),
+        (2, "hooks", slow),
+    ]
+    (beat,) = read_beats(tmp_path)
+    assert (beat.state, beat.code, beat.step) == ("ended", 0, 2)
+
+
+def test_an_error_is_the_last_sign(tmp_path):
+    with pytest.raises(OSError), Heartbeat(5, folder=str(tmp_path)):
+        raise OSError("no more")
+    (beat,) = read_beats(tmp_path)
+    assert (beat.rank, beat.state, beat.code, beat.error) == (5, "ended", 1, "OSError: no more")
+
+
+def test_signs_are_written_while_the_process_works(tmp_path):
+    with Heartbeat(0, folder=str(tmp_path)) as heart:
+        heart.stopping()
+        deadline = time.monotonic() + 30
+        while not read_beats(tmp_path)[0].stopping:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_process_that_nobody_watches_watches_itself(tmp_path, monkeypatch):
+    monkeypatch.delenv(FOLDER, raising=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == HUNG
+    assert "rank 3 on" in done.stderr and "in step 8 (data) for" in done.stderr
+    assert "SOLVER.HANG_TIMEOUT" in done.stderr
+    assert 'File "<string>", line 7 in <module>' in done.stderr
+    assert "line 7" in (tmp_path / "stacks_rank_3.txt").read_text()
