@@ -300,7 +300,7 @@ def test_rows_without_a_path_are_shown(photos, model, tmp_path, capsys):
 
 
 def test_interrupted(photos, model, tmp_path, monkeypatch, capsys):
-    def interrupt(path):
+    def interrupt(path, columns):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("diffnext.data.sources.scan", interrupt)
