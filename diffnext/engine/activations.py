@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ def measure(
     expected: Expected,
     batch_size: int,
     precision: torch.dtype,
+    copies: bool = True,
     shape: Sequence[int] = (),
 ) -> int:
     """Bytes that one micro-batch needs beyond weights and their gradients, at its peak.
@@ -45,6 +46,7 @@ def measure(
         net: the network that learns, with its checkpointing, on the device meta.
         expected: what data it takes.
         precision: what products are computed in.
+        copies: count the weights cast to `precision`; no where they are held in it anyway.
         shape: of the moments, (2C, T, H, W) or (2C, H, W), where the network takes any.
     """
     batch = _example(batch_size, expected, shape)
@@ -52,7 +54,7 @@ def measure(
         param.grad = torch.zeros_like(param) if param.requires_grad else None
     grads = [param.grad for param in net.parameters() if param.requires_grad]
     live = Live(ignore=[*net.parameters(), *net.buffers(), *grads])
-    low = LowPrecision(precision)
+    low = LowPrecision(precision, seen=None if copies else live.hide)
     with in_modules(low), live:
         inputs = pipe.prepare(batch, draws=Blank(0, 0, batch.keys(), device="meta"))
         loss = pipe.loss(net, inputs).loss
@@ -86,6 +88,13 @@ class Live(TorchDispatchMode):
                 self._count(leaf.untyped_storage())
         return out
 
+    def hide(self, tensor: Tensor) -> None:
+        """Do not count a tensor that was made within."""
+        storage = tensor.untyped_storage()
+        if self._seen.pop(id(storage), None) is not None:
+            self.now_bytes -= storage.nbytes()
+            self._ignored[id(storage)] = storage
+
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
         if key in self._seen or key in self._ignored:
@@ -104,11 +113,16 @@ class LowPrecision(TorchFunctionMode):
     """Stands for autocast of CUDA, which does not know the device meta; weights are cast once.
 
     Attention is the fused kernel's, which keeps no matrix of all pairs of tokens.
+
+    Args:
+        dtype: of products.
+        seen: is told each copy of a weight.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, *, seen: Callable[[Tensor], None] | None = None) -> None:
         super().__init__()
         self.dtype = dtype
+        self.seen = seen
         self._weights: dict[Tensor, Tensor] = {}
 
     def forget(self) -> None:
@@ -132,6 +146,8 @@ class LowPrecision(TorchFunctionMode):
             return value.to(self.dtype)
         if value not in self._weights:
             self._weights[value] = value.to(self.dtype)
+            if self.seen is not None:
+                self.seen(self._weights[value])
         return self._weights[value]
 
 

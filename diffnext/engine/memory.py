@@ -23,7 +23,7 @@ class Need:
     """Bytes of one process."""
 
     weights: int
-    gathered: int  # weights of other processes, while they are computed with
+    gathered: int  # what other processes own: weights in use, gradients not yet handed over
     gradients: int
     optimizer: int
     average: int
@@ -61,6 +61,7 @@ class Spread:
         replicate, reshard, gather_dtype: of fsdp.
         host: parts that are offloaded.
         live: weights that ZeRO 3 gathers at most.
+        accum_steps: micro-batches of a step; fsdp keeps whole gradients until the last one.
     """
 
     backend: str
@@ -72,14 +73,23 @@ class Spread:
     gather_dtype: str = "float32"
     host: tuple[str, ...] = ()
     live: int = _LIVE_PARAMETERS
+    accum_steps: int = 1
 
     @property
     def shards(self) -> int:
         """Processes that share one copy of the network."""
         return max(self.world // self.replicate, 1) if self.backend == "fsdp" else self.world
 
+    @property
+    def casts_weights(self) -> bool:
+        """Whether a forward makes copies of float32 weights in `precision`, and backward keeps them."""
+        low = self.stage > 0 or self.gather_dtype != "float32"
+        return self.precision != "float32" and not low
 
-def spread_of(backend: str, options: Mapping[str, Any], *, world: int, precision: str) -> Spread:
+
+def spread_of(
+    backend: str, options: Mapping[str, Any], *, world: int, precision: str, accum_steps: int = 1
+) -> Spread:
     """Read the options of a backend."""
     if backend == "fsdp":
         return Spread(
@@ -90,6 +100,7 @@ def spread_of(backend: str, options: Mapping[str, Any], *, world: int, precision
             reshard=options.get("reshard", True),
             gather_dtype=options.get("gather_dtype", "float32"),
             host=("weights", "gradients", "optimizer") if options.get("offload") else (),
+            accum_steps=accum_steps,
         )
     zero = options.get("config", {}).get("zero_optimization", {})
     host: tuple[str, ...] = ()
@@ -152,12 +163,14 @@ def _gathered(net: nn.Module, spread: Spread) -> int:
     if spread.stage == 3:
         size = min(every, spread.live) if spread.world > 1 or "weights" in spread.host else 0
         return _bytes(spread.precision) * size
+    whole = 4 * sum(p.numel() for p in net.parameters() if p.requires_grad)
+    waiting = whole if spread.accum_steps > 1 and spread.shards > 1 else 0
     cast = spread.gather_dtype != "float32"
     if spread.backend != "fsdp" or (spread.shards == 1 and not cast and not spread.host):
         return 0
     blocks = [sum(p.numel() for p in block.parameters()) for block in repeated_blocks(net)]
     held = every - sum(blocks) + 2 * max(blocks, default=0) if spread.reshard else every
-    return _bytes(spread.gather_dtype) * min(held, every)
+    return _bytes(spread.gather_dtype) * min(held, every) + waiting
 
 
 def _bytes(precision: str) -> int:

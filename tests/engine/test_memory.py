@@ -118,3 +118,12 @@ def test_fsdp_gathers_what_is_outside_blocks_and_two_of_them():
     for reshard, held in ((True, rest + 2 * block), (False, rest + 6 * block)):
         spread = Spread("fsdp", 4, "float32", reshard=reshard)
         assert estimate(net, make, spread).gathered == 4 * held
+
+
+def test_fsdp_keeps_whole_gradients_between_micro_batches():
+    net = torch.nn.Linear(64, 64, bias=False)
+    one, two = (
+        estimate(net, factory(), Spread("fsdp", 4, "bfloat16", accum_steps=count))
+        for count in (1, 2)
+    )
+    assert two.total - one.total == 4 * 64 * 64

@@ -41,7 +41,7 @@ def test_the_table_has_each_way_and_splitting_saves(config, capsys):
     command = ["--cfg", str(config), "--processes", "8", "--device-gib", "0.4", *options, arch]
     assert tool.main(command) == 0
     rows = table(capsys)
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert all(len(cells) == (10 if "offload" in way else 5) for way, cells in rows.items())
     first = {way: float(cells[0][0]) for way, cells in rows.items()}
     assert first["fsdp offload"] < first["fsdp"] < first["zero 2"] < first["zero 1"] < first["ddp"]

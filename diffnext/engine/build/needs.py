@@ -22,6 +22,7 @@ _HOST = {"device": "cpu"}
 WAYS = {  # to spread a network: backend and its options
     "ddp": ("ddp", {}),
     "fsdp": ("fsdp", {}),
+    "fsdp bfloat16": ("fsdp", {"gather_dtype": "bfloat16"}),
     "fsdp offload": ("fsdp", {"offload": True}),
     "zero 1": ("deepspeed", {"stage": 1}),
     "zero 2": ("deepspeed", {"stage": 2}),
@@ -52,9 +53,18 @@ def need_of(cfg: Config, net: nn.Module, spread: memory.Spread, kept: int) -> me
 
 
 def activations_of(
-    cfg: Config, pipe: TrainPipeline, expected: Expected, shape: Sequence[int] = ()
+    cfg: Config,
+    pipe: TrainPipeline,
+    expected: Expected,
+    *,
+    copies: bool,
+    shape: Sequence[int] = (),
 ) -> int:
-    """Bytes of activations of a micro-batch; 0, and a warning, where a family cannot say."""
+    """Bytes of activations of a micro-batch; 0, and a warning, where a family cannot say.
+
+    Args:
+        copies, shape: see `activations.measure`.
+    """
     try:
         return activations.measure(
             pipe,
@@ -62,6 +72,7 @@ def activations_of(
             expected=expected,
             batch_size=cfg.TRAIN.BATCH_SIZE,
             precision=PRECISIONS[cfg.MODEL.PRECISION],
+            copies=copies,
             shape=shape,
         )
     except Exception as error:  # of a family that may be anybody's
@@ -78,11 +89,18 @@ def survey(cfg: Config, *, world: int) -> dict[str, memory.Need]:
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
     config = check.read_config(network_folder(cfg, family)) | dict(cfg.MODEL.CONFIG)
     pipe = make_skeleton(cfg, dict(cfg.PIPELINE.MODULES), config)
-    kept = activations_of(cfg, pipe, family.expects(config))
+    expected = family.expects(config)
+    kept = {c: activations_of(cfg, pipe, expected, copies=c) for c in (True, False)}
     needs = {}
     for name, (backend, options) in WAYS.items():
         if backend == "deepspeed":
             options = {"config": {"zero_optimization": options}}
-        spread = memory.spread_of(backend, options, world=world, precision=cfg.MODEL.PRECISION)
-        needs[name] = need_of(cfg, pipe.model, spread, kept)
+        spread = memory.spread_of(
+            backend,
+            options,
+            world=world,
+            precision=cfg.MODEL.PRECISION,
+            accum_steps=cfg.SOLVER.ACCUM_STEPS,
+        )
+        needs[name] = need_of(cfg, pipe.model, spread, kept[spread.casts_weights])
     return needs

@@ -70,8 +70,15 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     if not settings:
         check.check_weights(folder, pipe.model.state_dict())
     check_names(cfg, pipe.model)
-    spread = memory.spread_of(backend, options, world=world, precision=cfg.MODEL.PRECISION)
-    shape = data.readers[0].shapes()[0][0]
+    spread = memory.spread_of(
+        backend,
+        options,
+        world=world,
+        precision=cfg.MODEL.PRECISION,
+        accum_steps=cfg.SOLVER.ACCUM_STEPS,
+    )
+    copies, shape = spread.casts_weights, data.readers[0].shapes()[0][0]
+    kept = activations_of(cfg, pipe, expected, copies=copies, shape=shape)
     return Plan(
         data=data,
         backend=backend,
@@ -82,5 +89,5 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         optimizer=optimizer,
         schedule=schedule_of(cfg),
         spread=spread,
-        need=need_of(cfg, pipe.model, spread, activations_of(cfg, pipe, expected, shape)),
+        need=need_of(cfg, pipe.model, spread, kept),
     )
