@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from diffnext.codewithgpu_compat import RECORD, message_classes
 from diffnext.data.records import wire
+from diffnext.data.records.wire_write import encode
 
 FeatureMap = message_classes(*RECORD)["FeatureMap"]
 TYPES = {
@@ -75,12 +76,12 @@ def test_reads_what_protobuf_writes(record):
 
 @given(records)
 def test_protobuf_reads_what_it_writes(record):
-    assert FeatureMap.FromString(b"".join(wire.encode(record, TYPES))) == message_of(record)
+    assert FeatureMap.FromString(b"".join(encode(record, TYPES))) == message_of(record)
 
 
 @given(records, st.data())
 def test_damaged_bytes_give_an_error_or_a_record_never_a_hang(record, data):
-    raw = bytearray(b"".join(wire.encode(record, TYPES)))
+    raw = bytearray(b"".join(encode(record, TYPES)))
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] ^= data.draw(st.integers(1, 255))
     for damaged in (raw, raw[:place]):
@@ -99,11 +100,11 @@ def test_absent_fields_get_zeros():
 
 
 def test_large_payloads_are_views_not_copies():
-    data = b"".join(wire.encode({"b": bytes(5000)}, {"b": "BYTES"}))
+    data = b"".join(encode({"b": bytes(5000)}, {"b": "BYTES"}))
     view = wire.decode(data, {"b": "BYTES"})["b"]
     assert isinstance(view, memoryview) and view.obj is data
     payload = bytearray(5000)
-    pieces = wire.encode({"b": payload}, {"b": "BYTES"})
+    pieces = encode({"b": payload}, {"b": "BYTES"})
     payload[0] = 1
     assert b"".join(pieces)[-5000] == 1
 
@@ -128,11 +129,11 @@ def test_types_take_the_names_of_codewithgpu():
 )
 def test_a_record_that_does_not_fit_is_refused_by_name(record, message):
     with pytest.raises(ValueError, match=message):
-        wire.encode(record, {"i": "INT64", "b": "BYTES"})
+        encode(record, {"i": "INT64", "b": "BYTES"})
 
 
 def test_another_type_on_the_wire_is_an_error():
-    data = b"".join(wire.encode({"n": 3}, {"n": "INT64"}))
+    data = b"".join(encode({"n": 3}, {"n": "INT64"}))
     with pytest.raises(ValueError, match="'n' holds an integer, its type is STRING"):
         wire.decode(data, {"n": "STRING"})
 
@@ -154,11 +155,11 @@ def test_types_are_inferred_when_metadata_is_lost():
         "label": "INT64",
         "text": {"data": "BYTES", "shape": ["INT64"]},
     }
-    assert wire.infer_types(b"".join(wire.encode(record, types))) == types
+    assert wire.infer_types(b"".join(encode(record, types))) == types
 
 
 def test_floats_are_rounded_to_four_bytes():
-    data = b"".join(wire.encode({"f": 0.1}, {"f": "FLOAT32"}))
+    data = b"".join(encode({"f": 0.1}, {"f": "FLOAT32"}))
     assert (
         wire.decode(data, {"f": "FLOAT32"})["f"] == struct.unpack("<f", struct.pack("<f", 0.1))[0]
     )
@@ -172,7 +173,7 @@ def test_texts_are_decoded_as_any_field(values, order, cut):
     """By the shortcut as far as it goes, then field by field; whole, in any order, or cut off."""
     types = dict.fromkeys("abc", "STRING")
     written = {name: values[name] for name in order if name in values}
-    data = b"".join(wire.encode(written, dict.fromkeys(written, "STRING")))
+    data = b"".join(encode(written, dict.fromkeys(written, "STRING")))
     record, end = wire.decode_texts(data, "abc")
     assert {**record, **wire.decode_present(data, end, len(data), types)} == written
     torn = data[: len(data) - cut]
@@ -183,7 +184,7 @@ def test_texts_are_decoded_as_any_field(values, order, cut):
 def test_texts_of_any_length():
     for size in [*range(300), 2**14 - 20, 2**14 - 1, 2**14, 2**21]:
         text = "x" * size
-        data = b"".join(wire.encode({"caption": text}, {"caption": "STRING"}))
+        data = b"".join(encode({"caption": text}, {"caption": "STRING"}))
         record, end = wire.decode_texts(data, ["other", "caption"])
         assert {**record, **wire.decode_present(data, end, len(data), {"caption": "STRING"})} == {
             "caption": text

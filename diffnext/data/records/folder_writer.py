@@ -25,6 +25,7 @@ from diffnext.data.records.files import write_all, write_atomic
 from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.layout import JOURNAL, METADATA, index_names
 from diffnext.data.records.lock import FolderLock
+from diffnext.data.records.wire_write import encode
 
 DIGITS = 5  # of a shard's number; names must sort as the numbers do
 EARLY = ("shape", "moments")  # stored first, where readers find them without the rest
@@ -92,7 +93,7 @@ class FolderWriter:
         """
         if self._closed:
             raise RuntimeError(f"the writer of {self.path} is closed")
-        pieces = wire.encode(record, self._types)
+        pieces = encode(record, self._types)
         size = sum(len(piece) for piece in pieces)
         if not self._open or self._shard_is_full(size):
             self._new_shard()

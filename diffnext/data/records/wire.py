@@ -12,7 +12,6 @@ A type is "BYTES", "STRING", "FLOAT32" or "INT64", a list of one type, or a dict
 from __future__ import annotations
 
 import functools
-import operator
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +26,6 @@ TAG_OF = {"BYTES": BYTES, "STRING": BYTES, "FLOAT32": FLOAT, "INT64": INT}
 DEFAULTS = {"BYTES": b"", "STRING": "", "FLOAT32": 0.0, "INT64": 0}
 NAMES = {BYTES: "bytes", FLOAT: "a float", INT: "an integer", LIST: "a list", MAP: "a map"}
 ALIASES = {"FLOAT": "FLOAT32", "FLOAT64": "FLOAT32", "INT": "INT64", "INT32": "INT64"}
-SMALL = 4096  # bytes; pieces below this size are joined before they are written
 
 
 def feature_types(fields: Mapping[str, Any]) -> dict[str, FeatureType]:
@@ -51,9 +49,6 @@ def _feature_type(kind: Any, name: str) -> FeatureType:
             "int64 (int, int32), a list [type] and a dict of types"
         )
     return stored
-
-
-# ---------------------------------------------------------------------------------------- reading
 
 
 def decode(data: Buffer, types: Mapping[str, FeatureType]) -> dict[str, Any]:
@@ -229,6 +224,16 @@ def varint(data: Buffer, pos: int, end: int) -> tuple[int, int]:
     raise ValueError(f"the record breaks off at byte {end}, inside an integer")
 
 
+def encode_varint(value: int) -> bytes:
+    """Write a number in [0, 2**64) in base 128, lowest digits first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
 def payload_before(head: Buffer, field: str, size: int) -> int | None:
     """Where the entry of `field` starts, if `head` ends just before that field's `size` bytes.
 
@@ -287,85 +292,3 @@ def _text_or_bytes(value: bytes, name: str) -> str:
     except UnicodeDecodeError:
         return "BYTES"
     return "STRING"
-
-
-# ---------------------------------------------------------------------------------------- writing
-
-
-def encode(record: Mapping[str, Any], types: Mapping[str, FeatureType]) -> list[Buffer]:
-    """Encode a record as buffers to be written one after another; large payloads are not copied.
-
-    Raises:
-        ValueError: a field is missing or unknown, or a value does not fit its type.
-    """
-    missing, unknown = sorted(set(types) - set(record)), sorted(set(record) - set(types))
-    if missing or unknown:
-        raise ValueError(
-            f"a record takes the fields {list(types)}; missing {missing}, unknown {unknown}"
-        )
-    pieces: list[Buffer] = []
-    for name, kind in types.items():
-        pieces += _encode_entry(name, record[name], kind)
-    return _join_small(pieces)
-
-
-def _encode_entry(name: str, value: Any, kind: FeatureType) -> list[Buffer]:
-    try:
-        feature = _encode_feature(value, kind)
-    except (TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
-        text = repr(value)
-        shown = text if len(text) <= 80 else text[:77] + "..."
-        raise ValueError(f"field {name!r} takes {kind}, got {shown}: {error}") from error
-    key = name.encode()
-    header = bytes([KEY]) + encode_varint(len(key)) + key
-    header += bytes([VALUE]) + encode_varint(_length(feature))
-    return [bytes([ENTRY]) + encode_varint(len(header) + _length(feature)) + header, *feature]
-
-
-def _encode_feature(value: Any, kind: FeatureType) -> list[Buffer]:
-    if isinstance(kind, list):
-        items = [_sized(ENTRY, _encode_feature(item, kind[0])) for item in value]
-        return _sized(LIST, [piece for item in items for piece in item])
-    if isinstance(kind, dict):
-        return _sized(MAP, encode(value, kind))
-    if kind == "BYTES":
-        view = memoryview(value)
-        return _sized(BYTES, [view.cast("B") if view.nbytes else b""])
-    if kind == "STRING":
-        return _sized(BYTES, [value.encode()])
-    if kind == "FLOAT32":
-        return [bytes([FLOAT]) + struct.pack("<f", value)]
-    number = operator.index(value)
-    if not -(1 << 63) <= number < 1 << 63:
-        raise OverflowError("the number needs more than 64 bits")
-    return [bytes([INT]) + encode_varint(number & 0xFFFFFFFFFFFFFFFF)]
-
-
-def _sized(tag: int, payload: list[Buffer]) -> list[Buffer]:
-    return [bytes([tag]) + encode_varint(_length(payload)), *payload]
-
-
-def _length(pieces: list[Buffer]) -> int:
-    return sum(len(piece) for piece in pieces)
-
-
-def _join_small(pieces: list[Buffer]) -> list[Buffer]:
-    joined: list[Buffer] = []
-    small: list[Buffer] = []
-    for piece in pieces:
-        if len(piece) < SMALL:
-            small.append(piece)
-            continue
-        joined += [b"".join(small), piece]
-        small = []
-    return [piece for piece in [*joined, b"".join(small)] if len(piece)]
-
-
-def encode_varint(value: int) -> bytes:
-    """Write a number in [0, 2**64) in base 128, lowest digits first."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
