@@ -160,6 +160,20 @@ def test_a_failed_read_raises_where_its_batch_was_due(threads):
     loader.close()
 
 
+def test_a_thread_that_ends_is_an_error_and_no_hang():
+    """Whatever it ends by: an exit is no Exception, and would end a thread without a word."""
+
+    class Dying(ToyReader):
+        def read_into(self, *args, **options):
+            raise SystemExit("the thread is told to end")
+
+    loader = Loader(Dying([WIDE] * 4), batch_size=2, num_threads=2)
+    with pytest.raises(SystemExit, match="told to end") as caught:
+        next(loader)
+    assert "read_into" in "".join(traceback.format_exception(caught.value))
+    loader.close()
+
+
 def test_closing_ends_the_threads_and_the_files():
     source = reader()
     loader = Loader(source, batch_size=2, num_threads=4)
