@@ -4,10 +4,11 @@
 import re
 from pathlib import Path
 
-import torch.distributed.launcher.api
 import yaml
+from torch.distributed.run import config_from_args, parse_args
 
 from diffnext.engine.launchers import deepspeed as by_deepspeed
+from diffnext.engine.launchers import torchrun as by_torchrun
 from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.utils.metrics import read_rows
 from tests.docs.guides import ROOT, Guide, prepare, run_script, words
@@ -23,6 +24,7 @@ RULES = [
     (r"= 100$", "= 2"),
     (r"_iter_100", "_iter_2"),
     (r"MAX_STEPS 200", "MAX_STEPS 3"),
+    (r"MAX_STEPS 300", "MAX_STEPS 5"),
     (r"_(STEPS|EVERY): \d+", r"_\1: 2"),
     (r"NUM_GPUS 8", "NUM_GPUS 2"),
 ]
@@ -40,13 +42,13 @@ class Runner:
         with self.monkeypatch.context() as patch:
             started = []
             if "--nnodes" in given:
-                patch.setattr(torch.distributed.launcher.api, "elastic_launch", recorder(started))
+                patch.setattr(by_torchrun, "run_group", lambda c: started.append(c) or 0)
             if "--host" in given:
                 Path("hostfile").write_text("node1 slots=8\nnode2 slots=8\n")
                 patch.setattr(by_deepspeed, "run_group", lambda c: started.append(c) or 0)
             run_script(given)
         if "--nnodes" in given:
-            check_torchrun(*started.pop(), given)
+            check_torchrun(started.pop(), given)
         if "--host" in given:
             check_deepspeed(started.pop(), given)
 
@@ -54,20 +56,13 @@ class Runner:
         self.texts.append(text)
 
 
-def recorder(started):
-    """In place of `elastic_launch`: notes what would be started."""
-
-    def launch(config, program):
-        return lambda *arguments: started.append((config, arguments))
-
-    return launch
-
-
-def check_torchrun(config, arguments, given) -> None:
+def check_torchrun(command, given) -> None:
+    assert command[1:3] == ["-m", "diffnext.engine.launchers.agent"]
+    config, _, arguments = config_from_args(parse_args(command[3:]))
     assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 2)
     assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "node1:29500")
     assert config.run_id == "t2i"
-    assert arguments[-len(given) + 1 :] == tuple(given[1:])
+    assert arguments[-len(given) + 1 :] == given[1:]
 
 
 def check_deepspeed(command, given) -> None:
