@@ -18,6 +18,7 @@ from diffnext.utils.logging import logger
 CHUNK = 8 << 20  # bytes of one request of a copy
 CHUNKS = 4  # requests of a copy at a time
 COPIES = 2  # shards that a process copies at a time
+AGAIN_S = 60  # after which a shard is asked for again: there may be room, or its copier was killed
 POLL_S = 0.1  # between two looks at a copy that another process makes
 
 
@@ -206,18 +207,19 @@ class Copier:
     def __init__(self, copy: Callable[[int], bool]) -> None:
         self.stopped = False
         self._copy = copy
-        self._asked: set[int] = set()
+        self._asked: dict[int, float] = {}  # shard -> when it may be asked for again
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._error: RemoteError | None = None
         self._lock = threading.Lock()
 
     def ask(self, number: int) -> None:
-        """Have a shard copied, if nobody has asked for it before."""
+        """Have a shard copied, if nobody has asked for it of late."""
         with self._lock:
-            if number in self._asked:
+            now = time.monotonic()
+            if now < self._asked.get(number, now):
                 return
-            self._asked.add(number)
+            self._asked[number] = now + AGAIN_S
             self.stopped = False
             self._queue.put(number)
             if len(self._threads) < COPIES:  # that end with the process, whatever they are at
@@ -242,7 +244,7 @@ class Copier:
             thread.join(timeout=5)  # one that waits for a whole file ends with the process
         with self._lock:
             self._queue = queue.SimpleQueue()
-            self._asked = set()
+            self._asked = {}
 
     def _work(self) -> None:
         while (number := self._queue.get()) is not None:

@@ -3,8 +3,11 @@
 
 import pickle
 import shutil
+import subprocess
+import sys
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,9 @@ from tests.data.record_rows import write
 from tests.data.remote.web import serving
 
 pytest.importorskip("aiohttp")
+fcntl = pytest.importorskip("fcntl")
 COUNT = 40
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +262,19 @@ def test_drafts_of_killed_processes_take_no_room(folder, web, opened):
     wait_for_copies(reader, 1)
 
 
+def test_a_shard_whose_copier_was_killed_is_copied_later(folder, web, opened, monkeypatch):
+    monkeypatch.setattr("diffnext.data.remote.shards.AGAIN_S", 0.05)
+    reader = opened(web)
+    with open(f"{reader.home}/00000.data.part", "wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # another process is at it
+        reader[0]
+        time.sleep(0.2)
+        assert copies(reader) == []
+    time.sleep(0.1)
+    reader[0]
+    wait_for_copies(reader, 1)
+
+
 def test_a_foreign_folder_is_copied_to_find_its_shapes(folder, tmp_path, opened):
     foreign = tmp_path / "foreign"
     shutil.copytree(folder, foreign, ignore=shutil.ignore_patterns("diffnext.*", "*.check"))
@@ -272,6 +290,35 @@ def test_readers_travel_between_processes(folder, web, opened):
     other = pickle.loads(pickle.dumps(reader))
     assert other.home == reader.home and same_as(folder, other)
     other.close()
+
+
+READ_ALL = """
+import sys, time, zlib
+from pathlib import Path
+from diffnext.data.remote.reader import RemoteReader
+
+reader = RemoteReader(sys.argv[1], folder=sys.argv[2])
+crc = 0
+for index in range(len(reader)):
+    crc = zlib.crc32(reader[index]["moments"], crc)
+while len(list(Path(reader.home).glob("*.data"))) < 5:
+    time.sleep(0.01)
+print(crc)
+"""
+
+
+def test_processes_of_a_node_share_their_copies(folder, web, tmp_path):
+    words = [sys.executable, "-c", READ_ALL, web.url, str(tmp_path)]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
+    readers = [subprocess.Popen(words, **options) for _ in range(3)]
+    local, crc = open_reader(folder), 0
+    for index in range(COUNT):
+        crc = zlib.crc32(local[index]["moments"], crc)
+    assert [reader.communicate(timeout=60)[0].strip() for reader in readers] == [str(crc)] * 3
+    [home] = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert not list(home.glob("*.part"))
+    for shard in folder.glob("*.data"):
+        assert (home / shard.name).read_bytes() == shard.read_bytes()
 
 
 def test_a_loader_reads_the_same_batches(folder, web, tmp_path):
