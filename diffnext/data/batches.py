@@ -85,7 +85,7 @@ class BatchReader:
         slots = list(map(memoryview, buffer.numpy().reshape(len(index), -1).view(np.uint8)))
         records = self._read_or_replace(plan.shape, index, slots, times)
         self._check_shapes(records, index, plan.shape)
-        prompts = list(map(self._prompt, records, index.tolist(), epoch.tolist()))
+        prompts = self._prompts(records, index.tolist(), epoch.tolist())
         batch = collate(records, prompts, moments=buffer, index=index, epoch=epoch)
         with self._lock:
             self.times.read_s += times.read_s
@@ -140,13 +140,17 @@ class BatchReader:
                 f"folder says {list(shape)}"
             )
 
-    def _prompt(self, record: Record, index: int, epoch: int) -> str | np.ndarray | None:
+    def _prompts(
+        self, records: list[Record], index: list[int], epoch: list[int]
+    ) -> list[str | np.ndarray | None]:
+        options = {"seed": self.seed, "short_caption": self.short_caption}
+        prompts = []
         try:
-            return draw_prompt(
-                record, seed=self.seed, index=index, epoch=epoch, short_caption=self.short_caption
-            )
+            for record, i, e in zip(records, index, epoch, strict=True):
+                prompts.append(draw_prompt(record, index=i, epoch=e, **options))
         except ValueError as error:
-            raise RecordError(f"{self.describe(index)}: {error}") from error
+            raise RecordError(f"{self.describe(index[len(prompts)])}: {error}") from error
+        return prompts
 
     def _place(self, index: int) -> tuple[RecordReader, int]:
         number = bisect_right(self._starts, index) - 1

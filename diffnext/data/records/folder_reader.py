@@ -202,9 +202,10 @@ class FolderReader:
 
     def _decode_ends(self, index: int, field: str, parts: Parts) -> Record | None:
         """The other fields; None if it was not the field's payload that stood between the two."""
-        head, out, tail = parts
+        (head, out, tail), heads = parts, self._heads
         try:
-            before = self._decode_head(bytes(head), field, len(out))
+            start = bytes(head)
+            before = heads[start] if start in heads else self._learn(start, field, out)
             if before is None:
                 return None
             behind, done = wire.decode_texts(tail, self._texts)
@@ -220,16 +221,16 @@ class FolderReader:
             del record[field]
         return record
 
-    def _decode_head(self, head: bytes, field: str, size: int) -> Record | None:
-        """The fields before a payload, which are the same in most records: a shape, as a rule."""
-        if head not in self._heads:
-            if len(self._heads) >= HEADS:
-                self._heads = {}
-            end = wire.payload_before(head, field, size)
-            known = None if end is None else wire.decode_present(head, 0, end, self.fields)
-            self._heads[head] = known
-            return known
-        return self._heads[head]
+    def _learn(self, head: bytes, field: str, out: memoryview) -> Record | None:
+        """Decode and keep the fields before a payload, the same in most records: a shape, as a rule."""
+        if len(self._heads) >= HEADS:
+            self._heads = {}
+        end = wire.payload_before(head, field, len(out))
+        known = None if end is None else wire.decode_present(head, 0, end, self.fields)
+        if known is not None:
+            known.pop(field, None)  # of two entries the later one counts, which is the payload
+        self._heads[head] = known
+        return known
 
     def _read_copied(self, index: int, field: str, out: memoryview, verify: bool) -> Record:
         data = self._read(index, verify=verify)
