@@ -104,12 +104,16 @@ def spread_of(
         )
     zero = options.get("config", {}).get("zero_optimization", {})
     host: tuple[str, ...] = ()
-    if zero.get("offload_optimizer", {}).get("device", "none") != "none":
+    if _offloaded(zero, "offload_optimizer"):
         host += ("gradients", "optimizer")
-    if zero.get("offload_param", {}).get("device", "none") != "none":
+    if _offloaded(zero, "offload_param"):
         host += ("weights",)
     live = int(float(zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)))
-    return Spread(backend, world, precision, stage=zero.get("stage", 0), host=host, live=live)
+    return Spread(backend, world, precision, stage=int(zero.get("stage", 0)), host=host, live=live)
+
+
+def _offloaded(zero: Mapping[str, Any], section: str) -> bool:
+    return (zero.get(section) or {}).get("device", "none") != "none"
 
 
 def estimate(

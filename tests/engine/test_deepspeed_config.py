@@ -56,6 +56,10 @@ def test_auto_and_equal_values_are_accepted_and_the_rest_is_kept():
             {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}},
             r"torch_autocast, the run has MODEL\.PRECISION 'bfloat16'",
         ),
+        (
+            {"activation_checkpointing": {"number_checkpoints": 2}},
+            r"comes from TRAIN\.CHECKPOINTING",
+        ),
         ({"optimizer": {"type": "Adam"}}, r"'optimizer'; the run's comes from SOLVER\.OPTIMIZER"),
         (
             {"scheduler": {"type": "WarmupLR"}},

@@ -9,6 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 AUTO = "auto"
+_OURS = {  # sections of the json that an option of the run stands for
+    "optimizer": "SOLVER.OPTIMIZER",
+    "scheduler": "SOLVER.LR_POLICY",
+    "activation_checkpointing": "TRAIN.CHECKPOINTING",
+    "amp": "MODEL.PRECISION",
+}
 _SWITCHES = {"bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -47,7 +53,7 @@ def merge_config(
         ValueError: the json says something else than the run; the message names both values.
     """
     config = copy.deepcopy(dict(user))
-    for key, instead in (("optimizer", "SOLVER.OPTIMIZER"), ("scheduler", "SOLVER.LR_POLICY")):
+    for key, instead in _OURS.items():
         if config.pop(key, AUTO) != AUTO:
             raise ValueError(
                 f"the DeepSpeed json has {key!r}; the run's comes from {instead}, remove it"
