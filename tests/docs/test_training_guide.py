@@ -112,7 +112,8 @@ def check_text(texts: list[str]) -> None:
 
 
 def shape(line: str) -> str:
-    """A line of the log without its numbers."""
+    """A line of the log without its numbers, and without parts of a wait that is long only here."""
+    line = re.sub(r" \(read [^)]*\)", "", line)
     return re.sub(r"-?\d[\d.:e+-]*", "#", line).strip()
 
 
