@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from diffnext.data.batching import Batcher
-from diffnext.data.cache_identity import open_journal
+from diffnext.data.cache_identity import Latents, open_journal
 from diffnext.data.cache_plan import Item, Plan, Task
 from diffnext.data.cache_sink import RecordSink, Row
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead, view_bytes
@@ -36,6 +36,17 @@ class Report:
 
     written: int = 0
     failures: list[Failure] = field(default_factory=list)
+
+    def fail(self, item: Item, failure: Failure) -> None:
+        """Note a sample that does not come into the cache."""
+        self.failures.append(failure)
+
+
+class Recipe(Protocol):
+    """What there is to know for making samples, whichever they are; a plan is one."""
+
+    latents: Latents
+    fields: dict[str, Any]  # of a record: name -> type
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,8 @@ def build(
                 with RecordSink(
                     plan.output, plan.fields, plan.journal, lock=held, stage=meter.write
                 ) as sink:
-                    line = Line(plan, encode, sink, report, meter, batch_size)
+                    batcher = Batcher(batch_size, map(view_bytes, {i.view for i in plan.items}))
+                    line = Line(plan, encode, sink, report, meter, batcher)
                     orders = ((task, make_order(task, plan)) for task in plan.tasks)
                     decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
                     with contextlib.closing(decoded):
@@ -106,24 +118,25 @@ class Line:
     """The middle of a build: what the workers decoded becomes batches, moments, and rows for the sink.
 
     Args:
+        recipe: shapes and fields of the samples.
         report: failures are added to it.
         meter: is told what was done.
+        batcher: empty; where samples wait for others of their size.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        recipe: Recipe,
         encode: Encode | None,
         sink: RecordSink,
         report: Report,
         meter: Meter,
-        batch_size: int,
+        batcher: Batcher[Sample],
     ) -> None:
-        self._plan, self._sink, self._report, self._meter = plan, sink, report, meter
-        self._encode = PatientEncoder(encode)
-        views = {item.view.bucket: item.view for task in plan.tasks for item in task.items}
-        self._batcher: Batcher[Sample] = Batcher(batch_size, map(view_bytes, views.values()))
-        self._suspected: list[Failure] = []  # in batches that failed as a whole, without one since
+        self._recipe, self._sink, self._report, self._meter = recipe, sink, report, meter
+        self._encode, self._batcher = PatientEncoder(encode), batcher
+        # in batches that failed as a whole, without one since that did not
+        self._suspected: list[tuple[Item, Failure]] = []
 
     def run(
         self,
@@ -139,12 +152,13 @@ class Line:
         for batch in self._batcher.rest():
             self._store(batch)
             show(self._meter)
-        self._report.failures += self._suspected
+        self._settle_suspected()
 
     def _samples(self, task: Task, outcome: Decoded | WorkError) -> Iterator[Sample]:
         """The samples of a medium; none, and its failures noted, if it could not be decoded."""
         if isinstance(outcome, WorkError):
-            self._report.failures += [item.failure("decode", str(outcome)) for item in task.items]
+            for item in task.items:
+                self._report.fail(item, item.failure("decode", str(outcome)))
             self._meter.advance(len(task.items), sum(view_bytes(i.view) for i in task.items))
             return
         self._meter.decode.add(len(task.items), outcome.seconds)
@@ -160,21 +174,25 @@ class Line:
         for sample, outcome in zip(batch, outcomes, strict=True):
             problem = outcome if isinstance(outcome, Exception) else flaw(outcome)
             if problem is not None:
-                self._suspected.append(_encode_failure(sample.item, problem))
+                self._suspected.append((sample.item, _encode_failure(sample.item, problem)))
             else:
-                _check_shape(sample.item, outcome, self._plan)
-                rows.append((sample.entry, _record(sample, outcome, self._plan)))
+                _check_shape(sample.item, outcome, self._recipe)
+                rows.append((sample.entry, _record(sample, outcome, self._recipe)))
         if rows:  # so it is the samples that failed, not the autoencoder
-            self._report.failures += self._suspected
-            self._suspected = []
+            self._settle_suspected()
         self._sink.put(rows)
         self._meter.advance(len(batch), sum(sample.nbytes for sample in batch))
 
+    def _settle_suspected(self) -> None:
+        for item, failure in self._suspected:
+            self._report.fail(item, failure)
+        self._suspected = []
 
-def make_order(task: Task, plan: Plan) -> Order:
+
+def make_order(task: Task, recipe: Recipe) -> Order:
     """What a worker has to do for a task."""
     views = tuple(item.view for item in task.items)
-    scored = "flow" in plan.fields and task.source.flow is None
+    scored = "flow" in recipe.fields and task.source.flow is None
     return Order(task.source.location, views, task.stamp, hashed=not task.content, scored=scored)
 
 
@@ -204,21 +222,21 @@ def _encode_failure(item: Item, error: Exception) -> Failure:
     return replace(failure, attempt="") if is_out_of_memory(error) else failure
 
 
-def _check_shape(item: Item, moments: np.ndarray, plan: Plan) -> None:
+def _check_shape(item: Item, moments: np.ndarray, recipe: Recipe) -> None:
     """Stop where the autoencoder is not the one that was planned with: no sample would fit."""
-    shape = plan.latents.shape(item.view)
+    shape = recipe.latents.shape(item.view)
     if moments.shape != shape:
         raise ValueError(
             f"{item.source.path}: the autoencoder gave moments {moments.shape}, {shape} were planned"
         )
 
 
-def _record(sample: Sample, moments: np.ndarray, plan: Plan) -> dict[str, Any]:
+def _record(sample: Sample, moments: np.ndarray, recipe: Recipe) -> dict[str, Any]:
     fields = sample.item.source.fields()
     if sample.flow is not None:
         fields["flow"] = sample.flow
     return {
         "shape": list(moments.shape),
         "moments": np.ascontiguousarray(moments, dtype="<f2").tobytes(),
-        **{name: fields[name] for name in plan.fields if name in fields},
+        **{name: fields[name] for name in recipe.fields if name in fields},
     }

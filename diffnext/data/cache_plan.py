@@ -38,11 +38,12 @@ class Item:
     source: Source
     view: View
     stamp: tuple[int, int]  # size in bytes and time of change of the medium when it was planned
+    ticket: int = -1  # its number, where several processes share the plan; see worklist.py
 
     def entry(self, content: str) -> Entry:
         """The line of the journal, now that the sha256 of the medium is known."""
         key = sample_key(content, self.source.fields(), self.view)
-        return Entry(key, self.source.path, *self.stamp, content, self.view)
+        return Entry(key, self.source.path, *self.stamp, content, self.view, self.ticket)
 
     @property
     def attempt(self) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffnext.data.journal import Entry, Journal
@@ -29,6 +29,7 @@ class RecordSink:
         journal: of that folder.
         lock: on the folder, held by the caller.
         stage: counts what is written.
+        on_written: told the lines of each batch that is in the folder, in the thread of the writer.
     """
 
     def __init__(
@@ -39,13 +40,14 @@ class RecordSink:
         *,
         lock: FolderLock,
         stage: Stage,
+        on_written: Callable[[Sequence[Entry]], None] = lambda entries: None,
     ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # of an unfinished folder: to go on with it is the purpose
             self._writer = open_writer(folder, fields, append=True, lock=lock)
-        self._journal, self._stage = journal, stage
+        self._journal, self._stage, self._on_written = journal, stage, on_written
         self.written = 0
         self._error: BaseException | None = None
         self._batches: queue.Queue[Sequence[Row] | None] = queue.Queue()
@@ -91,3 +93,4 @@ class RecordSink:
             for _, record in rows:
                 self._writer.write(record)
                 self.written += 1
+            self._on_written([entry for entry, _ in rows])

@@ -31,6 +31,7 @@ class Entry:
     mtime_ns: int
     content: str  # sha256
     view: View
+    ticket: int = -1  # in a part of a cache: which sample of the plan it is; see parts.py
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -121,6 +122,8 @@ def write_entries(path: str, entries: Iterable[Entry]) -> None:
 
 def _line(entry: Entry) -> str:
     values = {name: getattr(entry, name) for name in ("key", "path", "size", "mtime_ns", "content")}
+    if entry.ticket >= 0:
+        values["ticket"] = entry.ticket
     return json.dumps({**values, "view": entry.view.state()}) + "\n"
 
 
@@ -132,4 +135,5 @@ def _entry(values: dict[str, Any], views: dict[str, View], view: View | None) ->
     if view is None:
         raise ValueError("a line without a view")
     path, content = sys.intern(values["path"]), sys.intern(values["content"])
-    return Entry(values["key"], path, values["size"], values["mtime_ns"], content, view)
+    stamp, ticket = (values["size"], values["mtime_ns"]), values.get("ticket", -1)
+    return Entry(values["key"], path, *stamp, content, view, ticket)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,18 +25,19 @@ def attempt(path: str, stamp: tuple[int, int], view: View | None = None) -> str:
 
 def read_ledger(folder: str) -> dict[str, Failure]:
     """What the last build could not do, by the attempt; lines without one are left out."""
-    known = {}
+    return {failure.attempt: failure for failure in load_failures(folder) if failure.attempt}
+
+
+def load_failures(folder: str) -> list[Failure]:
+    """All lines of the ledger in a folder; none where there is no ledger."""
+    failures = []
     path = os.path.join(folder, LEDGER)
     if os.path.exists(path):
         with open(path, encoding="utf-8") as stream:
             for line in stream:
-                try:
-                    failure = Failure(**json.loads(line))
-                except (TypeError, ValueError):  # a damaged line: that sample is tried again
-                    continue
-                if failure.attempt:
-                    known[failure.attempt] = failure
-    return known
+                with contextlib.suppress(TypeError, ValueError):  # damaged: it is tried again
+                    failures.append(Failure(**json.loads(line)))
+    return failures
 
 
 def write_ledger(folder: str, failures: Iterable[Failure]) -> None:

@@ -13,6 +13,10 @@ import warnings
 LOCK = "diffnext.lock"
 
 
+class InUse(ValueError):
+    """Somebody else writes to a folder."""
+
+
 class FolderLock:
     """A folder that nobody else may write to, until `release` or the end of the process.
 
@@ -22,7 +26,7 @@ class FolderLock:
         folder: made if it is not there; removed on release if nothing came into it.
 
     Raises:
-        ValueError: somebody else holds it; the message says who.
+        InUse: somebody else holds it; the message says who.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -64,7 +68,7 @@ def _locked(path: str) -> io.FileIO:
             _lock(file)
         except BlockingIOError:
             with file:
-                raise ValueError(_refusal(file, path)) from None
+                raise InUse(_refusal(file, path)) from None
         if _in_place(file, path):
             return file
         file.close()
