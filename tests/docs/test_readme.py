@@ -63,7 +63,7 @@ def test_the_readme_leads_to_every_guide():
 
 
 def test_the_command_of_the_reference_is_understood(tmp_path, monkeypatch):
-    train = script("scripts/train.py")
+    train = script("diffnext/cli/train.py")
     [block] = [block for block in blocks(ROOT / "docs" / "config.md") if block.language == "bash"]
     monkeypatch.chdir(tmp_path)
     Path("my_run.yml").write_text("SOLVER: {BASE_LR: 1.0}\n")

@@ -16,6 +16,7 @@ import PIL.Image
 import pytest
 import torch
 
+from diffnext.cli import build_cache
 from diffnext.data.cache_identity import Latents
 from diffnext.data.records import open_reader, read_identity
 from diffnext.data.records.lock import FolderLock
@@ -35,7 +36,7 @@ def load_tool(name):
     return module
 
 
-build_cache, inspect_cache = load_tool("build_cache"), load_tool("inspect_cache")
+inspect_cache = load_tool("inspect_cache")
 
 
 @pytest.fixture(scope="module")

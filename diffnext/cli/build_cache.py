@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encode pictures or videos once, so that training reads their latents: a folder of records.
+
+    diffnext cache build --input photos --output cache --vae /path/to/model --resolution 1024
+    diffnext cache build --input clips.csv --output cache --vae /path/to/model \\
+        --resolution 480x768 --num-frames 33 --frame-stride 2
+
+The input is a folder (name.jpg with its caption in name.txt, or fields in name.json), a manifest (.csv,
+.jsonl, .json, .parquet with the columns path, caption, text, label, flow), a Hugging Face data set, or
+tars (shards-{0000..0009}.tar); local, or a URL. The same command run again encodes what is new. Exit
+codes: 0 built, 1 too many failures, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import time
+
+from diffnext.data.view_options import add_views, positive
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="diffnext cache build",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="folder, manifest, data set, tars or a single file")
+    add(
+        "--columns",
+        default="",
+        metavar="FIELD=COLUMN,...",
+        help="names of the columns, where they are not the usual ones: caption=recap,path=clip",
+    )
+    add("--output", required=True, help="folder of the cache")
+    add("--vae", required=True, help="folder of an autoencoder, or of a model that holds vae/")
+    add_views(parser)
+    add("--retry-failed", action="store_true", help="try again what failed before as it is now")
+    add("--prune", action="store_true", help="drop records that fit no listed medium any more")
+    add(
+        "--motion",
+        action="store_true",
+        help="compute the field flow of videos that have none: mean length of the optical flow, in "
+        "pixels of a picture of 480 lines per 1/12 s",
+    )
+    add_speed(parser)
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add("--dtype", default="auto", help="auto, fp32, fp16 or bf16; auto: fp16 on cuda, else fp32")
+    add("--dry-run", action="store_true", help="show the plan and stop")
+    add(
+        "--probe",
+        type=int,
+        default=8,
+        metavar="N",
+        help="media that a dry run decodes and encodes to foretell the time; 0: no weights are loaded",
+    )
+    add(
+        "--max-failures",
+        type=allowance,
+        default=allowance("10%"),
+        metavar="N",
+        help="exit with 1 above so many failures: a count (20) or a share (0.01, 1%%); default 10%%",
+    )
+    args = parser.parse_args(argv)
+    if args.dtype not in {"auto", *DTYPES, *DTYPES.values()}:
+        parser.error(f"--dtype {args.dtype!r}: auto or one of {sorted(DTYPES)} is wanted")
+    return args
+
+
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    """Options that decide how fast the build is, and not what it gives."""
+    add = parser.add_argument_group("how it is done").add_argument
+    add(
+        "--batch-size",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="samples of the smallest size that are encoded together; of larger ones as many as have "
+        "no more pixels; fewer where memory turns out too small",
+    )
+    add(
+        "--workers",
+        type=lambda text: 0 if text == "0" else positive(text),
+        metavar="N",
+        help="processes that decode; without it one a core (at most 16), or beside an autoencoder on "
+        "the CPU one for every four; 0: none, and no time limit",
+    )
+    add(
+        "--decode-timeout",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds after which the decoding of a medium is given up; default 120",
+    )
+    add("--compile", action="store_true", help="torch.compile: slow to begin; try it on a GPU")
+
+
+def seconds(text: str) -> float:
+    """Parse a time: a number above 0."""
+    if not re.fullmatch(r"\d+\.?\d*|\.\d+", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: seconds, above 0, are wanted")
+    return float(text)
+
+
+def allowance(text: str) -> tuple[float, bool]:
+    """Parse a number of failures: a count, or a share written with a point or %. Second: is a share."""
+    match = re.fullmatch(r"(\d+|\d*\.\d+|\d+\.)(%?)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r}: a count (20) or a share (0.01, 1%) is wanted")
+    if match[2]:
+        return float(match[1]) / 100, True
+    return float(match[1]), "." in match[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        return run(args)
+    except (OSError, ValueError) as error:
+        print(f"build_cache: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("build_cache: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, show the plan, build, sum up. The autoencoder is loaded when all else is known to fit."""
+    from diffnext.data.prune import recover
+    from diffnext.data.records.lock import FolderLock
+    from diffnext.data.sources import parse_columns, scan
+
+    device, dtype = pick_device(args.device, args.dtype)
+    listing = scan(args.input, parse_columns(args.columns))
+    latents = latents_of(args.vae)
+    if args.dry_run:
+        plan = plan_build(args, listing, latents, dtype)
+        if args.probe and plan.tasks:
+            foretell(args, plan, device, dtype)
+        return 0
+    with FolderLock(args.output) as lock:
+        recover(args.output)
+        plan = plan_build(args, listing, latents, dtype)
+        report = encode(args, plan, lock, device, dtype)
+        if args.prune:
+            plan.drop_stale()
+    return summarise(plan, report, args)
+
+
+def plan_build(args: argparse.Namespace, listing, latents, dtype):
+    """Make the plan and show it; refuse one that the disk has no room for."""
+    from diffnext.data import motion
+    from diffnext.data.cache_plan import make_plan
+    from diffnext.data.plan_table import summary, table
+    from diffnext.models.autoencoders.loading import describe_vae
+
+    rules = view_rules(args, latents)
+    if args.motion:
+        motion.load_opencv()  # to be told now, not by every video, if it is missing
+    start = time.perf_counter()
+    plan = make_plan(
+        listing,
+        args.output,
+        rules=rules,
+        latents=latents,
+        vae=describe_vae(args.vae),
+        dtype=str(dtype).removeprefix("torch."),
+        computed={"flow": motion.RULE} if args.motion else None,
+        workers=4 if args.workers is None else args.workers,
+        limit_s=args.decode_timeout,
+        retry_failed=args.retry_failed,
+        remember=not args.dry_run,
+        progress=bar,
+    )
+    print(table(plan))
+    print(summary(plan, time.perf_counter() - start), flush=True)
+    if plan.num_bytes > plan.free_bytes:
+        raise ValueError(f"--output {args.output}: the disk is too small for this plan")
+    return plan
+
+
+def foretell(args: argparse.Namespace, plan, device: str, dtype) -> None:
+    """Say how long the build will take, by a few of its media."""
+    from diffnext.data.cache_rates import frame_bytes, probe_rates
+    from diffnext.data.plan_table import expected
+
+    rates = probe_rates(
+        plan,
+        load_encoder(args, plan, device, dtype),
+        count=args.probe,
+        batch_size=args.batch_size,
+        workers=pick_workers(device) if args.workers is None else args.workers,
+        decode_timeout_s=args.decode_timeout,
+    )
+    print(expected(rates.decode, rates.encode, frame_bytes(plan.tasks), len(plan.items)))
+
+
+def view_rules(args: argparse.Namespace, latents):
+    """What is cut out of each medium, as the options say; checked against the autoencoder."""
+    from diffnext.data.view_rules import ViewRules, aspect_sizes
+
+    multiple = args.multiple or (2 if args.aspect_ratios else 1)
+    sizes = tuple((size,) for size in args.resolution)
+    if args.aspect_ratios:
+        step = multiple * latents.space_stride
+        areas = [height * width for height, width in args.resolution]
+        sizes = tuple(aspect_sizes(area, args.aspect_ratios, step) for area in areas)
+    rules = ViewRules(
+        sizes=sizes,
+        num_frames=args.num_frames,
+        frame_stride=args.frame_stride,
+        fps=args.fps,
+        windows=args.windows,
+        flip=args.flip,
+        pad=args.short == "pad",
+        upscale=not args.no_upscale,
+    )
+    latents.check(rules, multiple)
+    return rules
+
+
+def bar(items, total: int, name: str):
+    """Show how far an iteration is."""
+    from tqdm import tqdm
+
+    return tqdm(items, name, total, leave=False, unit="")
+
+
+def encode(args: argparse.Namespace, plan, lock, device: str, dtype):
+    """Carry out the plan. Returns the report."""
+    from diffnext.data.cache import build
+    from diffnext.data.progress import Display
+
+    encoder = load_encoder(args, plan, device, dtype) if plan.tasks else None
+    with contextlib.closing(Display(sys.stderr)) as display:
+        return build(
+            plan,
+            encoder,
+            batch_size=args.batch_size,
+            workers=pick_workers(device) if args.workers is None else args.workers,
+            decode_timeout_s=args.decode_timeout,
+            lock=lock,
+            show=display,
+        )
+
+
+def load_encoder(args: argparse.Namespace, plan, device: str, dtype):
+    """The autoencoder, ready to encode."""
+    from diffnext.data.encoding import Encoder
+    from diffnext.models.autoencoders.loading import load_vae
+
+    vae = load_vae(args.vae, device=device, dtype=dtype)
+    return Encoder(vae, video=plan.latents.time_stride > 1, compiled=args.compile)
+
+
+def pick_workers(device: str) -> int:
+    """One a core beside a GPU; few beside an autoencoder that needs the cores itself."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores, 16) if device.startswith("cuda") else max(1, cores // 4)
+
+
+def summarise(plan, report, args: argparse.Namespace) -> int:
+    """Print what was done; the exit code says whether it is within the failures allowed."""
+    from diffnext.data.ledger import LEDGER
+
+    held = len(plan.journal.entries)
+    failed = len(report.failures)
+    print(
+        f"{args.output}: {report.written} written, {held} records in all, "
+        f"{len(plan.dropped)} dropped, {failed} failed"
+    )
+    for failure in report.failures[:5]:
+        print(f"  {failure.stage}: {failure.file}: {failure.reason}", file=sys.stderr)
+    if failed or plan.dropped:
+        print(f"  all of them: {args.output}/{LEDGER}", file=sys.stderr)
+    limit, is_share = args.max_failures
+    allowed = limit * plan.total if is_share else limit
+    if failed > allowed:
+        print(f"build_cache: {failed} of {plan.total} failed, {allowed:g} allowed", file=sys.stderr)
+        return 1
+    if not held:
+        print("build_cache: the cache is empty", file=sys.stderr)
+        return 1
+    return 0
+
+
+def latents_of(path: str):
+    """Latent sizes of the autoencoder in a folder, by its configuration alone."""
+    import torch
+
+    from diffnext.data.cache_identity import Latents
+    from diffnext.models.autoencoders.loading import find_vae, vae_class
+    from diffnext.models.autoencoders.modeling_utils import strides
+
+    folder = find_vae(path)
+    made = vae_class(folder)
+    with torch.device("meta"):  # layers without memory
+        vae = made.from_config(made.load_config(folder))
+    return Latents(vae.config["latent_channels"], *strides(vae))
+
+
+def pick_device(device: str, dtype: str):
+    """Resolve `auto`, and check that the device is there. Returns its name and a torch type."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"--device {device}: torch {torch.__version__} finds {count} CUDA devices")
+    if dtype == "auto":
+        dtype = "float16" if device.startswith("cuda") else "float32"
+    return device, getattr(torch, DTYPES.get(dtype, dtype))

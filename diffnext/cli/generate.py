@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generate pictures and videos with a model, or with a snapshot of one that was trained.
+
+Beside each file stands a .json with its prompt, its seed and all settings. A sample depends on the
+settings and its own seed only: --seed for the first, one more for each that follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="diffnext generate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="folder with model_index.json, or a snapshot of training")
+    add("--snapshot", help="take the transformer from this snapshot, or the newest one in a folder")
+    add("--prompt", nargs="+", default=[], help="one prompt or several")
+    add("--prompts", help='file of prompts: one a line, or JSON lines {"prompt": ...}')
+    add("--label", nargs="+", type=int, default=[], help="classes, for a model of classes")
+    add("--negative-prompt", help="what to stay away from")
+    add("--image", help="picture that is the first frame of every video")
+    add("--out", default="samples", help="folder for the results (samples)")
+    add("--limit", type=int, help="use the first so many prompts only")
+    add("--samples", type=int, default=1, help="samples of each prompt (1)")
+    add("--seed", type=int, default=0, help="seed of the first sample (0)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--num-frames", type=int, help="frames of a video; 1 makes pictures")
+    length.add_argument("--max-latent-length", type=int, help="latent frames instead of frames")
+    add("--steps", type=int, default=64, help="autoregressive steps of a frame (64)")
+    add("--diffusion-steps", type=int, default=25, help="denoising steps of each of these (25)")
+    add("--guidance-scale", type=float, default=5.0, help="strength of guidance, 1 for none (5)")
+    add("--min-guidance-scale", type=float, help="strength to start from; grows to the full one")
+    add(
+        "--guidance-trunc", type=float, default=0.0, help="timestep below which guidance is off (0)"
+    )
+    add(
+        "--guidance-renorm",
+        type=float,
+        default=1.0,
+        help="least factor of renormalisation (1: off)",
+    )
+    add("--motion-flow", type=float, default=5.0, help="motion of videos, in pixels a frame (5)")
+    add("--flow-shift", type=float, help="shift of the flow schedule (as in the model)")
+    add("--batch-size", type=int, default=8, help="samples at a time (8)")
+    add("--format", choices=("png", "mp4", "gif"), help="png for pictures; mp4 (default) or gif")
+    add("--fps", type=float, default=12.0, help="frames a second of the file (12)")
+    add("--device", help="cpu, cuda, cuda:1, mps (an accelerator where there is one)")
+    add(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="(float32 on cpu, else float16)"
+    )
+    args = parser.parse_args(argv)
+    for name in ("samples", "batch_size", "steps", "diffusion_steps"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, wanted 1 or more")
+    if bool(args.prompt) + bool(args.prompts) + bool(args.label) != 1:
+        parser.error("give one of --prompt, --prompts and --label")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    # after the arguments, so that --help does not wait for torch
+    from diffnext.pipelines import sampling
+
+    try:
+        source = sampling.locate(args.model, args.snapshot)
+        tasks = args.label or args.prompt or sampling.read_prompts(args.prompts)
+        pipe = sampling.load(source, device=args.device, dtype=args.dtype)
+        settings = sampling.Settings(
+            num_inference_steps=args.steps,
+            num_diffusion_steps=args.diffusion_steps,
+            guidance_scale=args.guidance_scale,
+            min_guidance_scale=args.min_guidance_scale,
+            guidance_trunc=args.guidance_trunc,
+            guidance_renorm=args.guidance_renorm,
+            flow_shift=args.flow_shift,
+            max_latent_length=sampling.latent_length(
+                pipe, num_frames=args.num_frames, latent=args.max_latent_length
+            ),
+            motion_flow=args.motion_flow,
+            negative_prompt=args.negative_prompt,
+            image=args.image,
+        )
+        suffix = sampling.suffix(args.format, settings.max_latent_length)
+        jobs = sampling.plan(tasks[: args.limit], samples=args.samples, seed=args.seed)
+        written = sampling.write_samples(
+            pipe, jobs, settings, args.out, suffix, args.batch_size, args.fps, vars(source)
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(written)} files in {Path(args.out)}")
+    return 0
