@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from diffnext.engine.backends.base import set_lr
+from diffnext.engine.backends.steps import set_lr
 from diffnext.engine.optim import check_patterns, optimizer_class, optimizer_factory, param_groups
 from tests.engine.toy import toy_net
 

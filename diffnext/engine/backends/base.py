@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
+from diffnext.engine.backends.steps import as_tensor, begin_state, set_lr, update
 from diffnext.engine.optim import OptimizerFactory
 from diffnext.engine.scaler import LossScaler
 from diffnext.utils.logging import logger
@@ -219,7 +220,10 @@ class Backend:
         So every field has the type and the place that its class wants. Weights are to be read after it.
         """
         learner, saved = self.learners[role], reader.shapes()
-        begin_state(learner, {key.rpartition(".")[0] for key in saved})
+        names = {key.rpartition(".")[0] for key in saved}
+        begin_state(
+            learner.optimizer, [p for n, p in learner.named_learning().items() if n in names]
+        )
         fields = self._fields(role)
         check_names(f"{role} ({type(learner.optimizer).__name__})", fields, saved)
         filled = {key: as_tensor(value) for key, (value, _) in fields.items()}
@@ -242,67 +246,6 @@ class Backend:
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor that may be sharded; the memory is shared."""
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
-
-
-def as_tensor(value: Tensor | float) -> Tensor:
-    """A tensor itself, a number as one."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, (int, float)):
-        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
-    raise ValueError(f"an optimizer keeps {value!r}, which is neither tensor nor number")
-
-
-def begin_state(learner: Learner, names: Collection[str]) -> None:
-    """Step with gradients of zero and a learning rate of zero for the named weights."""
-    for name, param in learner.named_learning().items():
-        if name in names:
-            param.grad = torch.zeros_like(param, requires_grad=False)
-    set_lr(learner.optimizer, 0.0)
-    learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of the next step; groups of parameters may have their share of it."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-
-
-def state_device(optimizer: torch.optim.Optimizer, entry: str, *, beside: Tensor) -> torch.device:
-    """Where a state goes that has not the shape of its weight, as torch's own load_state_dict rules.
-
-    A counter of steps stays on the host, unless a kernel reads it; all else is beside the weight.
-    """
-    in_kernel = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-    if entry == "step" and not in_kernel:
-        return torch.device("cpu")
-    return beside.device
-
-
-def update(
-    optimizer: torch.optim.Optimizer,
-    grads: list[Tensor],
-    *,
-    divisor: Tensor | None,
-    overflow: Tensor,
-) -> None:
-    """Step with gradients divided by `divisor`, or not at all if `overflow` is 1.
-
-    A fused optimizer decides on the device; for others the host waits for the answer.
-    """
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.grad_scale = divisor
-        optimizer.found_inf = overflow
-        optimizer.step()
-        del optimizer.grad_scale
-        del optimizer.found_inf
-        return
-    if overflow.item():
-        return
-    if divisor is not None:
-        torch._foreach_div_(grads, divisor)
-    optimizer.step()
 
 
 def check_names(role: str, wanted: Mapping[str, Tensor], found: Mapping[str, object]) -> None:

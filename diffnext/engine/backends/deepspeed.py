@@ -23,11 +23,10 @@ from diffnext.engine.backends.base import (
     Learner,
     TensorReader,
     check_names,
-    set_lr,
-    state_device,
     warn_without_gradient,
 )
 from diffnext.engine.backends.deepspeed_config import zero_stage
+from diffnext.engine.backends.steps import set_lr, state_device
 from diffnext.engine.optim import OptimizerFactory
 
 
