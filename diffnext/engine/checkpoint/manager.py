@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -55,9 +56,7 @@ class Job:
     """A checkpoint to write; nothing in it moves with the run."""
 
     tensors: Mapping[str, Tensor]
-    copies: Mapping[
-        str, Tensor
-    ]  # in place of the live tensors, which say only how they are sharded
+    copies: Mapping[str, Tensor]  # to write; the tensors say how these are sharded
     export: Export
     run: dict[str, Any]
     size: int  # bytes that this process adds
@@ -100,7 +99,7 @@ class CheckpointManager:
         self._begin = 0 if start is None else start.begin
         self._channel = SideChannel()
         self._copies = HostCopies()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pool = _one_thread()
         self._running: Future[None] | None = None
         self._failed: OSError | None = None  # why the latest checkpoint is not there
 
@@ -230,3 +229,14 @@ class CheckpointManager:
             f"{final} could not be written: {error}. It needs {size / 2**30:.3f} GiB, "
             f"{free / 2**30:.3f} GiB are free; older checkpoints stay"
         )
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """A thread on this process's GPU; left alone, it would begin on the first one and take memory there."""
+    options: dict[str, Any] = {"thread_name_prefix": "checkpoint"}
+    if torch.cuda.is_available():
+        options |= {
+            "initializer": torch.cuda.set_device,
+            "initargs": (torch.cuda.current_device(),),
+        }
+    return ThreadPoolExecutor(1, **options)
