@@ -93,7 +93,7 @@ class GuardHook(Hook):
         self.skipped += len(bad)
         for step in bad:
             self._report(trainer, step)
-        if bad:
+        if bad and trainer.backend.env.is_main:  # all skip the same steps
             numbers = [step.number for step in bad]
             logger.warning(
                 f"not finite, weights left alone in steps {numbers} ({self.skipped} so far)"

@@ -23,6 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
 
+    # who watches us tells what is wrong; torch would speak of the thread and of each process as well
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     args = parse_args(list(arguments))
     if args.standalone:  # as torchrun itself does
         args.rdzv_backend, args.rdzv_endpoint = "c10d", "localhost:0"
@@ -52,7 +54,6 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):  # a handler that does nothing; SIG_IGN would be inherited
             signal.signal(getattr(signal, name), lambda number, frame: None)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(run(arguments)))
     thread.start()
