@@ -15,6 +15,7 @@ from diffnext.data.prune import is_pending
 from diffnext.data.records import STORAGES, open_reader, read_identity
 from diffnext.data.view_rules import ViewRules
 from diffnext.data.views import View
+from diffnext.data.worklist import is_joining
 
 IDENTITY_VERSION = 2
 
@@ -149,10 +150,11 @@ def open_journal(output: str) -> tuple[Journal, bool]:
     Raises:
         ValueError: the journal is lost, or records were being dropped when a process was killed.
     """
-    if is_pending(output):
+    if is_pending(output) or is_joining(output):
+        what = "dropped" if is_pending(output) else "joined"
         raise ValueError(
-            f"{output} was interrupted while records were dropped; a build without --dry-run, or "
-            "with --prune, finishes that"
+            f"{output} was interrupted while records were {what}; a build without --dry-run finishes "
+            "that"
         )
     if not (os.path.isdir(output) and _holds_records(output)):
         return Journal(output, 0), True

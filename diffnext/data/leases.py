@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that any number of processes, on any nodes, share by means of a folder that all of them see.
+
+A process shows that it lives by touching a file of its own. A unit of work belongs to whoever made the
+last file of its name: `7.0`, then `7.1` by one that took it over, and so on. The system makes a file
+for one process only, on network file systems too; so two never get the same unit at the same time,
+unless the first was taken for dead. Times are compared by the clock of the file system alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+
+from diffnext.data.records.files import write_atomic
+
+LEASE_S = 60.0  # without a sign of life, from which on a process counts as dead
+SIGNS = 6  # of life that a process gives in this time
+
+
+class Members:
+    """The processes that share a work, by the files with which they show that they live.
+
+    Args:
+        folder: of these files; made if it is not there.
+        lease_s: silence in seconds from which on a process counts as dead.
+    """
+
+    def __init__(self, folder: str, lease_s: float = LEASE_S) -> None:
+        self.folder, self.lease_s = folder, lease_s
+
+    def enter(self) -> Member:
+        """Become one of them."""
+        os.makedirs(self.folder, exist_ok=True)
+        return Member(self)
+
+    def living(self) -> list[str]:
+        """The names of those that live, or died a moment ago."""
+        try:
+            names = sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
+        now = self.now() if names else 0.0
+        return [name for name in names if self.lives(name, now)]
+
+    def now(self) -> float:
+        """The clock of the file system, in seconds."""
+        path = os.path.join(self.folder, f".clock.{os.getpid()}.{threading.get_ident()}")
+        with open(path, "wb") as stream:
+            stream.write(b".")
+            stream.flush()
+            now = os.fstat(stream.fileno()).st_mtime
+        os.unlink(path)
+        return now
+
+    def lives(self, name: str, now: float) -> bool:
+        """Whether a process gave a sign of life within the lease.
+
+        Of one on this machine that has ended, this is known at once.
+        """
+        try:
+            with open(
+                os.path.join(self.folder, name), encoding="utf-8"
+            ) as stream:  # not from a cache
+                age = now - os.fstat(stream.fileno()).st_mtime
+                holder = stream.read()
+        except FileNotFoundError:
+            return False
+        return age <= self.lease_s and not _has_ended(holder)
+
+
+class Member:
+    """This process as one that shares the work: a thread gives signs of life until `leave`.
+
+    A process that was taken for dead may find its file, or the whole folder, gone; it is not made
+    again, and what it then writes there fails.
+    """
+
+    def __init__(self, members: Members) -> None:
+        host = re.sub(r"[^\w-]", "_", socket.gethostname())
+        self.name = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._path = os.path.join(members.folder, self.name)
+        with open(self._path, "x", encoding="utf-8") as stream:
+            json.dump({"machine": _machine(), "pid": os.getpid()}, stream)
+        self._pause_s = members.lease_s / SIGNS
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="signs-of-life", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Be a member no longer. Again: nothing."""
+        self._left.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+    def __enter__(self) -> Member:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def _run(self) -> None:
+        while not self._left.wait(self._pause_s):
+            with contextlib.suppress(OSError):  # a server may answer the next time
+                os.utime(self._path)  # by the server's clock
+
+
+class Leases:
+    """Units of work, by number: who has which, and which are done.
+
+    Args:
+        folder: of the files that say so; made if it is not there.
+        count: units.
+        name: of this process among the members.
+        members: those who share the work.
+    """
+
+    def __init__(self, folder: str, count: int, name: str, members: Members) -> None:
+        self._claims, self._done = os.path.join(folder, "claims"), os.path.join(folder, "done")
+        for path in (self._claims, self._done):
+            os.makedirs(path, exist_ok=True)
+        self.count = count
+        self._name, self._members = name, members
+        self._next = 0  # units below it were claimed
+
+    def claim(self) -> tuple[int, bool] | None:
+        """Take a unit that nobody has, or one of a process that died before the unit was done.
+
+        Returns:
+            Its number, and whether somebody had it before; None if there is none to be had now.
+        """
+        last = self._last_claims()
+        while self._next < self.count:
+            unit = self._next
+            self._next += 1
+            if unit not in last and self._take(unit, 0):
+                return unit, False
+        return self._take_over(last)
+
+    def finish(self, unit: int, content: bytes) -> None:
+        """Say that a unit is done, and leave what is to be known of it for `result`."""
+        write_atomic(os.path.join(self._done, str(unit)), content)
+
+    def result(self, unit: int) -> bytes:
+        """What was left for a unit that is done."""
+        with open(os.path.join(self._done, str(unit)), "rb") as stream:
+            return stream.read()
+
+    def done(self) -> set[int]:
+        """The units that are done."""
+        return {int(name) for name in os.listdir(self._done) if name.isdigit()}
+
+    def all_done(self) -> bool:
+        return len(self.done()) == self.count
+
+    def _last_claims(self) -> dict[int, int]:
+        """The number of the last claim on each unit that was claimed."""
+        last: dict[int, int] = {}
+        for name in os.listdir(self._claims):
+            unit, _, turn = name.partition(".")
+            last[int(unit)] = max(last.get(int(unit), 0), int(turn))
+        return last
+
+    def _take(self, unit: int, turn: int) -> bool:
+        """Make the file of a claim; False if it is there."""
+        try:
+            with open(self._claim(unit, turn), "x", encoding="utf-8") as stream:
+                stream.write(self._name)
+        except FileExistsError:
+            return False
+        return True
+
+    def _take_over(self, last: dict[int, int]) -> tuple[int, bool] | None:
+        open_units = sorted(last.keys() - self.done())
+        if not open_units:
+            return None
+        now = self._members.now()
+        for unit in open_units:
+            if not self._is_held(unit, last[unit], now) and self._take(unit, last[unit] + 1):
+                return unit, True
+        return None
+
+    def _is_held(self, unit: int, turn: int, now: float) -> bool:
+        with open(self._claim(unit, turn), encoding="utf-8") as stream:
+            age = now - os.fstat(stream.fileno()).st_mtime
+            holder = stream.read()
+        if not holder:  # its holder died before the name was written, or is about to write it
+            return age <= self._members.lease_s
+        return self._members.lives(holder, now)
+
+    def _claim(self, unit: int, turn: int) -> str:
+        return os.path.join(self._claims, f"{unit}.{turn}")
+
+
+def _machine() -> str:
+    """Names a system in which process numbers mean the same; "" where that is not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return f"{stream.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether a process, by what its file says, was of this machine and is gone."""
+    try:
+        known = json.loads(holder)
+        if not known["machine"] or known["machine"] != _machine():
+            return False
+        os.kill(known["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, PermissionError):  # not yet written; somebody else's
+        return False
+    return False

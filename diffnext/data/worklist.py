@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan that several processes carry out, as files inside the cache; each reads what it works on.
+
+    diffnext.work/s-ID/   head.json    what all must know; written last, so a work with it is complete
+                          tasks.bin    the tasks, unit by unit
+                          failures.jsonl   what the plan itself left out
+                          members/     signs of life; see leases.py
+                          units/       who has which unit, and which are done
+                          parts/NAME/  the records of one process, with their journal
+                          join.json    what becomes of the parts; see parts.py
+
+Each sample of the plan has a number, its ticket, that goes with its record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pickle
+import secrets
+import shutil
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from diffnext.data.decoding import view_bytes
+from diffnext.data.leases import LEASE_S, Leases, Members
+from diffnext.data.ledger import write_ledger
+from diffnext.data.records.files import write_atomic
+
+if TYPE_CHECKING:
+    from diffnext.data.cache_identity import Latents
+    from diffnext.data.cache_plan import Plan, Task
+
+WORK = "diffnext.work"
+HEAD, TASKS, JOIN = "head.json", "tasks.bin", "join.json"
+UNIT_MEDIA = 64
+UNIT_BYTES = 1 << 27  # of the frames of a unit; a medium of more is a unit alone
+UNITS = 128  # that even a small plan is divided into, so that many processes have their share
+
+# What may come out of tasks.bin: a pickle could call anything else that can be imported.
+KNOWN = {
+    "diffnext.data.cache_identity": ("Latents",),
+    "diffnext.data.cache_plan": ("Item", "Task"),
+    "diffnext.data.location": ("Cell", "File", "TarMember", "Url"),
+    "diffnext.data.sources.listing": ("Source",),
+    "diffnext.data.views": ("View",),
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Tasks that are handed out together."""
+
+    offset: int  # in tasks.bin
+    ticket: int  # of the first sample
+    samples: int
+    num_bytes: int  # of their frames
+
+
+class Worklist:
+    """A plan in files. `create` makes one, `find` finds the one of a cache.
+
+    Args:
+        folder: diffnext.work/s-ID in the cache.
+
+    Raises:
+        FileNotFoundError: the work is done, or was not begun.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        with open(os.path.join(folder, HEAD), encoding="utf-8") as stream:
+            head = json.load(stream)
+        self.fields: dict[str, Any] = head["fields"]
+        self.asked: dict[str, Any] = head["asked"]
+        self.smallest: int = head["smallest"]  # bytes of the frames of the smallest sample
+        self.units = [Unit(*values) for values in head["units"]]
+        self.members = Members(os.path.join(folder, "members"), head["lease_s"])
+        self._tickets = [unit.ticket for unit in self.units]
+        with open(os.path.join(folder, TASKS), "rb") as stream:
+            self.latents: Latents = _Tasks(stream).load()
+
+    @property
+    def samples(self) -> int:
+        """How many there are; tickets are below it."""
+        return sum(unit.samples for unit in self.units)
+
+    @property
+    def parts(self) -> str:
+        """The folder of the parts."""
+        return os.path.join(self.folder, "parts")
+
+    @property
+    def join_file(self) -> str:
+        return os.path.join(self.folder, JOIN)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the work is still to be done or joined."""
+        return os.path.exists(os.path.join(self.folder, HEAD))
+
+    def leases(self, name: str) -> Leases:
+        """Hands out units to the member of this name."""
+        return Leases(os.path.join(self.folder, "units"), len(self.units), name, self.members)
+
+    def tasks(self, unit: int) -> list[Task]:
+        """The tasks of a unit."""
+        with open(os.path.join(self.folder, TASKS), "rb") as stream:
+            stream.seek(self.units[unit].offset)
+            return _Tasks(stream).load()
+
+    def unit_of(self, ticket: int) -> int:
+        """The unit that a sample belongs to."""
+        return bisect_right(self._tickets, ticket) - 1
+
+    def discard(self) -> None:
+        """Remove the work, at one moment for all that see it."""
+        gone = os.path.join(os.path.dirname(self.folder), f"old-{secrets.token_hex(4)}")
+        os.rename(self.folder, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self.folder))
+
+
+def create(
+    plan: Plan,
+    asked: Mapping[str, Any],
+    *,
+    lease_s: float = LEASE_S,
+) -> Worklist:
+    """Write down the tasks of a plan for all who take part; the caller holds the cache's lock.
+
+    Args:
+        asked: what the build was asked for; who takes part must have been asked for the same.
+    """
+    clear(plan.output)
+    folder = os.path.join(plan.output, WORK, f"s-{uuid.uuid4().hex[:12]}")
+    os.makedirs(os.path.join(folder, "parts"))
+    write_ledger(folder, [*plan.failures, *plan.dropped])
+    with open(os.path.join(folder, TASKS), "wb") as stream:
+        pickle.dump(plan.latents, stream, protocol=5)
+        units = [_write_unit(stream, *group) for group in _groups(plan)]
+        stream.flush()
+        os.fsync(stream.fileno())
+    head = {
+        "asked": dict(asked),
+        "fields": plan.fields,
+        "lease_s": lease_s,
+        "smallest": min(view_bytes(item.view) for item in plan.items),
+        "units": units,
+    }
+    write_atomic(os.path.join(folder, HEAD), json.dumps(head).encode())
+    return Worklist(folder)
+
+
+def find(output: str) -> Worklist | None:
+    """The work that is being done at a cache, or was left undone by processes that died."""
+    for folder in _folders(output):
+        with contextlib.suppress(FileNotFoundError):
+            return Worklist(folder)
+    return None
+
+
+def is_joining(output: str) -> bool:
+    """Whether parts were being joined when a process was killed."""
+    return any(os.path.exists(os.path.join(folder, JOIN)) for folder in _folders(output))
+
+
+def clear(output: str) -> None:
+    """Remove what is left of works that were not begun, or are over; the caller holds the lock."""
+    work = os.path.join(output, WORK)
+    for name in os.listdir(work) if os.path.isdir(work) else ():
+        if not os.path.exists(os.path.join(work, name, HEAD)):
+            shutil.rmtree(os.path.join(work, name), ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.rmdir(work)
+
+
+def _folders(output: str) -> list[str]:
+    work = os.path.join(output, WORK)
+    names = sorted(os.listdir(work)) if os.path.isdir(work) else []
+    return [os.path.join(work, name) for name in names if name.startswith("s-")]
+
+
+def _groups(plan: Plan) -> Iterator[tuple[int, int, list[Task]]]:
+    """The ticket of the first sample of each unit, the bytes of its frames, and its tasks."""
+    most = min(UNIT_BYTES, sum(view_bytes(item.view) for item in plan.items) // UNITS)
+    group: list[Task] = []
+    first = ticket = size = 0
+    for task in plan.tasks:
+        more = sum(view_bytes(item.view) for item in task.items)
+        if group and (len(group) == UNIT_MEDIA or size + more > most):
+            yield first, size, group
+            group, first, size = [], ticket, 0
+        items = tuple(replace(item, ticket=ticket + i) for i, item in enumerate(task.items))
+        group.append(replace(task, items=items))
+        ticket += len(items)
+        size += more
+    if group:
+        yield first, size, group
+
+
+def _write_unit(stream: io.BufferedWriter, first: int, size: int, tasks: list[Task]) -> list[int]:
+    """Add a unit to the file. Returns the values of its `Unit`."""
+    offset = stream.tell()
+    pickle.dump(tasks, stream, protocol=5)
+    return [offset, first, sum(len(task.items) for task in tasks), size]
+
+
+class _Tasks(pickle.Unpickler):
+    """Reads tasks, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in KNOWN.get(module, ()):
+            raise pickle.UnpicklingError(
+                f"{TASKS} holds {module}.{name}, which is no part of a task"
+            )
+        return getattr(importlib.import_module(module), name)
