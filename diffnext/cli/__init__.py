@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("train", "train a model"),
     "generate": ("generate", "make pictures and videos with a model"),
     "cache build": ("build_cache", "encode pictures and videos into a cache"),
+    "cache info": ("cache_info", "say what a cache holds and what made it"),
 }
 ALIASES = {"sample": "generate"}
 

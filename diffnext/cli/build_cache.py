@@ -100,6 +100,12 @@ def add_speed(parser: argparse.ArgumentParser) -> None:
         help="seconds after which the decoding of a medium is given up; default 120",
     )
     add("--compile", action="store_true", help="torch.compile: slow to begin; try it on a GPU")
+    add(
+        "--join",
+        action="store_true",
+        help="share the work with every process started like this one, on any node; under torchrun or "
+        "srun with several processes that goes without saying",
+    )
 
 
 def seconds(text: str) -> float:

@@ -115,6 +115,18 @@ def load_entries(path: str, most: int, view: View | None = None) -> list[Entry]:
     return entries
 
 
+def parse_line(line: str, view: View | None = None) -> Entry:
+    """The entry that a line of a journal holds.
+
+    Args:
+        view: of a line that names none.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is no such line.
+    """
+    return _entry(json.loads(line), {}, view)
+
+
 def write_entries(path: str, entries: Iterable[Entry]) -> None:
     """Store entries under this name, all of them or none."""
     write_atomic(path, "".join(_line(entry) for entry in entries).encode())

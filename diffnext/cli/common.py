@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands on caches share: progress, exit codes, sizes in words."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+A = TypeVar("A")
+
+
+def bar(items: Iterable[A], total: int, name: str) -> Iterable[A]:
+    """Show on a terminal how far an iteration is; nothing where it ends within a moment."""
+    from tqdm import tqdm
+
+    return tqdm(items, name, total, leave=False, unit="", delay=1.0, disable=None)
+
+
+def guarded(name: str, work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a command; an error of the user's is a line, and exit code 2; an interrupt 130."""
+    try:
+        return work(args)
+    except (OSError, ValueError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def in_words(num_bytes: int) -> str:
+    """A number of bytes: 512 bytes, 1.5 MiB, 20 GiB."""
+    size, unit = float(num_bytes), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"
+
+
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """A parser for `diffnext NAME`, whose help is the docstring of its module."""
+    return argparse.ArgumentParser(
+        prog=f"diffnext {name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

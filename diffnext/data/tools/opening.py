@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a cache as the tools need it: local, also where it is unfinished or its shards are damaged."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from diffnext.data.cache_identity import upgrade_identity
+from diffnext.data.journal import Entry, parse_line
+from diffnext.data.prune import is_pending
+from diffnext.data.records import read_identity
+from diffnext.data.records.files import Files
+from diffnext.data.records.folder_reader import FolderReader
+from diffnext.data.records.layout import METADATA, SAMPLES
+
+A = TypeVar("A")
+Progress = Callable[[Iterable[A], int, str], Iterable[A]]
+"""Wraps an iterable of known length, with a name, to show how far it is."""
+
+BOUNDLESS = 1 << 62
+
+
+def silent(items: Iterable[A], total: int, name: str) -> Iterable[A]:
+    """A `Progress` that shows nothing."""
+    return items
+
+
+class PatientFiles(Files):
+    """Shards that may be missing or too short: only the records that are not there cannot be read."""
+
+    def sizes(self) -> list[int]:
+        return [BOUNDLESS] * len(self.paths)
+
+
+class Cache:
+    """A folder of records with all that lies beside it.
+
+    Args:
+        path: the folder.
+        patient: open it even if shards are missing or truncated.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is no such folder, or records were being dropped when a process was killed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, patient: bool = False) -> None:
+        self.path = os.fspath(path)
+        if not os.path.isdir(self.path):
+            raise FileNotFoundError(f"{self.path} is not a folder of records")
+        if is_pending(self.path):
+            raise ValueError(
+                f"{self.path} was interrupted while records were dropped; `diffnext cache verify "
+                f"{self.path} --repair` or a build finishes that"
+            )
+        self.finished = os.path.exists(os.path.join(self.path, METADATA))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `finished` says it
+            self.reader = FolderReader(self.path, files=PatientFiles if patient else Files)
+        self.identity = read_identity(self.path)
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    @property
+    def journal(self) -> str:
+        """The file that says what each record was made of, if there is one."""
+        return os.path.join(self.path, SAMPLES)
+
+    @property
+    def has_journal(self) -> bool:
+        return os.path.exists(self.journal)
+
+    def lines(self) -> Iterator[str]:
+        """The lines of the journal, one a record; those of records never finished are left out.
+
+        Raises:
+            ValueError: there are fewer than records.
+        """
+        count = 0
+        with open(self.journal, encoding="utf-8") as stream:
+            for line in itertools.islice(stream, len(self)):
+                count += 1
+                yield line
+        if count < len(self):
+            raise ValueError(f"{self.journal} has {count} lines for {len(self)} records")
+
+    def values(self) -> Iterator[dict[str, Any]]:
+        """What the lines of the journal say; an empty one for each record where there is none."""
+        if not self.has_journal:
+            yield from ({} for _ in range(len(self)))
+            return
+        for number, line in enumerate(self.lines()):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{self.journal} line {number + 1} is not JSON") from error
+
+    def entries(self) -> Iterator[Entry]:
+        """The entries of the journal.
+
+        Raises:
+            ValueError: a line that is none.
+        """
+        view = upgrade_identity(self.identity or {})[1]
+        for number, line in enumerate(self.lines()):
+            try:
+                yield parse_line(line, view)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.journal} line {number + 1} is damaged") from error
+
+    def close(self) -> None:
+        self.reader.close()
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """At most so many of `count` numbers, evenly spread from the first to the last; None: all."""
+    if most is None or most >= count:
+        return list(range(count))
+    if most < 2:
+        return [0] if most else []
+    return [round(number * (count - 1) / (most - 1)) for number in range(most)]
