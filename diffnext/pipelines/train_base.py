@@ -50,6 +50,14 @@ class Expected:
     frames: int | None = None  # T of the latents that positions are made for; 1: pictures alone
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where the loss of held-out samples is measured; a family takes of it what it knows."""
+
+    timesteps: Sequence[float]  # as the network is told them, 0 to 1000; 1000 is noise
+    mask_ratios: Sequence[float]  # shares of hidden tokens, above 0 to 1
+
+
 class TrainPipeline(ABC):
     """One family of networks at training time: what it reads, what it freezes, its own objective."""
 
@@ -86,6 +94,28 @@ class TrainPipeline(ABC):
     @abstractmethod
     def loss(self, net: nn.Module, inputs: Inputs) -> StepOutput:
         """The family's own objective, evaluated with `net`. Draws from `inputs.draws` alone."""
+
+    @torch.no_grad()
+    def evaluate(
+        self, net: nn.Module, batch: Batch, *, draws: Draws, grid: Grid
+    ) -> dict[str, Tensor]:
+        """Losses of samples that are not trained on: "loss" of all together, and parts of it.
+
+        This one is the training loss without gradient, at levels that it draws itself.
+
+        Args:
+            net: what is evaluated, in eval mode.
+            batch: as for `prepare`.
+            draws: all that is random; with the same ones, two networks meet the same noise.
+            grid: where to measure.
+
+        Returns:
+            (B,) each, by the names of curves.
+        """
+        losses = self.loss(net, self.prepare(batch, draws=draws)).per_sample
+        if losses is None:
+            raise ValueError(f"{type(self).__name__} tells no losses of samples; set EVAL.EVERY 0")
+        return {"loss": losses}
 
     def noise_levels(self, shape: Sequence[int], draws: Draws) -> Tensor | None:
         """Share of noise, from 0 to 1, in all that the loss of these samples is computed on.

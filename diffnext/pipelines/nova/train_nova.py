@@ -19,7 +19,7 @@ from diffnext.models.autoencoders.modeling_utils import LatentConfig, sample_mom
 from diffnext.models.transformers.transformer_3d import select
 from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.pipelines.nova.prompts import encode_prompts
-from diffnext.pipelines.train_base import Expected, Inputs, StepOutput, TrainPipeline
+from diffnext.pipelines.train_base import Expected, Grid, Inputs, StepOutput, TrainPipeline
 from diffnext.schedulers import densities
 from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
@@ -106,11 +106,15 @@ class NOVATrainPipeline(TrainPipeline):
 
     @torch.no_grad()
     def prepare(self, batch: Batch, *, draws: Draws) -> Inputs:
+        dropped = draws.stream("dropout").rand() < self.dropout  # (B,)
+        return self._inputs(batch, draws, dropped)
+
+    def _inputs(self, batch: Batch, draws: Draws, dropped: Tensor) -> Inputs:
+        """`dropped` (B,) samples have no prompt."""
         channels = batch.moments.size(1) // 2
         noise = draws.stream("posterior").randn(channels, *batch.moments.shape[2:])
         moments = batch.moments.to(draws.device, non_blocking=True)
         latents = sample_moments(moments, noise)
-        dropped = draws.stream("dropout").rand() < self.dropout  # (B,)
         cond = self.conditions(batch, dropped)
         return Inputs(self.latent_config.scale_(latents), cond, batch, draws)
 
@@ -167,8 +171,11 @@ class NOVATrainPipeline(TrainPipeline):
 
     def loss(self, net: nn.Module, inputs: Inputs, *, draws: StepDraws | None = None) -> StepOutput:
         """Denoising error of the masked tokens; `draws` fixes what is otherwise drawn."""
-        if draws is None:
-            draws = self.draw(inputs)
+        error = self._errors(net, inputs, self.draw(inputs) if draws is None else draws)
+        return _reduce(error, num_frames=inputs.latents.size(2))
+
+    def _errors(self, net: nn.Module, inputs: Inputs, draws: StepDraws) -> Tensor:
+        """Squared error of each masked token, (R, B * T, K) float32."""
         frames = inputs.latents.transpose(1, 2).flatten(0, 1)  # (B * T, C, H, W)
         x0 = select(self.transformer.patchify(frames), draws.masked_ids)  # (B * T, K, P)
         x0 = x0.expand(len(draws.noise), -1, -1, -1)
@@ -181,23 +188,86 @@ class NOVATrainPipeline(TrainPipeline):
             timestep=self.scheduler.model_timesteps(draws.timesteps),
         )
         target = self.scheduler.target(x0, draws.noise, draws.timesteps)
-        error = (prediction.float() - target).square().mean(-1)  # (R, B * T, K)
-        return _reduce(error, num_frames=inputs.latents.size(2))
+        return (prediction.float() - target).square().mean(-1)
+
+    @torch.no_grad()
+    def evaluate(
+        self, net: nn.Module, batch: Batch, *, draws: Draws, grid: Grid
+    ) -> dict[str, Tensor]:
+        """The loss with prompts, on the grid of timesteps and shares of masked tokens.
+
+        A token has the same noise at all timesteps, and what is masked at a lower share is masked at
+        a higher one: curves differ by their level alone.
+
+        Returns:
+            "loss", the mean; "loss_t<timestep>", "loss_m<percent masked>" and
+            "loss_t<timestep>_m<percent masked>" of the grid; (B,) each.
+        """
+        inputs = self._inputs(batch, draws, torch.zeros(len(batch), device=draws.device) > 0)
+        table = [self._at(net, inputs, ratio, grid.timesteps) for ratio in grid.mask_ratios]
+        return name_grid(torch.stack(table, dim=1), grid)
+
+    def _at(
+        self, net: nn.Module, inputs: Inputs, ratio: float, timesteps: Sequence[float]
+    ) -> Tensor:
+        """Loss of each sample at each timestep, (timesteps, B), with a share of its tokens masked."""
+        num_frames = inputs.latents.size(2)
+        num_tokens, values = self.transformer.patchify(inputs.latents[:1, :, 0]).shape[-2:]
+        num_visible = min(round((1 - ratio) * num_tokens), num_tokens - 1)
+        order = inputs.draws.stream("order").rand(num_frames, num_tokens).argsort(-1).flatten(0, 1)
+        noise = inputs.draws.stream("noise").randn(num_frames, num_tokens, values).flatten(0, 1)
+        masked_ids = order[:, num_visible:]
+        places = torch.tensor([self._place(t) for t in timesteps], device=order.device)
+        draws = StepDraws(
+            visible_ids=order[:, :num_visible],
+            masked_ids=masked_ids,
+            timesteps=places[:, None, None].expand(-1, *masked_ids.shape),
+            noise=select(noise, masked_ids).expand(len(places), -1, -1, -1),
+        )
+        errors = self._errors(net, inputs, draws).mean(-1)  # (timesteps, B * T)
+        return _sum_frames(errors.unflatten(1, (-1, num_frames)))
+
+    def _place(self, timestep: float) -> int:
+        """What the scheduler calls the timestep nearest to one that the network is told."""
+        places = torch.arange(self.scheduler.config.num_train_timesteps)
+        told = self.scheduler.model_timesteps(places)
+        return int((told - timestep).abs().argmin())
 
 
 def _reduce(error: Tensor, *, num_frames: int) -> StepOutput:
     """Mean over masked tokens; for videos the first frame and the others each on their own."""
     by_sample = error.detach().unflatten(1, (-1, num_frames)).mean((0, 3))  # (B, T)
+    per_sample = _sum_frames(by_sample)
     count = error.numel() + 1e-5
     if num_frames == 1:
         loss = error.sum() / count
-        return StepOutput(loss, {"loss": loss.detach()}, by_sample[:, 0])
-    per_sample = by_sample[:, 0] + by_sample[:, 1:].mean(1)
+        return StepOutput(loss, {"loss": loss.detach()}, per_sample)
     by_frame = error.unflatten(1, (-1, num_frames)).sum((0, 1, 3)) / count  # (T,)
     first = num_frames * by_frame[0]
     later = num_frames / (num_frames - 1) * by_frame[1:].sum()
     metrics = {"loss_t2i": first.detach(), "loss_i2i": later.detach()}
     return StepOutput(first + later, metrics, per_sample)
+
+
+def _sum_frames(errors: Tensor) -> Tensor:
+    """Error of the first of T frames plus the mean of the others', (..., T) to (...)."""
+    if errors.size(-1) == 1:
+        return errors[..., 0]
+    return errors[..., 0] + errors[..., 1:].mean(-1)
+
+
+def name_grid(losses: Tensor, grid: Grid) -> dict[str, Tensor]:
+    """Means of losses (timesteps, mask_ratios, B) along either side and over all, and single places."""
+    times = [f"_t{t:g}" for t in grid.timesteps]
+    masks = [f"_m{100 * ratio:g}" for ratio in grid.mask_ratios]
+    named = {"loss": losses.mean((0, 1))}
+    named |= {f"loss{t}": losses[i].mean(0) for i, t in enumerate(times)}
+    if len(masks) > 1:
+        named |= {f"loss{m}": losses[:, j].mean(0) for j, m in enumerate(masks)}
+        named |= {
+            f"loss{t}{m}": losses[i, j] for i, t in enumerate(times) for j, m in enumerate(masks)
+        }
+    return named
 
 
 def _count_visible(num_tokens: int, draws: Draws) -> int:
