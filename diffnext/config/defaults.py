@@ -162,6 +162,19 @@ _C.TRAIN.COMPILE = False
 # float32. Off as in torch, so that float32 means it.
 _C.TRAIN.TF32 = False
 
+# Losses on data that are not trained on.
+_C.EVAL = CfgNode()
+# Steps between two evaluations; one more before the first step and one at the end. 0: none.
+_C.EVAL.EVERY = 0
+# The held-out cache or caches, in the form of TRAIN.DATASET.
+_C.EVAL.DATASET = OneOf("", (str, list, dict))
+# How many of its records are looked at, always the same ones.
+_C.EVAL.SAMPLES = 256
+# Timesteps at which the loss is measured, from 0 to 1000, which is noise; a curve each.
+_C.EVAL.TIMESTEPS = [100, 300, 500, 700, 900]
+# Shares of hidden tokens at which it is measured, above 0 and up to 1; a curve each.
+_C.EVAL.MASK_RATIOS = [0.7, 0.85, 1.0]
+
 _C.seal()
 
 

@@ -42,6 +42,8 @@ RANGES = {  # lowest and highest value of options that are numbers
     "SOLVER.MAX_SKIPPED": (0, math.inf),
     "SOLVER.MAX_HOURS": (0, math.inf),
     "SOLVER.HANG_TIMEOUT": (0, math.inf),
+    "EVAL.EVERY": (0, math.inf),
+    "EVAL.SAMPLES": (1, math.inf),
     "TRAIN.NUM_THREADS": (0, math.inf),
     "TRAIN.BATCH_SIZE": (1, math.inf),
     "TRAIN.LOSS_REPEAT": (1, math.inf),

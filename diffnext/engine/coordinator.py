@@ -9,7 +9,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ class Coordinator:
     """Knows the experiment folder; nothing is made before `start`, and the first process writes.
 
     <folder>/config.yaml        the options of the run, with versions and commit as comments
-             logs/train.log, logs/metrics.jsonl, logs/tensorboard/
+             logs/train.log, logs/metrics.jsonl, logs/eval.jsonl, logs/tensorboard/
              checkpoints/, ema_checkpoints/
 
     Args:
@@ -55,18 +54,23 @@ class Coordinator:
             about = "".join(f"# {key}: {value}\n" for key, value in describe().items())
             files.write_text(self.folder / "config.yaml", about + config)
 
-    def writers(self, *, step: int, tensorboard: bool) -> Sequence[Writer]:
-        """Where rows of numbers go; nowhere except on the first process.
+    def rows(self, name: str, *, step: int) -> list[Writer]:
+        """A file of rows in logs/; none except on the first process.
 
         Args:
             step: finished steps; later rows of an earlier run are dropped.
         """
-        if not self.env.is_main:
+        return [JsonlWriter(self.logs / name, step=step)] if self.env.is_main else []
+
+    def curves(self, *, step: int, tensorboard: bool) -> list[Writer]:
+        """Where numbers are shown while the run goes on; nowhere except on the first process.
+
+        Args:
+            step: finished steps; later points of an earlier run are hidden.
+        """
+        if not (self.env.is_main and tensorboard):
             return []
-        writers: list[Writer] = [JsonlWriter(self.logs / "metrics.jsonl", step=step)]
-        if tensorboard:
-            writers.append(TensorBoardWriter(self.logs / "tensorboard", step=step))
-        return writers
+        return [TensorBoardWriter(self.logs / "tensorboard", step=step)]
 
 
 def describe() -> dict[str, str]:

@@ -13,14 +13,16 @@ from diffnext.engine.checkpoint import CheckpointManager, Content, find_start
 from diffnext.engine.ema import EMA
 from diffnext.engine.hooks.average import EMAHook
 from diffnext.engine.hooks.base import Hook
+from diffnext.engine.hooks.evaluate import EvaluationHook
 from diffnext.engine.hooks.log import LogHook
 from diffnext.engine.hooks.snapshot import SnapshotHook
 from diffnext.engine.lr_scheduler import make_schedule
 from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.trainer import Trainer
 from diffnext.methods.finetune import Finetune
+from diffnext.pipelines.train_base import Grid
 from diffnext.utils.metrics import JsonlWriter, Metrics
-from tests.engine.toy import ToyLoader, ToyPipeline, toy_net
+from tests.engine.toy import ToyHeldOut, ToyLoader, ToyPipeline, toy_net
 
 
 class Interrupted(Exception):
@@ -61,11 +63,13 @@ def toy_run(
     resume: str = "auto",
     resets=(),
     options=None,
+    evaluate: int = 0,
     stop_at: int | None = None,
 ) -> Trainer:
     """A trainer with logging, averaging and saving in `folder`, resumed if there is something.
 
     Args:
+        evaluate: steps between two evaluations; 0 for none.
         stop_at: raise Interrupted after this step.
     """
     pipe = ToyPipeline(toy_net())
@@ -102,10 +106,14 @@ def toy_run(
     writers = [JsonlWriter(folder / "metrics.jsonl", step=trainer.step)] if env.is_main else []
     log = LogHook(writers, display=3, samples_per_step=batch_size * accum * env.world)
 
-    trainer.hooks = [
-        log,
-        EMAHook(ema, role="student", every=3),
-        SnapshotHook(manager, every=snapshot_every, before=log.flush),
-        Interruption(stop_at),
-    ]
+    saving = {"every": snapshot_every, "before": log.flush}
+    trainer.hooks = [log, EMAHook(ema, role="student", every=3)]
+    if evaluate:
+        writers = [JsonlWriter(folder / "eval.jsonl", step=trainer.step)] if env.is_main else []
+        grid = Grid(timesteps=(), mask_ratios=())
+        looking = {"role": "student", "every": evaluate, "grid": grid, "ema": ema}
+        hook = EvaluationHook(ToyHeldOut(), writers, before=log.flush, **looking)
+        trainer.hooks.append(hook)
+        saving["score"] = hook.score
+    trainer.hooks += [SnapshotHook(manager, **saving), Interruption(stop_at)]
     return trainer

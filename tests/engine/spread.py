@@ -132,6 +132,7 @@ def main(folder: Path, cases: list[str]) -> None:
     for case in cases:
         seen = look(run(case, folder / case / "whole", env))
         (folder / case / f"seen{env.rank}.json").write_text(json.dumps(seen))
+        run(case, folder / case / "evaluated", env, evaluate=1)
         run(case, folder / case / "cut", env, stop_at=CUT)
         run(case, folder / case / "cut", env)
         run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))

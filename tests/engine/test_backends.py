@@ -50,6 +50,7 @@ def runs(tmp_path_factory):
     """All toy runs: those of one process here, those of two in one launch."""
     folder = tmp_path_factory.mktemp("spread")
     spread.run("single", folder / "single/whole")
+    spread.run("single", folder / "single/evaluated", evaluate=1)
     spread.run("single", folder / "single/cut", stop_at=spread.CUT)
     spread.run("single", folder / "single/bfloat16", precision="bfloat16", stop_at=spread.CUT)
     spread.run("single", folder / "single/bad", bad=[spread.GLOBAL_BATCH + 1], stop_at=3)
@@ -78,6 +79,27 @@ def test_two_processes_equal_one(runs, case, kind):
         found = weights(runs / case / kind, folder)
         for name, value in weights(runs / "single/whole", folder).items():
             torch.testing.assert_close(found[name], value, **CLOSE)
+
+
+@pytest.mark.parametrize("case", spread.CASES)
+def test_evaluation_leaves_no_trace_in_the_run(runs, case):
+    whole, evaluated = runs / case / "whole", runs / case / "evaluated"
+    assert rows(evaluated) == rows(whole)
+    for folder in ("checkpoints", "ema_checkpoints"):
+        found = weights(evaluated, folder)
+        for name, value in weights(whole, folder).items():
+            assert torch.equal(found[name], value), (folder, name)
+
+
+@pytest.mark.parametrize("case", SPREAD)
+def test_two_processes_evaluate_as_one(runs, case):
+    names = ("step", "eval/loss", "eval_ema/loss")
+    one, two = (
+        [[row[name] for name in names] for row in read_rows(runs / kind / "evaluated/eval.jsonl")]
+        for kind in ("single", case)
+    )
+    assert [row[0] for row in one] == list(range(spread.STEPS + 1))
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), **CLOSE)
 
 
 @pytest.mark.parametrize("case", SPREAD)

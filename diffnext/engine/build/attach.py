@@ -8,6 +8,9 @@ from typing import Any
 from diffnext.data.loader import Loader
 from diffnext.engine.build.guards import make_guards
 from diffnext.engine.build.objects import make_ema
+from diffnext.engine.build.plan import Plan
+from diffnext.engine.build.start import data_identity
+from diffnext.engine.build.watch import make_evaluation
 from diffnext.engine.checkpoint import CheckpointManager, Content, Start
 from diffnext.engine.coordinator import Coordinator, describe
 from diffnext.engine.hooks.average import EMAHook
@@ -26,14 +29,13 @@ def attach(
     loader: Loader,
     *,
     start: Start | None,
-    identity: list[Any],
+    plan: Plan,
     tensorboard: bool,
 ) -> None:
     """Resume the run if there is something to resume, and give it its hooks.
 
     Args:
         start: where it goes on from.
-        identity: by what the datasets were made.
     """
     env, student = coordinator.env, trainer.method.roles[0].name
     ema = make_ema(cfg, trainer.backend, student, env)
@@ -41,7 +43,7 @@ def attach(
         coordinator.folder,
         prefix=cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE,
         content=Content(module=cfg.MODEL.TYPE, loader=loader, ema=ema),
-        about={"config": str(cfg), "data": identity, **describe()},
+        about={"config": str(cfg), "data": data_identity(plan), **describe()},
         keep=cfg.SOLVER.SNAPSHOT_KEEP,
         keep_every=cfg.SOLVER.SNAPSHOT_KEEP_EVERY,
         background=cfg.SOLVER.SNAPSHOT_ASYNC,
@@ -50,11 +52,19 @@ def attach(
     if start is not None:
         manager.load(trainer)
     batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * env.world
-    writers = coordinator.writers(step=trainer.step, tensorboard=tensorboard)
+    curves = coordinator.curves(step=trainer.step, tensorboard=tensorboard)
+    writers = coordinator.rows("metrics.jsonl", step=trainer.step) + curves
     log = LogHook(writers, display=cfg.SOLVER.DISPLAY, samples_per_step=batch)
 
     moved = MovedHook(every=cfg.SOLVER.DISPLAY)
     trainer.hooks += [moved, log, *make_guards(cfg, coordinator, loader)]
     if ema is not None:
         trainer.hooks.append(EMAHook(ema, role=student, every=cfg.SOLVER.EMA_EVERY))
-    trainer.hooks.append(SnapshotHook(manager, every=cfg.SOLVER.SNAPSHOT_EVERY, before=log.flush))
+    saving: dict[str, Any] = {"every": cfg.SOLVER.SNAPSHOT_EVERY, "before": log.flush}
+    if plan.held_out is not None:
+        writers = coordinator.rows("eval.jsonl", step=trainer.step) + curves
+        options = {"role": student, "ema": ema, "writers": writers, "before": log.flush}
+        evaluation = make_evaluation(cfg, plan, **options)
+        trainer.hooks.append(evaluation)
+        saving["score"] = evaluation.score
+    trainer.hooks.append(SnapshotHook(manager, **saving))

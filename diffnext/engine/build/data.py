@@ -42,6 +42,33 @@ def datasets_of(cfg: Config, reads: Sequence[str], expected: Expected) -> Datase
     """
     readers, shares = _open(cfg)
     check_choice("TRAIN.OTHER_SHAPES", cfg.TRAIN.OTHER_SHAPES, ("refuse", "skip"))
+    return _checked(cfg, readers, shares, reads, expected)
+
+
+def held_out_of(cfg: Config, reads: Sequence[str], expected: Expected) -> Datasets | None:
+    """Open the datasets for evaluation in the same way; None where none is asked for.
+
+    Raises:
+        ValueError: what does not fit, or no dataset.
+    """
+    if cfg.EVAL.EVERY == 0:
+        return None
+    if not cfg.EVAL.DATASET:
+        raise ValueError(
+            f"EVAL.EVERY is {cfg.EVAL.EVERY} and EVAL.DATASET is empty; name a cache that is not "
+            "trained on, or set EVAL.EVERY 0"
+        )
+    readers, shares = open_datasets(cfg.EVAL.DATASET, "", remote=cfg.TRAIN.REMOTE_CONFIG)
+    return _checked(cfg, readers, shares, reads, expected)
+
+
+def _checked(
+    cfg: Config,
+    readers: Sequence[RecordReader],
+    shares: list[float],
+    reads: Sequence[str],
+    expected: Expected,
+) -> Datasets:
     checked, notes = [], []
     for reader in readers:
         check_data.check_fields(reader, reads)

@@ -21,6 +21,12 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
             f"data       {reader.path}: {len(reader)} records of {shapes}, weight {share:g}"
         )
     lines += plan.data.notes
+    if plan.held_out is not None:
+        count = min(cfg.EVAL.SAMPLES, sum(map(len, plan.held_out.readers)))
+        places = ", ".join(str(reader.path) for reader in plan.held_out.readers)
+        lines.append(
+            f"held out   {count} records of {places}, evaluated every {cfg.EVAL.EVERY} steps"
+        )
     every = sum(p.numel() for p in plan.skeleton.parameters())
     learning = sum(p.numel() for p in plan.skeleton.parameters() if p.requires_grad)
     source = "random weights" if plan.settings else f"weights of {cfg.MODEL.WEIGHTS}"

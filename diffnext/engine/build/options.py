@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -31,11 +32,26 @@ def check_single(cfg: Config) -> None:
     check_decays(decays_of(cfg))
     for kind in cfg.TRAIN.CHECKPOINT_KEEP:
         check.check_choice("TRAIN.CHECKPOINT_KEEP", kind, KEEPS)
+    check_grid(cfg.EVAL.TIMESTEPS, cfg.EVAL.MASK_RATIOS)
     check_options(METHODS.get(cfg.METHOD.TYPE), cfg.METHOD.CONFIG, key="METHOD.CONFIG")
     check.check_set_once(cfg.PARALLEL.CONFIG, "PARALLEL.CONFIG")
     check.check_set_once(cfg.TRAIN.LOADER_CONFIG, "TRAIN.LOADER_CONFIG")
     loading = {"batch_size": cfg.TRAIN.BATCH_SIZE, **cfg.TRAIN.LOADER_CONFIG}
     check_options(Loader, loading, key="TRAIN.LOADER_CONFIG")
+
+
+def check_grid(timesteps: Sequence[float], mask_ratios: Sequence[float]) -> None:
+    """Refuse levels of the evaluation that there are not, and sides of the grid without any."""
+    for key, values, low, high in (
+        ("TIMESTEPS", timesteps, 0, 1000),
+        ("MASK_RATIOS", mask_ratios, 0.01, 1),
+    ):
+        wrong = [v for v in values if not isinstance(v, int | float) or not low <= v <= high]
+        if wrong or not values or len(set(values)) < len(values):
+            raise ValueError(
+                f"EVAL.{key} is {list(values)}; numbers from {low} to {high} are wanted, at least "
+                "one and none of them twice"
+            )
 
 
 def backend_of(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[str, Any]]:

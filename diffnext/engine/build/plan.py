@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from diffnext.engine import check, memory
-from diffnext.engine.build.data import Datasets, datasets_of
+from diffnext.engine.build.data import Datasets, datasets_of, held_out_of
 from diffnext.engine.build.needs import activations_of, need_of
 from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
 from diffnext.engine.build.options import (
@@ -32,6 +32,7 @@ class Plan:
     """What a run will be, after all checks that need no weights."""
 
     data: Datasets
+    held_out: Datasets | None  # what is evaluated on
     backend: str
     options: dict[str, Any]  # of the backend
     modules: dict[str, str]  # components that come from elsewhere, or are left out
@@ -62,10 +63,12 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     config = check.read_config(folder) | dict(cfg.MODEL.CONFIG)
     expected = family.expects(config)
     data = datasets_of(cfg, family.reads, expected)
+    held_out = held_out_of(cfg, family.reads, expected)
+    read = data.readers + (held_out.readers if held_out else [])
     settings = dict(cfg.MODEL.CONFIG)
     if not settings and not check.has_weights(folder):
         settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    modules = taken_modules(cfg, embedded=all(map(embedded_text, data.readers)))
+    modules = taken_modules(cfg, embedded=all(map(embedded_text, read)))
     pipe = make_skeleton(cfg, modules, settings or config)
     if not settings:
         check.check_weights(folder, pipe.model.state_dict())
@@ -81,6 +84,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     kept = activations_of(cfg, pipe, expected, copies=copies, shape=shape)
     return Plan(
         data=data,
+        held_out=held_out,
         backend=backend,
         options=options,
         modules=modules,

@@ -14,7 +14,6 @@ from diffnext.engine.build.describe import describe_plan
 from diffnext.engine.build.objects import make_backend, make_method, make_pipeline
 from diffnext.engine.build.options import schedule_of
 from diffnext.engine.build.plan import Plan
-from diffnext.engine.build.start import data_identity
 from diffnext.engine.checkpoint import Start
 from diffnext.engine.coordinator import Coordinator
 from diffnext.engine.trainer import Trainer
@@ -50,7 +49,7 @@ def build_trainer(
         trainer,
         trainer.batches,
         start=start,
-        identity=data_identity(plan),
+        plan=plan,
         tensorboard=tensorboard,
     )
     return trainer

@@ -8,6 +8,7 @@
                    schedulers.<role>.begin, random_state.seed, method.<field>
     run.json       step, loader, method, what was begun anew, configuration, versions
     complete.json  written last: every file with its size
+<run>/best.json   the checkpoint that did best on held-out data, if some were evaluated
 <run>/ema_checkpoints/<prefix>_iter_<step>/<module>/  the running average, in the layout of diffusers;
                    further ones in ema_<decay>_checkpoints
 """
@@ -28,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.side import SideChannel
+from diffnext.engine.checkpoint.best import Score, point_at_best
 from diffnext.engine.checkpoint.content import Content, learning_roles
 from diffnext.engine.checkpoint.folders import find_flaw
 from diffnext.engine.checkpoint.publish import Export, clear, draft_of, publish
@@ -114,18 +116,21 @@ class CheckpointManager:
         self.content.restore(saved, start.checkpoint.run(), trainer, resets=set(start.resets))
         logger.info(f"resumed from {start.checkpoint.folder} at step {trainer.step}")
 
-    def save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer, *, score: Score | None = None) -> None:
         """Write a checkpoint aside, make it durable, rename it. Collective.
 
         Waits for the one before. A torn checkpoint of the same step is replaced, a complete one is
         not. Where the storage is full or out of reach, a warning says so and training goes on.
+
+        Args:
+            score: of these weights, if they were evaluated.
 
         Raises:
             FileExistsError: there is a complete one of this step.
             OSError, RuntimeError: this one, or the one before, could not be written for another reason.
         """
         self.wait()
-        job = self._job(trainer)
+        job = self._job(trainer, score)
         if job.copies:
             self._running = self._pool.submit(self._write, job)
         else:
@@ -167,7 +172,7 @@ class CheckpointManager:
 
     # ------------------------------------------------------------------------- between two steps
 
-    def _job(self, trainer: Trainer) -> Job:
+    def _job(self, trainer: Trainer, score: Score | None) -> Job:
         """Take what is to be written; the step waits for this."""
         tensors = self.content.tensors(trainer, begin=self._begin)
         role = learning_roles(trainer)[0]
@@ -185,6 +190,7 @@ class CheckpointManager:
             logger.warning("the host lacks memory for a copy of the run; training waits for saves")
         resets = {} if self.start is None else dict(self.start.done)
         run = self.content.run(trainer) | {"resets": resets, "about": self.about}
+        run |= {} if score is None else {"score": score}
         return Job(tensors, copies, Export(net, role, self.content.module, averages), run, size)
 
     # -------------------------------------------------------------------------- beside the steps
@@ -216,6 +222,8 @@ class CheckpointManager:
         publish(aside, final, export=job.export, run=job.run)
         logger.info(f"saved {final}")
         spare = [] if self.start is None else [self.start.checkpoint.folder]
+        best = point_at_best(self.run_folder)
+        spare += [] if best is None else [best.folder]
         try:
             forget(self.run_folder, keep=self.keep, keep_every=self.keep_every, spare=spare)
         except OSError as error:

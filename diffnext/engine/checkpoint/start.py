@@ -20,6 +20,7 @@ from diffnext.utils.logging import logger
 _TOLD = (
     "NUM_GPUS",
     "GPU_ID",
+    "EVAL",
     "MODEL.CONFIG",  # the network itself is compared
     "PARALLEL",
     "SOLVER.ACCUM_STEPS",  # the global batch is compared

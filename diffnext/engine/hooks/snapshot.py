@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from diffnext.engine.checkpoint import CheckpointManager
+from diffnext.engine.checkpoint import CheckpointManager, Score
 from diffnext.engine.hooks.base import Hook
 from diffnext.utils.metrics import Metrics
 
@@ -21,14 +21,21 @@ class SnapshotHook(Hook):
         manager: writes checkpoints; called by all processes.
         every: steps between two checkpoints.
         before: called before each, to bring what belongs to the same steps to the disk.
+        score: what an evaluation has made of the weights after a step, if there was one.
     """
 
     def __init__(
-        self, manager: CheckpointManager, *, every: int, before: Callable[[], None]
+        self,
+        manager: CheckpointManager,
+        *,
+        every: int,
+        before: Callable[[], None],
+        score: Callable[[int], Score | None] = lambda step: None,
     ) -> None:
         self.manager = manager
         self.every = every
         self.before = before
+        self.score = score
         self._saved = 0  # step of the latest checkpoint
 
     def before_train(self, trainer: Trainer) -> None:
@@ -50,4 +57,4 @@ class SnapshotHook(Hook):
     def _save(self, trainer: Trainer) -> None:
         self.before()
         self._saved = trainer.step
-        self.manager.save(trainer)
+        self.manager.save(trainer, score=self.score(trainer.step))

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fixed choice of records that are looked at again and again, and not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from diffnext.data.batches import BatchReader
+from diffnext.data.buckets import Bucket, group
+from diffnext.data.permutation import permute
+from diffnext.data.records.base import RecordReader
+from diffnext.data.sampler import GlobalBatch
+from diffnext.data.schema import Batch
+from diffnext.utils.seeding import mix
+
+
+class HeldOut:
+    """The same records in the same batches each time, shared out among processes.
+
+    Args:
+        readers: the dataset, or several.
+        samples: how many records; all if there are fewer.
+        batch_size: samples of a batch.
+        seed: of the choice of records, and of their captions.
+        verify: compare each record with its checksum, if it has one.
+    """
+
+    def __init__(
+        self,
+        readers: Sequence[RecordReader],
+        *,
+        samples: int,
+        batch_size: int,
+        seed: int,
+        verify: bool = True,
+    ) -> None:
+        buckets = group(readers)
+        self._reader = BatchReader(
+            readers,
+            buckets,
+            seed=seed,
+            short_caption=0.5,
+            pin_memory=False,
+            verify=verify,
+            on_damage="error",
+        )
+        chosen = _choose(sum(map(len, readers)), samples, seed)
+        self._plans = [
+            GlobalBatch(bucket.shape, part, np.zeros_like(part))
+            for bucket in buckets
+            for part in _cut(chosen[np.isin(chosen, _members(bucket))], batch_size)
+        ]
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return sum(len(plan.index) for plan in self._plans)
+
+    def batches(self, rank: int, world: int) -> Iterator[tuple[Batch, bool]]:
+        """The batches of one process, as many as of any other, and whether each counts.
+
+        Where they cannot be shared out evenly some processes get one that another has already; it
+        does not count.
+        """
+        total = len(self._plans)
+        for number in range(rank, -(-total // world) * world, world):
+            plan = self._plans[number % total]
+            yield self._reader.read(plan, slice(None)), number < total
+
+
+def _choose(total: int, samples: int, seed: int) -> np.ndarray:
+    """Numbers of `samples` records of `total`, rising."""
+    count = min(samples, total)
+    keys = np.full(count, mix(seed, "held-out"), np.uint64)
+    return np.sort(permute(np.arange(count), total, keys))
+
+
+def _members(bucket: Bucket) -> np.ndarray:
+    return np.concatenate([part.records(np.arange(part.count)) for part in bucket.parts])
+
+
+def _cut(index: np.ndarray, size: int) -> list[np.ndarray]:
+    return [index[start : start + size] for start in range(0, len(index), size)]

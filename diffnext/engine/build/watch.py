@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What looks at a run while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffnext.data.held_out import HeldOut
+from diffnext.engine.build.plan import Plan
+from diffnext.engine.ema import EMA
+from diffnext.engine.hooks.evaluate import EvaluationHook
+from diffnext.pipelines.train_base import Grid
+from diffnext.utils.metrics import Writer
+
+Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+
+def make_evaluation(
+    cfg: Config,
+    plan: Plan,
+    *,
+    role: str,
+    ema: EMA | None,
+    writers: Sequence[Writer],
+    before: Callable[[], None],
+) -> EvaluationHook:
+    """The hook that measures the loss on the held-out data of a plan; see its class."""
+    data = HeldOut(
+        plan.held_out.readers,
+        samples=cfg.EVAL.SAMPLES,
+        batch_size=cfg.TRAIN.BATCH_SIZE,
+        seed=cfg.RNG_SEED,
+    )
+    return EvaluationHook(
+        data,
+        writers,
+        role=role,
+        every=cfg.EVAL.EVERY,
+        grid=Grid(timesteps=cfg.EVAL.TIMESTEPS, mask_ratios=cfg.EVAL.MASK_RATIOS),
+        ema=ema,
+        before=before,
+    )
