@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import re
 import sys
 import time
 
+from diffnext.cli.ranks import is_one_of_many, local_count, local_rank
 from diffnext.data.view_options import add_views, positive
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -138,35 +140,72 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, show the plan, build, sum up. The autoencoder is loaded when all else is known to fit."""
-    from diffnext.data.prune import recover
+    """Show the plan of a dry run; or build, alone or with others."""
+    from diffnext.data.cache_part import Tools
+    from diffnext.data.cache_ranks import lead_or_follow
     from diffnext.data.records.lock import FolderLock
-    from diffnext.data.sources import parse_columns, scan
 
     device, dtype = pick_device(args.device, args.dtype)
-    listing = scan(args.input, parse_columns(args.columns))
     latents = latents_of(args.vae)
+    tools = Tools(
+        lambda: load_encoder(args, latents, device, dtype),
+        args.batch_size,
+        pick_workers(device) if args.workers is None else args.workers,
+        args.decode_timeout,
+    )
     if args.dry_run:
-        plan = plan_build(args, listing, latents, dtype)
+        plan = plan_build(args, latents, dtype)
         if args.probe and plan.tasks:
-            foretell(args, plan, device, dtype)
+            foretell(args.probe, plan, tools)
         return 0
+    if args.join or is_one_of_many():
+        asked = what_is_asked(args, latents, dtype)
+        return lead_or_follow(
+            args.output,
+            tools,
+            asked,
+            lambda lock: lead(args, lock, latents, dtype, tools, asked),
+        )
     with FolderLock(args.output) as lock:
-        recover(args.output)
-        plan = plan_build(args, listing, latents, dtype)
-        report = encode(args, plan, lock, device, dtype)
-        if args.prune:
-            plan.drop_stale()
+        return lead(args, lock, latents, dtype, tools)
+
+
+def what_is_asked(args: argparse.Namespace, latents, dtype) -> dict:
+    """What processes that build one cache must agree on."""
+    from diffnext.models.autoencoders.loading import describe_vae
+
+    rules = dataclasses.asdict(view_rules(args, latents))
+    options = {name: getattr(args, name) for name in ("input", "columns", "motion")}
+    return {**options, **rules, "dtype": str(dtype), "vae": describe_vae(args.vae)}
+
+
+def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> int:
+    """Plan, show the plan, build, sum up. The autoencoder is loaded when all else is known to fit.
+
+    Args:
+        asked: by all processes that take part; None: this one builds alone.
+    """
+    from diffnext.data.cache_ranks import settle
+    from diffnext.data.prune import recover
+
+    recover(args.output)
+    settle(args.output)
+    plan = plan_build(args, latents, dtype)
+    report = encode(plan, lock, tools, asked)
+    if args.prune:
+        plan.drop_stale()
     return summarise(plan, report, args)
 
 
-def plan_build(args: argparse.Namespace, listing, latents, dtype):
+def plan_build(args: argparse.Namespace, latents, dtype):
     """Make the plan and show it; refuse one that the disk has no room for."""
     from diffnext.data import motion
     from diffnext.data.cache_plan import make_plan
     from diffnext.data.plan_table import summary, table
+    from diffnext.data.sources import parse_columns, scan
     from diffnext.models.autoencoders.loading import describe_vae
 
+    listing = scan(args.input, parse_columns(args.columns))
     rules = view_rules(args, latents)
     if args.motion:
         motion.load_opencv()  # to be told now, not by every video, if it is missing
@@ -192,18 +231,18 @@ def plan_build(args: argparse.Namespace, listing, latents, dtype):
     return plan
 
 
-def foretell(args: argparse.Namespace, plan, device: str, dtype) -> None:
-    """Say how long the build will take, by a few of its media."""
+def foretell(count: int, plan, tools) -> None:
+    """Say how long the build will take one process, by a few of its media."""
     from diffnext.data.cache_rates import frame_bytes, probe_rates
     from diffnext.data.plan_table import expected
 
     rates = probe_rates(
         plan,
-        load_encoder(args, plan, device, dtype),
-        count=args.probe,
-        batch_size=args.batch_size,
-        workers=pick_workers(device) if args.workers is None else args.workers,
-        decode_timeout_s=args.decode_timeout,
+        tools.load(),
+        count=count,
+        batch_size=tools.batch_size,
+        workers=tools.workers,
+        decode_timeout_s=tools.decode_timeout_s,
     )
     print(expected(rates.decode, rates.encode, frame_bytes(plan.tasks), len(plan.items)))
 
@@ -239,36 +278,39 @@ def bar(items, total: int, name: str):
     return tqdm(items, name, total, leave=False, unit="")
 
 
-def encode(args: argparse.Namespace, plan, lock, device: str, dtype):
+def encode(plan, lock, tools, asked):
     """Carry out the plan. Returns the report."""
     from diffnext.data.cache import build
+    from diffnext.data.cache_ranks import build_shared
     from diffnext.data.progress import Display
 
-    encoder = load_encoder(args, plan, device, dtype) if plan.tasks else None
     with contextlib.closing(Display(sys.stderr)) as display:
+        if asked is not None and plan.tasks:
+            return build_shared(plan, tools, lock=lock, asked=asked, show=display)
         return build(
             plan,
-            encoder,
-            batch_size=args.batch_size,
-            workers=pick_workers(device) if args.workers is None else args.workers,
-            decode_timeout_s=args.decode_timeout,
+            tools.load() if plan.tasks else None,
+            batch_size=tools.batch_size,
+            workers=tools.workers,
+            decode_timeout_s=tools.decode_timeout_s,
             lock=lock,
             show=display,
         )
 
 
-def load_encoder(args: argparse.Namespace, plan, device: str, dtype):
+def load_encoder(args: argparse.Namespace, latents, device: str, dtype):
     """The autoencoder, ready to encode."""
     from diffnext.data.encoding import Encoder
     from diffnext.models.autoencoders.loading import load_vae
 
     vae = load_vae(args.vae, device=device, dtype=dtype)
-    return Encoder(vae, video=plan.latents.time_stride > 1, compiled=args.compile)
+    return Encoder(vae, video=latents.time_stride > 1, compiled=args.compile)
 
 
 def pick_workers(device: str) -> int:
     """One a core beside a GPU; few beside an autoencoder that needs the cores itself."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = max(1, cores // local_count())  # the processes of a node share its cores
     return min(cores, 16) if device.startswith("cuda") else max(1, cores // 4)
 
 
@@ -318,6 +360,8 @@ def pick_device(device: str, dtype: str):
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and torch.cuda.is_available():  # the processes of a node share its devices
+        device = f"cuda:{local_rank() % torch.cuda.device_count()}"
     chosen = torch.device(device)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
