@@ -10,7 +10,7 @@ What waits between two stages is bounded, so that the slowest one sets the pace 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -25,8 +25,9 @@ from diffnext.data.encoding import Encode, PatientEncoder, flaw, is_out_of_memor
 from diffnext.data.journal import Entry
 from diffnext.data.ledger import write_ledger
 from diffnext.data.progress import Meter
+from diffnext.data.prompt_cache import Find, embed
 from diffnext.data.records.lock import FolderLock
-from diffnext.data.sources import Failure
+from diffnext.data.sources import Failure, Source
 from diffnext.data.workers import WorkError
 
 
@@ -47,6 +48,7 @@ class Recipe(Protocol):
 
     latents: Latents
     fields: dict[str, Any]  # of a record: name -> type
+    prompts: Find | None  # embeddings of texts; None: captions are stored as texts
 
 
 @dataclass(frozen=True)
@@ -171,17 +173,24 @@ class Line:
         with self._meter.encode.at_work(len(batch)):
             outcomes = self._encode([sample.frames for sample in batch])
         rows: list[Row] = []
-        for sample, outcome in zip(batch, outcomes, strict=True):
-            problem = outcome if isinstance(outcome, Exception) else flaw(outcome)
+        known = self._known([sample.item.source for sample in batch])
+        for sample, outcome, fields in zip(batch, outcomes, known, strict=True):
+            errors = [one for one in (outcome, fields) if isinstance(one, Exception)]
+            problem = errors[0] if errors else flaw(outcome)
             if problem is not None:
                 self._suspected.append((sample.item, _encode_failure(sample.item, problem)))
             else:
                 _check_shape(sample.item, outcome, self._recipe)
-                rows.append((sample.entry, _record(sample, outcome, self._recipe)))
+                rows.append((sample.entry, _record(sample, outcome, fields, self._recipe)))
         if rows:  # so it is the samples that failed, not the autoencoder
             self._settle_suspected()
         self._sink.put(rows)
         self._meter.advance(len(batch), sum(sample.nbytes for sample in batch))
+
+    def _known(self, sources: Sequence[Source]) -> list[dict[str, Any] | Exception]:
+        """What records hold besides moments, or the error where a caption cannot be embedded."""
+        known = [source.fields() for source in sources]
+        return known if self._recipe.prompts is None else embed(known, self._recipe.prompts)
 
     def _settle_suspected(self) -> None:
         for item, failure in self._suspected:
@@ -231,8 +240,10 @@ def _check_shape(item: Item, moments: np.ndarray, recipe: Recipe) -> None:
         )
 
 
-def _record(sample: Sample, moments: np.ndarray, recipe: Recipe) -> dict[str, Any]:
-    fields = sample.item.source.fields()
+def _record(
+    sample: Sample, moments: np.ndarray, known: Mapping[str, Any], recipe: Recipe
+) -> dict[str, Any]:
+    fields = dict(known)
     if sample.flow is not None:
         fields["flow"] = sample.flow
     return {

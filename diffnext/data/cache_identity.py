@@ -84,6 +84,7 @@ def make_identity(
     latents: Latents,
     names: Sequence[str],
     computed: Mapping[str, str],
+    text_encoder: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """State what all records of a cache agree on: what made them, and how, besides the media.
 
@@ -93,7 +94,9 @@ def make_identity(
     Args:
         names: fields of the records, besides their moments.
         computed: those of them that the build computes where they are not given, and how.
+        text_encoder: what made the embeddings that stand for captions; None: captions are texts.
     """
+    embedded = {} if text_encoder is None else {"text_encoder": dict(text_encoder)}
     return {
         "version": IDENTITY_VERSION,
         "vae": dict(vae),
@@ -102,6 +105,7 @@ def make_identity(
         "strides": {"time": latents.time_stride, "space": latents.space_stride},
         "rules": {"resize": media.RULE, **computed},
         "fields": list(names),
+        **embedded,
     }
 
 
@@ -131,6 +135,8 @@ def check_identity(output: str, identity: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{output} holds records that this tool did not make; choose another --output"
         )
+    if ("text_encoder" in held) != ("text_encoder" in identity):
+        raise ValueError(f"{output} {_other_prompts(held)}")
     ours, theirs = _flat(identity), _flat(upgrade_identity(held)[0])
     lines = [
         f"  {key}: the cache has {theirs.get(key)!r}, this build {ours.get(key)!r}"
@@ -165,6 +171,19 @@ def open_journal(output: str) -> tuple[Journal, bool]:
     journal = Journal(output, len(reader), view)
     reader.close()
     return journal, not caught
+
+
+def _other_prompts(held: Mapping[str, Any]) -> str:
+    """What to say where a cache has embeddings and a build gives texts, or the other way round."""
+    if "text_encoder" in held:
+        return (
+            f"holds prompts that were embedded by {held['text_encoder'].get('class')}; add "
+            "--encode-prompts, with the --text-model of that build, or choose another --output"
+        )
+    return (
+        "holds captions as texts; leave --encode-prompts out, and embed them into a folder beside it "
+        "with `diffnext cache prompts`; or choose another --output"
+    )
 
 
 def _holds_records(path: str) -> bool:

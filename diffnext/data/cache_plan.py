@@ -16,6 +16,7 @@ from diffnext.data.cache_identity import Latents, check_identity, make_identity,
 from diffnext.data.choices import Choices
 from diffnext.data.journal import Entry, Journal, sample_key
 from diffnext.data.ledger import attempt, read_ledger
+from diffnext.data.prompt_cache import Find
 from diffnext.data.prune import prune
 from diffnext.data.record_fields import complete, field_names, record_types
 from diffnext.data.records import write_identity
@@ -88,6 +89,8 @@ class Plan:
     dropped: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     failed_before: int = 0  # of the failures: as the ledger has them, not tried again
+    sources: list[Source] = field(default_factory=list)  # listed media with the fields of records
+    prompts: Find | None = None  # embeddings of their texts, where captions are embedded
 
     @property
     def items(self) -> list[Item]:
@@ -149,6 +152,7 @@ def make_plan(
     vae: Mapping[str, Any],
     dtype: str,
     computed: Mapping[str, str] | None = None,
+    text_encoder: Mapping[str, Any] | None = None,
     workers: int = 4,
     limit_s: float = 120.0,
     retry_failed: bool = False,
@@ -165,6 +169,8 @@ def make_plan(
         vae: what made the moments, for the identity: class, configuration, hash of the weights.
         dtype: precision of the encoding, for the identity.
         computed: fields that the build computes for media that do not have them, and how.
+        text_encoder: what embeds captions, for the identity; None: they are stored as texts. The
+            caller fills `Plan.prompts` before the build.
         workers: threads that look at media, and processes that probe videos, some of which hang or
             crash their decoder; 0 probes here.
         limit_s: seconds that the probe of a video may take.
@@ -177,13 +183,14 @@ def make_plan(
     """
     latents.check(rules)
     names = field_names(listing, computed or ())
-    identity = make_identity(vae, dtype, latents, names, computed or {})
+    identity = make_identity(vae, dtype, latents, names, computed or {}, text_encoder)
     check_identity(output, identity)
     journal, finished = open_journal(output)
-    types = record_types(names)
+    types = record_types(names, embedded=text_encoder is not None)
     plan = Plan(output, rules, latents, identity, types, journal, finished)
     plan.failures.extend(listing.failures)
     sources = complete(listing.sources, names, computed or (), plan.failures)
+    plan.sources = sources
 
     choices = Choices(output, rules, store=remember)
     ledger = {} if retry_failed else read_ledger(output)

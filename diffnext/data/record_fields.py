@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from diffnext.data.prompt_cache import embedded_types
 from diffnext.data.sources import Failure, Listing, Source
 
 TYPES = {
@@ -19,9 +20,14 @@ TYPES = {
 WORDS = {"caption", "captions", "text"}
 
 
-def record_types(names: Sequence[str]) -> dict[str, Any]:
-    """The types of the fields of a record, its moments included."""
-    return {"shape": ["int64"], "moments": "bytes", **{name: TYPES[name] for name in names}}
+def record_types(names: Sequence[str], *, embedded: bool = False) -> dict[str, Any]:
+    """The types of the fields of a record, its moments included.
+
+    Args:
+        embedded: whether captions are stored as embeddings.
+    """
+    types = {"shape": ["int64"], "moments": "bytes", **{name: TYPES[name] for name in names}}
+    return embedded_types(types) if embedded else types
 
 
 def field_names(listing: Listing, computed: Collection[str] = ()) -> list[str]:

@@ -15,6 +15,7 @@ Each sample of the plan has a number, its ticket, that goes with its record.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -31,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 from diffnext.data.decoding import view_bytes
 from diffnext.data.leases import LEASE_S, Leases, Members
 from diffnext.data.ledger import write_ledger
+from diffnext.data.prompt_cache import WORDS, Find
+from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records.files import write_atomic
 
 if TYPE_CHECKING:
@@ -90,6 +93,13 @@ class Worklist:
     def samples(self) -> int:
         """How many there are; tickets are below it."""
         return sum(unit.samples for unit in self.units)
+
+    @functools.cached_property
+    def prompts(self) -> Find | None:
+        """Embeddings of the captions, which were made before; None: captions are stored as texts."""
+        if WORDS not in self.fields:
+            return None
+        return PromptStore(os.path.dirname(os.path.dirname(self.folder)))
 
     @property
     def parts(self) -> str:
