@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("generate", "make pictures and videos with a model"),
     "cache build": ("build_cache", "encode pictures and videos into a cache"),
     "cache info": ("cache_info", "say what a cache holds and what made it"),
+    "cache verify": ("cache_verify", "find damaged records, and mend them"),
 }
 ALIASES = {"sample": "generate"}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drops records from a cache. A process killed at any moment leaves the old cache or the new one.
+"""Drops records from a cache or replaces them. A process killed at any moment leaves the old or the new one.
 
 What is kept of the shards that lose records is written anew in a folder inside the cache. Then one file
 there says what is to be done, and from then on the new cache counts: what is left to do is done by
@@ -13,15 +13,16 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from diffnext.data.journal import JOURNAL as SAMPLES
 from diffnext.data.journal import Entry, write_entries
-from diffnext.data.records import open_reader, open_writer
-from diffnext.data.records.files import write_atomic
+from diffnext.data.records import Record, open_writer
+from diffnext.data.records.files import PatientFiles, write_atomic
+from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.layout import JOURNAL, METADATA, index_names
 
 SIDE = "diffnext.prune"
@@ -29,38 +30,47 @@ ORDERS = "orders.json"
 SHARD = (".data", ".check", ".index")  # in the order in which the files of a shard appear
 
 
-def prune(folder: str, drop: Collection[int], entries: Sequence[Entry]) -> None:
+def prune(
+    folder: str,
+    drop: Collection[int],
+    entries: Sequence[Entry] | None,
+    *,
+    mended: Mapping[int, Callable[[], Record]] | None = None,
+) -> None:
     """Drop records from a finished cache, whose lock the caller holds. Their order may change.
 
     Args:
         drop: numbers of the records.
-        entries: of the journal, one for each record.
+        entries: of the journal, one for each record; None: there is no journal.
+        mended: number of a damaged record -> reads the one that takes its place.
 
     Raises:
         ValueError: the disk is too small for a copy of the shards that lose records, or a record
             that is to be kept is damaged.
     """
     recover(folder)
-    reader = open_reader(folder)
+    mended = mended or {}
+    reader = FolderReader(folder, files=PatientFiles)
     stems = [name.removesuffix(".index") for name in index_names(folder)]
     first = reader.index.first
-    touched = np.unique(np.searchsorted(first, sorted(drop), "right") - 1).tolist()
+    touched = np.unique(np.searchsorted(first, sorted({*drop, *mended}), "right") - 1).tolist()
     rows = [row for shard in touched for row in range(int(first[shard]), int(first[shard + 1]))]
     kept, gone = [row for row in rows if row not in drop], set(rows)
     _check_room(folder, int(reader.index.size[kept].sum()))
     side = os.path.join(folder, SIDE)
     with open_writer(side, reader.fields) as writer:
         for row in kept:
-            writer.write(reader[row])
+            writer.write(mended[row]() if row in mended else reader[row])
     reader.close()
-    stay = [entry for row, entry in enumerate(entries) if row not in gone]
-    write_entries(os.path.join(side, SAMPLES), [*stay, *[entries[row] for row in kept]])
+    if entries is not None:
+        stay = [entry for row, entry in enumerate(entries) if row not in gone]
+        write_entries(os.path.join(side, SAMPLES), [*stay, *[entries[row] for row in kept]])
     orders = {
         "remove": [stems[shard] for shard in touched],
         "number": int(stems[-1]) + 1,
         "digits": len(stems[-1]),
         "metadata": {
-            "entries": len(stay) + len(kept),
+            "entries": len(reader) - len(gone) + len(kept),
             "features": dict(reader.fields),
             "version": 1,
         },

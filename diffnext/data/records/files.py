@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from diffnext.data.records.base import RecordError
 from diffnext.utils.files import write_bytes
 
+BEYOND = 1 << 62  # bytes; no file is so long
 Buffer = bytes | bytearray | memoryview
 Job = tuple[int, int, Sequence[bytearray | memoryview]]
 """Number of a file, first byte to read, and the buffers that are filled one after another."""
@@ -122,3 +123,11 @@ class Files:
             else:
                 self._open.move_to_end(number)
             return file
+
+
+class PatientFiles(Files):
+    """Shards that may be missing or too short: what is in vain is only to read what is not there."""
+
+    def sizes(self) -> list[int]:
+        """More than any index asks for."""
+        return [BEYOND] * len(self.paths)

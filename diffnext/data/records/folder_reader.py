@@ -83,6 +83,15 @@ class FolderReader:
         """
         return self._decode(index, self._read(index, verify=True))
 
+    def raw(self, index: int, *, verify: bool = True) -> tuple[bytes, int]:
+        """The bytes of a record as its shard has them, and their checksum; 0: there is none.
+
+        Raises:
+            IndexError: no such record.
+            DamagedRecord: they are not all there, or `verify` finds others than were written.
+        """
+        return self._read(index, verify=verify), self.index.locate(index)[-1]
+
     def read_into(
         self,
         indices: Sequence[int],

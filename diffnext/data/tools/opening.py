@@ -14,7 +14,7 @@ from diffnext.data.cache_identity import upgrade_identity
 from diffnext.data.journal import Entry, parse_line
 from diffnext.data.prune import is_pending
 from diffnext.data.records import read_identity
-from diffnext.data.records.files import Files
+from diffnext.data.records.files import Files, PatientFiles
 from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.layout import METADATA, SAMPLES
 
@@ -22,19 +22,10 @@ A = TypeVar("A")
 Progress = Callable[[Iterable[A], int, str], Iterable[A]]
 """Wraps an iterable of known length, with a name, to show how far it is."""
 
-BOUNDLESS = 1 << 62
-
 
 def silent(items: Iterable[A], total: int, name: str) -> Iterable[A]:
     """A `Progress` that shows nothing."""
     return items
-
-
-class PatientFiles(Files):
-    """Shards that may be missing or too short: only the records that are not there cannot be read."""
-
-    def sizes(self) -> list[int]:
-        return [BOUNDLESS] * len(self.paths)
 
 
 class Cache:
@@ -42,7 +33,8 @@ class Cache:
 
     Args:
         path: the folder.
-        patient: open it even if shards are missing or truncated.
+        patient: open it even if shards are missing or truncated; of an unfinished one, the last
+            record may be torn, and is left out.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -61,7 +53,9 @@ class Cache:
         self.finished = os.path.exists(os.path.join(self.path, METADATA))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `finished` says it
-            self.reader = FolderReader(self.path, files=PatientFiles if patient else Files)
+            self.reader = FolderReader(
+                self.path, files=PatientFiles if patient and self.finished else Files
+            )
         self.identity = read_identity(self.path)
 
     def __len__(self) -> int:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a whole cache and say what is damaged: records, index, METADATA, journal, identity.
+
+    diffnext cache verify cache
+    diffnext cache verify cache --repair --vae /path/to/model
+    diffnext cache verify cache --repair --drop
+
+--repair encodes damaged records again from what they were made of, if that is still the same, byte for
+byte. Exit codes: 0 sound or mended, 1 damaged, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from diffnext.cli.common import bar, guarded, parser
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    made = parser("cache verify", __doc__)
+    add = made.add_argument
+    add("cache", help="folder of records")
+    add("--json", action="store_true", help="for programs; what --repair does comes after it")
+    add("--repair", action="store_true", help="mend what is damaged")
+    add("--vae", help="folder of the autoencoder that made the cache, or of its model")
+    add("--input", help="what the cache was built from, where captions are damaged too")
+    add("--columns", default="", metavar="FIELD=COLUMN,...", help="as it was built with")
+    add(
+        "--drop",
+        action="store_true",
+        help="drop what cannot be encoded again, or all without --vae",
+    )
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add("--workers", type=int, default=1, help="processes that decode (1)")
+    args = made.parse_args(argv)
+    if args.repair and not (args.vae or args.drop):
+        made.error("--repair needs --vae to encode damaged records again, or --drop")
+    if not args.repair and (args.vae or args.drop or args.input):
+        made.error("--vae, --input and --drop are for --repair")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return guarded("cache verify", run, parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    from diffnext.data.prune import recover
+    from diffnext.data.records.lock import FolderLock
+
+    if not args.repair:
+        return 1 if look(args).problems else 0
+    if not os.path.isdir(args.cache):
+        raise FileNotFoundError(f"{args.cache} is not a folder of records")
+    with FolderLock(args.cache) as lock:
+        recover(args.cache)
+        return mend(args, look(args), lock)
+
+
+def look(args: argparse.Namespace):
+    """Check the cache, print what was found. Returns the report."""
+    from diffnext.data.tools.verify import check
+
+    report = check(args.cache, progress=bar)
+    if args.json:
+        print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+        return report
+    for problem in report.problems:
+        print(f"{problem.part}: {problem.what}")
+    for note in report.notes:
+        print(f"note: {note}")
+    print(
+        f"{args.cache}: {report.records} records, {len(report.damaged)} damaged, "
+        f"{len(report.problems) - len(report.damaged)} other problems"
+    )
+    return report
+
+
+def mend(args: argparse.Namespace, report, lock) -> int:
+    """Repair what a check has found."""
+    from diffnext.data.records.index import SIDECAR
+    from diffnext.data.tools import repair
+
+    parts = {problem.part for problem in report.problems}
+    left = parts & {"journal", "identity"}
+    if "index" in parts:
+        if not report.records:  # it cannot be opened at all
+            return 1
+        os.unlink(os.path.join(args.cache, SIDECAR))
+        print(f"{SIDECAR} was removed; the next reader makes it anew")
+    if "METADATA" in parts:
+        repair.finish(args.cache, lock)
+        print("METADATA was written; what is complete counts")
+    if report.damaged:
+        remedy = make_remedy(args) if args.vae else None
+        outcome = repair.repair(
+            args.cache, report.damaged, remedy=remedy, drop=args.drop, progress=bar
+        )
+        for row, reason in sorted(outcome.failed.items()):
+            print(f"record {row} cannot be encoded again: {reason}")
+        print(f"{len(outcome.mended)} encoded again, {len(outcome.dropped)} dropped")
+        if len(outcome.mended) + len(outcome.dropped) < len(report.damaged):
+            print("nothing was changed; --drop drops the records that cannot be encoded again")
+            return 1
+    return 1 if left else 0
+
+
+def make_remedy(args: argparse.Namespace):
+    """The autoencoder that made the cache, ready to encode as it did then."""
+    import torch
+
+    from diffnext.cli.build_cache import latents_of, pick_device
+    from diffnext.data.cache_identity import upgrade_identity
+    from diffnext.data.encoding import Encoder
+    from diffnext.data.record_fields import complete
+    from diffnext.data.records import read_identity
+    from diffnext.data.sources import parse_columns, scan
+    from diffnext.data.tools.repair import Remedy
+    from diffnext.models.autoencoders.loading import describe_vae, load_vae
+
+    identity = upgrade_identity(read_identity(args.cache) or {})[0]
+    found, stated = describe_vae(args.vae), identity.get("vae")
+    if found != stated:
+        differs = sorted(key for key in found if found[key] != (stated or {}).get(key))
+        raise ValueError(f"--vae {args.vae} is not what made {args.cache}: {differs} differ")
+    device, _ = pick_device(args.device, "fp32")
+    dtype = getattr(torch, identity["dtype"]["encode"])
+    latents = latents_of(args.vae)
+    encode = Encoder(load_vae(args.vae, device=device, dtype=dtype), video=latents.time_stride > 1)
+    sources = []
+    if args.input:
+        listing, computed = scan(args.input, parse_columns(args.columns)), identity["rules"]
+        sources = complete(listing.sources, identity["fields"], computed, listing.failures)
+    by_path = {source.path: source for source in sources}
+    return Remedy(encode, latents, by_path, args.workers)

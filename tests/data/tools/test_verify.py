@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Damage of every kind is found and named; repair gives back the cache as it was."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffnext.cli import main
+from diffnext.data.journal import JOURNAL, Journal
+from diffnext.data.records import open_reader
+from diffnext.data.records.index import SIDECAR
+from diffnext.data.tools import repair
+from diffnext.data.tools.repair import Remedy
+from diffnext.data.tools.verify import check
+from tests.data.cache_builds import LATENTS, encode
+from tests.data.tools.small import copy, equal, flip_byte, records, write_records
+
+
+def place(cache, row):
+    """Byte at which a record begins."""
+    reader = open_reader(cache)
+    return int(reader.index.offset[row])
+
+
+def parts(report):
+    return [(problem.part, problem.record) for problem in report.problems]
+
+
+def entries(path):
+    return Journal(path, len(open_reader(path))).entries
+
+
+def mend(path, report, **options):
+    remedy = Remedy(encode, LATENTS, workers=0)
+    return repair.repair(str(path), report.damaged, **{"remedy": remedy, **options})
+
+
+def assert_as_built(path, cache):
+    """The same records, each with its line of the journal; in any order."""
+    assert check(str(path)).problems == []
+    found = {e.key: r for e, r in zip(entries(path), records(path), strict=True)}
+    wanted = {e.key: r for e, r in zip(entries(cache), records(cache), strict=True)}
+    assert found.keys() == wanted.keys()
+    assert all(equal([found[key]], [wanted[key]]) for key in wanted)
+
+
+def test_a_sound_cache(cache, capsys):
+    assert main(["cache", "verify", str(cache)]) == 0
+    assert "7 records, 0 damaged, 0 other problems" in capsys.readouterr().out
+
+
+def test_a_flipped_byte_is_named(cache, tmp_path, capsys):
+    broken = copy(cache, tmp_path / "c")
+    flip_byte(broken / "00000.data", place(cache, 4) + 100)
+    assert main(["cache", "verify", str(broken)]) == 1
+    shown = capsys.readouterr().out
+    assert "00000.data record 4" in shown and "p4.png" in shown and entries(cache)[4].key in shown
+    assert main(["cache", "verify", str(broken), "--json"]) == 1
+    [problem] = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["part"], problem["record"]) == ("record", 4)
+
+
+def shorten(path, cut):
+    with open(path, "r+b") as stream:
+        stream.truncate(cut)
+
+
+DAMAGE = {
+    "a byte": (lambda c: flip_byte(c / "00000.data", place(c, 2) + 90), [2]),
+    "two bytes": (
+        lambda c: [flip_byte(c / "00000.data", place(c, n) + 90) for n in (0, 6)],
+        [0, 6],
+    ),
+    "a short shard": (lambda c: shorten(c / "00000.data", place(c, 5) + 50), [5, 6]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_repair_gives_back_what_was(photos, cache, tmp_path, kind):
+    broken = copy(cache, tmp_path / "c")
+    damage, rows = DAMAGE[kind]
+    damage(broken)
+    report = check(str(broken))
+    assert report.damaged == rows
+    if kind == "a short shard":  # the captions of what is not there have to come from elsewhere
+        assert set(mend(broken, report).failed) == set(rows)
+        assert check(str(broken)).damaged == rows  # nothing was changed
+        from diffnext.data.sources import scan
+
+        sources = {s.path: s for s in scan(str(photos)).sources}
+        from diffnext.data.record_fields import complete
+
+        filled = complete(list(sources.values()), ["caption", "text"], (), [])
+        remedy = Remedy(encode, LATENTS, {s.path: s for s in filled}, workers=0)
+        outcome = mend(broken, report, remedy=remedy)
+    else:
+        outcome = mend(broken, report)
+    assert (outcome.mended, outcome.failed) == (rows, {})
+    assert_as_built(broken, cache)
+    assert not (broken / repair.ASIDE).exists()
+
+
+def test_a_source_that_was_edited_is_not_taken(cache, tmp_path):
+    from tests.data.cache_builds import run, write_photos, write_picture
+
+    folder = write_photos(tmp_path / "photos")
+    path = tmp_path / "c"
+    run(folder, path)
+    flip_byte(path / "00000.data", place(path, 1) + 90)
+    flip_byte(path / "00000.data", place(path, 3) + 90)
+    write_picture(folder, "p1", 99)
+    (folder / "p3.png").unlink()
+    report, before = check(str(path)), records_of_files(path)
+    outcome = mend(path, report)
+    assert "was edited" in outcome.failed[1] and "is not there" in outcome.failed[3]
+    assert records_of_files(path) == before
+    outcome = mend(path, report, drop=True)
+    assert (outcome.mended, outcome.dropped) == ([], [1, 3])
+    assert check(str(path)).problems == []
+    assert [e.path[-6:] for e in entries(path)] == [f"p{n}.png" for n in (0, 2, 4, 5, 6)]
+
+
+def records_of_files(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_without_a_journal_records_are_only_dropped(tmp_path, capsys):
+    rows = [{"moments": np.full((8, 2, 2), n), "caption": f"{n}"} for n in range(4)]
+    path = write_records(tmp_path / "c", rows)
+    flip_byte(path / "00000.data", place(path, 1) + 60)
+    report = check(str(path))
+    assert report.damaged == [1] and "no journal" in " ".join(report.notes)
+    assert "no journal" in mend(path, report).failed[1]
+    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
+    assert "1 dropped" in capsys.readouterr().out
+    assert [record["caption"] for record in records(path)] == ["0", "2", "3"]
+
+
+def test_values_that_are_not_finite(tmp_path):
+    rows = [{"moments": np.full((8, 2, 2), float(n)), "caption": ""} for n in range(3)]
+    rows[1]["moments"][5, 0, 1] = np.nan
+    rows[2]["moments"][0, 1, 1] = -np.inf
+    report = check(str(write_records(tmp_path / "c", rows)))
+    assert parts(report) == [("record", 1), ("record", 2)]
+    assert "NaN or infinite" in report.problems[0].what
+
+
+def test_files_beside_the_records(cache, tmp_path):
+    def broken(name):
+        return copy(cache, tmp_path / name)
+
+    path = broken("unfinished")
+    (path / "METADATA").unlink()
+    assert parts(check(str(path))) == [("METADATA", -1)]
+    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
+    assert_as_built(path, cache)
+
+    path = broken("journal")
+    lines = (path / JOURNAL).read_text().splitlines(keepends=True)
+    (path / JOURNAL).write_text("".join(lines[:5]))
+    assert [problem.part for problem in check(str(path)).problems] == ["journal"]
+
+    path = broken("size")
+    (path / JOURNAL).write_text(
+        "".join([*lines[:3], lines[3].replace('"height": 32', '"height": 64')])
+    )
+    assert ("journal", 3) in parts(check(str(path)))
+
+    path = broken("identity")
+    text = (path / "diffnext.json").read_text()
+    (path / "diffnext.json").write_text(text.replace('"caption",', '"label",'))
+    assert parts(check(str(path))) == [("identity", -1)]
+
+    path = broken("index")
+    reader = open_reader(path)
+    at = (path / SIDECAR).read_bytes().index(reader.index.offset[3].tobytes())
+    flip_byte(path / SIDECAR, at)
+    assert ("index", -1) in parts(check(str(path)))
+    main(["cache", "verify", str(path), "--repair", "--drop"])
+    assert not (path / SIDECAR).exists()
+
+    path = broken("lines")
+    text = (path / "00000.index").read_text().splitlines(keepends=True)
+    (path / "00000.index").write_text("".join(text[:-1]))
+    assert parts(check(str(path))) == [("index", -1)]
+
+
+def test_a_shard_that_is_not_there(cache, tmp_path):
+    broken = copy(cache, tmp_path / "c")
+    (broken / "00000.data").unlink()
+    assert check(str(broken)).damaged == list(range(7))
+
+
+@pytest.mark.parametrize("options", [["--repair"], ["--drop"]])
+def test_options_that_need_others(cache, options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["cache", "verify", str(cache), *options])
+    assert caught.value.code == 2
