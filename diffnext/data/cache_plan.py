@@ -16,7 +16,7 @@ from diffnext.data.cache_identity import Latents, check_identity, make_identity,
 from diffnext.data.choices import Choices
 from diffnext.data.journal import Entry, Journal, sample_key
 from diffnext.data.ledger import attempt, read_ledger
-from diffnext.data.prompt_cache import Find
+from diffnext.data.prompt_cache import Find, expected_bytes
 from diffnext.data.prune import prune
 from diffnext.data.record_fields import complete, field_names, record_types
 from diffnext.data.records import write_identity
@@ -109,13 +109,18 @@ class Plan:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the records to be written: float16 moments, and about 300 bytes for the rest."""
-        total = 0
+        """Size of what is to be written: float16 moments, and about 300 bytes for the rest.
+
+        Embeddings of prompts count twice, as they are kept aside until the build is done.
+        """
+        total, encoder = 0, self.identity.get("text_encoder")
         for item in self.items:
             size = 2
             for length in self.latents.shape(item.view):
                 size *= length
             total += size + 300
+            if encoder is not None:
+                total += 2 * expected_bytes(item.source.fields(), encoder)
         return total
 
     @property

@@ -163,6 +163,8 @@ class JoinedReader:
 
     def _merge(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
         merged = {**first, **second}
+        if "caption" in second and "captions" not in second:
+            merged.pop("captions", None)  # they are others than the caption, which was replaced
         owned = second if self._owner is self.second else first
         if "shape" in owned:
             merged["shape"] = owned["shape"]

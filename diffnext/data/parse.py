@@ -41,11 +41,17 @@ def draw_prompt(
         ValueError: the bytes of an embedding do not fit its shape.
     """
     lot = _caption_lots(seed, epoch)(index) / 2**63  # in [0, 1)
-    several = record.get("captions") or ()
-    if len(several) > 1 and several[0] == record.get("caption"):  # else another was joined to it
+    several = _long_captions(record)
+    if len(several) > 1:
         place = _caption_lots(seed, epoch, "captions")(index) % len(several)
         record = {**record, "caption": several[place]}
     return choose_prompt(record, short=lot < short_caption)
+
+
+def _long_captions(record: Mapping[str, Any]) -> Sequence[Any]:
+    """Texts of the list, which `caption` is one of; embeddings of it, which `caption` goes before."""
+    several = record.get("captions") or ()
+    return [record["caption"], *several] if several and isinstance(several[0], Mapping) else several
 
 
 @functools.lru_cache(maxsize=64)
@@ -87,21 +93,24 @@ def choose_prompt(record: Mapping[str, Any], *, short: bool) -> str | np.ndarray
     caption, text = record.get("caption"), record.get("text")
     if caption and text and isinstance(caption, str) and isinstance(text, str):
         return text if short else caption
-    present = [_prompt(record[name], name) for name in ("caption", "text") if name in record]
-    filled = [prompt for prompt in present if len(prompt)]
+    present = [name for name in ("caption", "text") if name in record]
+    filled = [name for name in present if _is_filled(record[name])]
     if not filled:
-        return present[0] if present else None
-    if len(filled) == 2:
-        return filled[1] if short else filled[0]
-    only = filled[0]
-    is_caption = "caption" in record and only is present[0]
-    return first_sentence(only) if short and is_caption and isinstance(only, str) else only
+        return _prompt(record[present[0]], present[0]) if present else None
+    name = filled[-1 if short else 0]
+    prompt = _prompt(record[name], name)
+    is_whole = short and name == "caption" and isinstance(prompt, str)
+    return first_sentence(prompt) if is_whole else prompt
 
 
 def first_sentence(caption: str) -> str:
     """The text up to and with the first full stop, `!` or `?` that ends a sentence."""
     found = SENTENCE.match(caption.strip())
     return found[0] if found else ""
+
+
+def _is_filled(value: Any) -> bool:
+    return len(value if isinstance(value, str) else value["data"]) > 0
 
 
 def _prompt(value: Any, name: str) -> str | np.ndarray:

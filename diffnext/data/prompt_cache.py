@@ -48,7 +48,19 @@ def words_of(fields: Mapping[str, Any]) -> list[str]:
     """
     caption = fields.get("caption") or fields.get("text") or ""
     text = fields.get("text") or first_sentence(caption)
-    return [caption, "" if text == caption else text, *(fields.get("captions") or ())[1:]]
+    more = (fields.get("captions") or ())[1:]
+    adds_nothing = text == caption and not more
+    return [caption, "" if adds_nothing else text, *more]
+
+
+def expected_bytes(fields: Mapping[str, Any], encoder: Mapping[str, Any]) -> int:
+    """About how large the embeddings of a sample are, at three bytes of text a token.
+
+    Args:
+        encoder: as the identity of the cache states it.
+    """
+    lengths = [len(text.encode()) // 3 + 1 for text in words_of(fields) if text]
+    return sum(min(length, encoder["max_length"]) for length in lengths) * encoder["width"] * 2
 
 
 def embed(batch: Sequence[Mapping[str, Any]], find: Find) -> list[dict[str, Any] | Exception]:

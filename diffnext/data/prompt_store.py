@@ -15,31 +15,15 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from diffnext.data.encoding import is_out_of_memory
-from diffnext.data.journal import Entry, sample_key
-from diffnext.data.prompt_cache import (
-    EMBEDDING,
-    Embedding,
-    embedding_of,
-    embeddings_in,
-    words_of,
-)
+from diffnext.data.prompt_cache import EMBEDDING, Embedding
 from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
-from diffnext.data.sources import Source
-from diffnext.utils.logging import logger
 
 STORE = "diffnext.prompts"
 KEYS = "keys.bin"
 KEY_BYTES = 16
-
-EncodeTexts = Callable[[Sequence[str]], Sequence[np.ndarray]]  # texts to states (L_i, D)
-Progress = Callable[[Iterable, int, str], Iterable]
 
 
 class PromptStore:
@@ -124,114 +108,6 @@ class PromptStore:
             return {}
         count = len(data) // KEY_BYTES
         return {data[n * KEY_BYTES : (n + 1) * KEY_BYTES]: n for n in range(count)}
-
-
-def held_words(
-    entries: Iterable[Entry], sources: Iterable[Source]
-) -> Iterator[tuple[int, list[str]]]:
-    """The records of a cache whose texts are known, by their numbers, with these texts.
-
-    Args:
-        entries: of its journal.
-        sources: the listed media, with the fields that all records have.
-    """
-    listed: dict[str, list[Source]] = {}
-    for source in sources:
-        listed.setdefault(source.path, []).append(source)
-    for number, entry in enumerate(entries):
-        for source in listed.get(entry.path, ()):
-            fields = source.fields()
-            if sample_key(entry.content, fields, entry.view) == entry.key:
-                yield number, words_of(fields)
-                break
-
-
-def copy_held(
-    store: PromptStore, cache: str, held: Iterable[tuple[int, list[str]]], wanted: set[str]
-) -> int:
-    """Copy embeddings from the records of a cache. Returns how many.
-
-    Args:
-        held: records and their words.
-        wanted: texts to look for.
-    """
-    before = len(store)
-    left = {text for text in wanted if text not in store}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished folder
-        reader = open_reader(cache)
-
-    def found() -> Iterator[dict[str, Embedding]]:
-        for number, words in held:
-            if left.intersection(words):
-                texts = dict(zip(words, embeddings_in(reader[number]), strict=True))
-                yield {text: texts[text] for text in texts if text in left}
-                left.difference_update(words)
-
-    store.add(found())
-    reader.close()
-    return len(store) - before
-
-
-def encode_texts(
-    store: PromptStore,
-    texts: Iterable[str],
-    encode: EncodeTexts,
-    *,
-    batch_size: int = 32,
-    progress: Progress = lambda items, total, name: items,
-) -> None:
-    """Embed texts and store them, longest first, so that a batch is of about one length.
-
-    Args:
-        batch_size: texts at a time; fewer from there on where memory turns out too small.
-        progress: wraps an iterable of known length, to show how far it is.
-    """
-    ordered = sorted(texts, key=lambda text: (-len(text), text))
-    patient = PatientTextEncoder(encode, batch_size)
-    remaining = iter(progress(ordered, len(ordered), "prompts"))
-
-    def batches() -> Iterator[dict[str, Embedding | None]]:
-        while batch := list(islice(remaining, patient.most)):
-            yield patient(batch)
-
-    store.add(batches())
-
-
-class PatientTextEncoder:
-    """Embeds texts; what memory is too small for in halves.
-
-    Args:
-        most: texts that are embedded at a time.
-    """
-
-    def __init__(self, encode: EncodeTexts, most: int) -> None:
-        self._encode, self.most = encode, most
-
-    def __call__(self, texts: Sequence[str]) -> dict[str, Embedding | None]:
-        """The embedding of each text; None where its states do not fit into float16.
-
-        Raises:
-            MemoryError, RuntimeError: the encoder failed on a single text, or for another reason
-                than a lack of memory.
-        """
-        try:
-            states = self._encode(texts)
-        except (MemoryError, RuntimeError) as error:
-            if len(texts) == 1 or not is_out_of_memory(error):
-                raise
-            self._halve(len(texts), error)
-        else:
-            return {text: embedding_of(one) for text, one in zip(texts, states, strict=True)}
-        half = len(texts) // 2
-        return {**self(texts[:half]), **self(texts[half:])}
-
-    def _halve(self, count: int, error: Exception) -> None:
-        self.most = min(self.most, count // 2)
-        logger.warning(
-            f"memory is too small for {count} prompts at a time ({error}); they are embedded by "
-            f"{self.most} or fewer from here on"
-        )
 
 
 def _key(text: str) -> bytes:

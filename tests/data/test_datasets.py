@@ -89,6 +89,19 @@ def test_joined_fields_replace_and_add(tmp_path):
         assert batch.moments[:, 0, 0, 0, 0].tolist() == index
 
 
+def test_a_joined_caption_takes_the_place_of_all_captions(tmp_path):
+    kinds = {"shape": ["int64"], "moments": "bytes", "caption": "string", "captions": ["string"]}
+    row = {"moments": np.zeros((4, 2, 2), "<f2"), "shape": [4, 2, 2], "caption": "old"}
+    with open_writer(tmp_path / "a", kinds) as writer:
+        for _ in range(6):
+            writer.write({**row, "captions": ["old", "older"]})
+    b = write(tmp_path / "b", [{"caption": f"new {i}"} for i in range(6)])
+    readers, weights = open_datasets(str(tmp_path / "a"), b)
+    assert "captions" not in readers[0].fields
+    prompts = [p for batch in keys_and_fields(readers, weights) for p in batch.prompts]
+    assert set(prompts) == {f"new {i}" for i in range(6)}
+
+
 def test_joined_moments_bring_their_shape(tmp_path):
     a = images(tmp_path / "a")
     b = images(tmp_path / "b", offset=50, shape=(4, 3, 5))

@@ -182,9 +182,26 @@ def test_each_of_several_captions_is_drawn_as_often():
     )
 
 
-def test_a_caption_that_replaces_the_first_of_several_stands_alone():
-    record = {**RECORD, "caption": "New.", "text": "New.", "captions": ["One.", "Two."]}
-    assert {draw_prompt(record, seed=1, index=i, epoch=0) for i in range(20)} == {"New."}
+def test_embeddings_of_several_captions_are_drawn_as_their_texts_are():
+    """Of a list of embeddings the first is left out, as it is that of `caption`."""
+    texts = ["One.", "Two.", "Three."]
+    embeddings = {
+        text: {"data": np.full((1, 4), n + 1, "<f2").tobytes(), "shape": [1, 4]}
+        for n, text in enumerate([*texts, "cat"])
+    }
+    record = {"caption": texts[0], "text": "cat", "captions": texts}
+    embedded = {
+        "caption": embeddings[texts[0]],
+        "text": embeddings["cat"],
+        "captions": [embeddings[text] for text in texts[1:]],
+    }
+    seen = set()
+    for index in range(60):
+        text = draw_prompt(record, seed=1, index=index, epoch=2)
+        found = draw_prompt(embedded, seed=1, index=index, epoch=2)
+        assert found.tobytes() == embeddings[text]["data"]
+        seen.add(text)
+    assert seen == {*texts, "cat"}
 
 
 def test_one_caption_in_a_list_is_the_caption():
