@@ -12,8 +12,6 @@ import hashlib
 import json
 import os
 import posixpath
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +27,7 @@ from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.identity import IDENTITY
 from diffnext.data.records.index import SIDECAR, adopt_copy
 from diffnext.data.records.layout import METADATA
-from diffnext.data.remote.room import HAS_LOCKS, IN_USE, Room, hold
+from diffnext.data.remote.room import HAS_LOCKS, Room, hold
 from diffnext.data.remote.shards import RemoteFiles
 from diffnext.data.remote.store import ATTEMPTS, REQUESTS, RemoteError, RemoteFile, Store
 from diffnext.utils.hashes import user_cache
@@ -80,7 +78,7 @@ class RemoteReader:
             os.path.expanduser(folder) or user_cache() / "remote", int(gib * GIB) or None
         )
         self._has_ranges = store.find_ranges(files[METADATA].size)
-        self.home, self._held = _open_copy(store, files, self._room.folder)
+        self.home, self._held = _open_copy(store, files, self._room)
         self.num_bytes = sum(f.size for name, f in files.items() if name.endswith(".data"))
         self._check_room()
         self._files: RemoteFiles
@@ -207,32 +205,24 @@ def _is_needed(name: str) -> bool:
     return name in (METADATA, IDENTITY, SIDECAR) or name.endswith((".data", ".index", ".check"))
 
 
-def _open_copy(store: Store, files: Mapping[str, RemoteFile], folder: Path) -> tuple[str, Any]:
+def _open_copy(store: Store, files: Mapping[str, RemoteFile], room: Room) -> tuple[str, Any]:
     """The local folder of this version of a cache, and what keeps it there."""
     versions = [[name, file.size, file.version] for name, file in sorted(files.items())]
     mark = hashlib.sha256(json.dumps([store.url, versions]).encode()).hexdigest()[:16]
-    home = folder / f"{posixpath.basename(store.url)}-{mark}"
+    home = room.folder / f"{posixpath.basename(store.url)}-{mark}"
     while (held := hold(home)) is None:  # not there, or removed at this moment
-        _copy_description(store, files, home)
+        with room.new(home) as draft:
+            _copy_description(store, files, draft)
     return str(home), held
 
 
-def _copy_description(store: Store, files: Mapping[str, RemoteFile], home: Path) -> None:
-    """Copy all but the shards; the folder appears when it is complete."""
-    draft = home.with_name(f".{home.name}.{uuid.uuid4().hex}")
-    draft.mkdir()
-    try:
-        small = [name for name in files if not name.endswith(".data")]
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            copied = [
-                pool.submit(store.copy, name, str(draft / name), files[name].size) for name in small
-            ]
-        for copy in copied:
-            copy.result()
-        adopt_copy(str(draft))
-        (draft / IN_USE).touch()
-        os.rename(draft, home)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-        if not home.is_dir():  # else another process was faster
-            raise
+def _copy_description(store: Store, files: Mapping[str, RemoteFile], folder: Path) -> None:
+    """Copy all but the shards."""
+    small = [name for name in files if not name.endswith(".data")]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        copied = [
+            pool.submit(store.copy, name, str(folder / name), files[name].size) for name in small
+        ]
+    for copy in copied:
+        copy.result()
+    adopt_copy(str(folder))

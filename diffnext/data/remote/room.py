@@ -4,7 +4,8 @@
 Each cache has a folder of its own in it, which a process that reads the cache holds with a shared lock.
 A copy is written to a draft that has its full size from the beginning, so that what is on the disk
 is also what is promised, and that its writer holds with a lock, so that one that nobody holds is
-what a killed process left.
+what a killed process left. A folder has its name only while all of it is there: it is filled, and it is
+removed, under another one that begins with a point.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import io
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +54,26 @@ class Room:
             with contextlib.suppress(FileNotFoundError):  # a draft that was finished just now
                 total += path.stat().st_size
         return total
+
+    @contextlib.contextmanager
+    def new(self, cache: Path) -> Iterator[Path]:
+        """Give a folder to fill, which becomes `cache` after the block, or goes if that is there."""
+        aside = _aside(cache)
+        with contextlib.ExitStack() as held:
+            with locked(self.folder / "lock"):
+                self._remove_abandoned()
+                if cache.is_dir() and not (cache / IN_USE).exists():  # not one that was ever whole
+                    shutil.rmtree(cache)
+                aside.mkdir()
+                mark = held.enter_context(open(aside / IN_USE, "ab"))
+                _try_lock(mark, exclusive=False)
+            try:
+                yield aside
+                os.rename(aside, cache)
+            except BaseException as error:
+                shutil.rmtree(aside, ignore_errors=True)
+                if not (isinstance(error, OSError) and cache.is_dir()):  # another was faster
+                    raise
 
     @contextlib.contextmanager
     def draft(self, final: Path, size: int) -> Iterator[Path | None]:
@@ -106,7 +128,11 @@ class Room:
         return self.used() + size > self.limit_bytes or size > free
 
     def _remove_abandoned(self) -> None:
-        """Remove drafts that nobody is writing."""
+        """Remove drafts, and folders that are not whole, that nobody is writing or removing."""
+        if not HAS_LOCKS:
+            return
+        for folder in self.folder.glob(".*/"):
+            self._remove(folder)
         for draft in self.folder.glob(f"*/*{DRAFT}"):
             with contextlib.suppress(FileNotFoundError), open(draft, "rb") as stream:
                 if _try_lock(stream, exclusive=True):
@@ -118,10 +144,18 @@ class Room:
         return [folder for _, folder in sorted((m.stat().st_mtime_ns, m.parent) for m in marks)]
 
     def _remove(self, cache: Path) -> None:
-        """Remove a cache's folder if no process reads it."""
-        with open(cache / IN_USE, "rb") as stream:
-            if _try_lock(stream, exclusive=True):
-                shutil.rmtree(cache)
+        """Remove a folder if no process holds it. Under the folder's lock."""
+        with contextlib.suppress(FileNotFoundError), open(cache / IN_USE, "rb") as stream:
+            if not _try_lock(stream, exclusive=True):
+                return
+        if not cache.name.startswith("."):
+            cache = cache.rename(_aside(cache))
+        shutil.rmtree(cache)
+
+
+def _aside(cache: Path) -> Path:
+    """A name that no folder has, for one that is not whole."""
+    return cache.with_name(f".{cache.name}.{uuid.uuid4().hex}")
 
 
 def hold(cache: Path) -> io.FileIO | None:
@@ -131,7 +165,7 @@ def hold(cache: Path) -> io.FileIO | None:
     """
     mark = cache / IN_USE
     try:
-        stream = open(mark, "ab", buffering=0)
+        stream = open(mark, "rb", buffering=0)
     except FileNotFoundError:
         return None
     if _try_lock(stream, exclusive=False) and _is_at(stream, mark):

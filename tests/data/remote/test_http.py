@@ -262,6 +262,44 @@ def test_drafts_of_killed_processes_take_no_room(folder, web, opened):
     wait_for_copies(reader, 1)
 
 
+def test_what_a_killed_removal_left_is_not_read(folder, tmp_path, opened, monkeypatch):
+    """A process makes room for another cache and ends in the midst of it."""
+    one = (folder / "00000.data").stat().st_size * 1.5 / 2**30
+    with serving(folder) as first, serving(folder) as second:
+        old = opened(first, gib=one)
+        old[0]
+        wait_for_copies(old, 1)
+        old.close()
+        old._held.close()
+
+        def killed(path, **_):
+            (Path(path) / "METADATA").unlink()
+            (Path(path) / "00001.index").unlink()
+            raise OSError("the end")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", killed)
+            new = opened(second, gib=one)
+            new[0]
+            deadline = time.monotonic() + 20
+            while list(Path(old.home).glob("METADATA")):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            new.close()
+        assert same_as(folder, opened(first, gib=one))
+        hidden = [path for path in (tmp_path / "copies").iterdir() if path.name.startswith(".")]
+        assert hidden == []
+
+
+def test_a_folder_that_was_never_whole_is_made_again(folder, web, opened):
+    reader = opened(web)
+    reader.close()
+    reader._held.close()
+    for name in ("in_use", "00001.index"):
+        (Path(reader.home) / name).unlink()
+    assert same_as(folder, opened(web))
+
+
 def test_a_shard_whose_copier_was_killed_is_copied_later(folder, web, opened, monkeypatch):
     monkeypatch.setattr("diffnext.data.remote.shards.AGAIN_S", 0.05)
     reader = opened(web)
