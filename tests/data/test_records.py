@@ -15,7 +15,15 @@ import pytest
 
 from diffnext.data.records import RecordError, open_reader, open_writer
 from diffnext.data.records.folder_reader import FolderReader
-from diffnext.data.records.index import SIDECAR, save, text_state
+from diffnext.data.records.index import (
+    ALIGN,
+    MAGIC,
+    SIDECAR,
+    adopt_copy,
+    load,
+    save,
+    text_state,
+)
 from tests.data.record_rows import FIELDS, SHAPES, read_all, record, same, write
 
 
@@ -144,6 +152,29 @@ def test_a_damaged_copy_of_the_index_is_not_used(folder):
     for broken in (b"", b"noise", whole[: len(whole) // 2]):
         copy.write_bytes(broken)
         assert same(open_reader(folder)[13], record(13))
+
+
+def wrong_heads(head):
+    """What a damaged or a foreign file could say of its arrays."""
+    yield from ([], "noise", {"state": head["state"]}, {**head, "shapes": 3})
+    rows = head["arrays"]
+    for wrong in (["size", "<i4"], ["order", "|O"], ["noise", "<i8"]):
+        yield {**head, "arrays": [*rows[:3], [*wrong, 20], *rows[4:]]}
+    yield {**head, "arrays": [[name, kind, -count] for name, kind, count in rows]}
+    yield {**head, "arrays": [[name, kind, f"{count}"] for name, kind, count in rows]}
+    yield {**head, "arrays": [["offset", "|O", 20], *[row for row in rows if row[0] != "offset"]]}
+
+
+def test_a_copy_with_a_damaged_head_is_not_used(folder):
+    """Arrays of other types above all: numpy would take bytes of a file for objects in memory."""
+    copy = folder / SIDECAR
+    _, head, rest = copy.read_bytes().split(b"\n", 2)
+    for wrong in wrong_heads(json.loads(head)):
+        text = MAGIC + json.dumps(wrong).encode() + b"\n"
+        copy.write_bytes(text.ljust(-(-len(text) // ALIGN) * ALIGN) + rest.lstrip(b" "))
+        adopt_copy(str(folder))
+        assert load(str(folder), text_state(str(folder))) is None
+        assert read_all(folder)[13]["caption"] == record(13)["caption"]
 
 
 def wrong_copies(index):

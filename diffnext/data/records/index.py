@@ -26,6 +26,14 @@ from diffnext.data.records.files import write_atomic
 SIDECAR = "diffnext.index.bin"  # codewithgpu opens every file whose name ends with ".index"
 MAGIC = b"diffnext index 2\n"
 ALIGN = 64
+DTYPES = {  # of the arrays; those of another file are not believed
+    "first": "<i8",
+    "ends": "<i8",
+    "offset": "<i8",
+    "size": "<u4",
+    "sums": "<u8",
+    "order": "<u4",
+}
 
 Row = tuple[int, int, int, int]  # shard, offset and size in bytes, checksum (0: none)
 
@@ -160,14 +168,15 @@ def load(path: str, state: list[list]) -> Index | None:
     """Map the binary copy; None if there is none for this state of the text files, or a wrong one."""
     file = os.path.join(path, SIDECAR)
     head, start = _read_head(file)
-    if head is None or head["state"] != state:
+    if head is None or head.get("state") != state:
         return None
-    arrays = _map_arrays(file, head["arrays"], _aligned(start))
-    if arrays is None:
+    try:
+        arrays = _map_arrays(file, head["arrays"], _aligned(start))
+        shapes = None if head["shapes"] is None else tuple(map(tuple, head["shapes"]))
+        index = Index(**arrays, shapes=shapes, counts=tuple(head["counts"]))
+        return index if _is_whole(index, len(state)) else None
+    except (KeyError, TypeError, ValueError):  # it is damaged, and no more than a help
         return None
-    shapes = None if head["shapes"] is None else tuple(map(tuple, head["shapes"]))
-    index = Index(**arrays, shapes=shapes, counts=tuple(head["counts"]))
-    return index if _is_whole(index, len(state)) else None
 
 
 def adopt_copy(path: str) -> None:
@@ -177,9 +186,10 @@ def adopt_copy(path: str) -> None:
     """
     head, _ = _read_head(os.path.join(path, SIDECAR))
     found = text_state(path)
-    if head is not None and _without_times(head["state"]) == _without_times(found):
-        for name, _, time_ns, _ in head["state"]:
-            os.utime(os.path.join(path, name), ns=(time_ns, time_ns))
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # damaged: it will not be used
+        if head is not None and _without_times(head["state"]) == _without_times(found):
+            for name, _, time_ns, _ in head["state"]:
+                os.utime(os.path.join(path, name), ns=(time_ns, time_ns))
 
 
 def _without_times(state: list[list]) -> list[list]:
@@ -191,7 +201,8 @@ def _read_head(file: str) -> tuple[dict | None, int]:
     try:
         with open(file, "rb") as stream:
             if stream.readline() == MAGIC:
-                return json.loads(stream.readline()), stream.tell()
+                head = json.loads(stream.readline())
+                return (head if isinstance(head, dict) else None), stream.tell()
     except (OSError, ValueError):
         pass
     return None, 0
@@ -209,13 +220,18 @@ def _is_whole(index: Index, shards: int) -> bool:
     return counts == {int(first[-1])} and bool(np.all(first[1:] >= first[:-1]))
 
 
-def _map_arrays(file: str, specs: list[list], start: int) -> dict[str, np.ndarray] | None:
+def _map_arrays(file: str, specs: list[list], start: int) -> dict[str, np.ndarray]:
+    """Map the arrays that a head names.
+
+    Raises:
+        KeyError, TypeError, ValueError: it does not speak of such arrays, or not of this file.
+    """
     arrays = {}
     whole = os.path.getsize(file)
     for name, dtype, count in specs:
-        nbytes = np.dtype(dtype).itemsize * count
-        if start + nbytes > whole:
-            return None
+        nbytes = np.dtype(DTYPES[name]).itemsize * count
+        if dtype != DTYPES[name] or not 0 <= nbytes <= whole - start:
+            raise ValueError(f"{file}: {name} is {count} times {dtype}")
         mapped = np.memmap(file, dtype, "r", start, (count,)) if count else np.empty(0, dtype)
         arrays[name] = np.asarray(mapped)
         start += _aligned(nbytes)
