@@ -54,7 +54,7 @@ class Scout:
             return self._ledger[tried]
         try:
             chosen = self._choices.get(path, stamp) or self._choose(source, stamp)
-            return Look(stamp, self._content(source, stamp, chosen), chosen)
+            return Look(stamp, self._content(source, stamp), chosen)
         except Exception as error:
             return Failure(path, "probe", _reason(error), attempt(path, stamp))
 
@@ -65,9 +65,10 @@ class Scout:
         self._choices.add(source.path, stamp, chosen)
         return chosen
 
-    def _content(self, source: Source, stamp: tuple[int, int], chosen: Chosen) -> str:
+    def _content(self, source: Source, stamp: tuple[int, int]) -> str:
+        """Of a medium without views too: its records of other views are not stale by that."""
         known = self._journal.content(source.path, stamp)
-        if known or not chosen.views or not self._journal.may_hold(stamp):
+        if known or not self._journal.may_hold(stamp):
             return known
         return source.location.digest()
 

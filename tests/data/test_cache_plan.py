@@ -157,6 +157,15 @@ def test_a_resolution_may_be_added_and_the_records_of_the_other_stay(photos, tmp
     assert plan_for(photos, tmp_path / "cache", rules=both).present == 14
 
 
+def test_touched_files_keep_their_records_though_this_build_takes_no_view_of_them(photos, tmp_path):
+    run(photos, tmp_path / "cache")
+    for path in photos.glob("*.png"):
+        os.utime(path, ns=(0, 0))
+    too_large = ViewRules((((640, 960),),), upscale=False)
+    plan = plan_for(photos, tmp_path / "cache", rules=too_large)
+    assert (len(plan.dropped), plan.items, plan.stale) == (7, [], {})
+
+
 def test_views_of_one_medium_are_one_task(photos, tmp_path):
     rules = ViewRules((((32, 48),), ((64, 64),)), flip=True)
     plan = plan_for(photos, tmp_path / "cache", rules=rules)
