@@ -15,8 +15,12 @@ COMMANDS = {
     "train": ("train", "train a model"),
     "generate": ("generate", "make pictures and videos with a model"),
     "cache build": ("build_cache", "encode pictures and videos into a cache"),
+    "cache prompts": ("cache_prompts", "embed the prompts of a cache into a folder beside it"),
     "cache info": ("cache_info", "say what a cache holds and what made it"),
     "cache verify": ("cache_verify", "find damaged records, and mend them"),
+    "cache filter": ("cache_filter", "make a cache of some of the records of another"),
+    "cache merge": ("cache_merge", "make one cache of several"),
+    "cache split": ("cache_split", "make parts of a cache by chance, to hold one out"),
 }
 ALIASES = {"sample": "generate"}
 

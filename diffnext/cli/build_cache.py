@@ -21,6 +21,7 @@ import re
 import sys
 import time
 
+from diffnext.cli.cache_prompts import add_prompts, check_prompts, describe_encoder, embed_plan
 from diffnext.cli.ranks import is_one_of_many, local_count, local_rank
 from diffnext.data.view_options import add_views, positive
 
@@ -52,6 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="compute the field flow of videos that have none: mean length of the optical flow, in "
         "pixels of a picture of 480 lines per 1/12 s",
     )
+    add_prompts(parser)
     add_speed(parser)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--dtype", default="auto", help="auto, fp32, fp16 or bf16; auto: fp16 on cuda, else fp32")
@@ -146,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
     from diffnext.data.records.lock import FolderLock
 
     device, dtype = pick_device(args.device, args.dtype)
+    check_prompts(args, many=args.join or is_one_of_many())
     latents = latents_of(args.vae)
     tools = Tools(
         lambda: load_encoder(args, latents, device, dtype),
@@ -176,7 +179,10 @@ def what_is_asked(args: argparse.Namespace, latents, dtype) -> dict:
 
     rules = dataclasses.asdict(view_rules(args, latents))
     options = {name: getattr(args, name) for name in ("input", "columns", "motion")}
-    return {**options, **rules, "dtype": str(dtype), "vae": describe_vae(args.vae)}
+    made_by = {"vae": describe_vae(args.vae)}
+    if args.encode_prompts:
+        made_by["text_encoder"] = describe_encoder(args)
+    return {**options, **rules, "dtype": str(dtype), **made_by}
 
 
 def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> int:
@@ -191,7 +197,10 @@ def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> i
     recover(args.output)
     settle(args.output)
     plan = plan_build(args, latents, dtype)
+    store = embed_plan(args, plan) if args.encode_prompts else None
     report = encode(plan, lock, tools, asked)
+    if store is not None:
+        store.discard()
     if args.prune:
         plan.drop_stale()
     return summarise(plan, report, args)
@@ -218,6 +227,7 @@ def plan_build(args: argparse.Namespace, latents, dtype):
         vae=describe_vae(args.vae),
         dtype=str(dtype).removeprefix("torch."),
         computed={"flow": motion.RULE} if args.motion else None,
+        text_encoder=describe_encoder(args) if args.encode_prompts else None,
         workers=4 if args.workers is None else args.workers,
         limit_s=args.decode_timeout,
         retry_failed=args.retry_failed,
