@@ -13,6 +13,7 @@ from diffnext.data import media
 from diffnext.data.journal import Journal
 from diffnext.data.prune import is_pending
 from diffnext.data.records import STORAGES, open_reader, read_identity
+from diffnext.data.records.identity import LINEAGE
 from diffnext.data.view_rules import ViewRules
 from diffnext.data.views import View
 from diffnext.data.worklist import is_joining
@@ -137,17 +138,27 @@ def check_identity(output: str, identity: Mapping[str, Any]) -> None:
         )
     if ("text_encoder" in held) != ("text_encoder" in identity):
         raise ValueError(f"{output} {_other_prompts(held)}")
-    ours, theirs = _flat(identity), _flat(upgrade_identity(held)[0])
-    lines = [
-        f"  {key}: the cache has {theirs.get(key)!r}, this build {ours.get(key)!r}"
-        for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key)
-    ]
+    lines = differences(upgrade_identity(held)[0], identity, "the cache", "this build")
     if lines:
         raise ValueError(
             f"{output} was built in another way; choose another --output or the same options:\n"
             + "\n".join(lines)
         )
+
+
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], name: str, other_name: str
+) -> list[str]:
+    """Each key on which two identities differ, with both values; lineages aside."""
+    ours, theirs = (
+        _flat({key: value for key, value in made.items() if key != LINEAGE})
+        for made in (one, other)
+    )
+    return [
+        f"  {key}: {name} has {ours.get(key)!r}, {other_name} {theirs.get(key)!r}"
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    ]
 
 
 def open_journal(output: str) -> tuple[Journal, bool]:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TextIO
 
 from diffnext.data.records.files import write_atomic
 from diffnext.data.views import View
@@ -125,6 +125,11 @@ def parse_line(line: str, view: View | None = None) -> Entry:
         AttributeError, KeyError, TypeError, ValueError: it is no such line.
     """
     return _entry(json.loads(line), {}, view)
+
+
+def write_line(stream: TextIO, entry: Entry) -> None:
+    """Add an entry to an open journal."""
+    stream.write(_line(entry))
 
 
 def write_entries(path: str, entries: Iterable[Entry]) -> None:

@@ -91,13 +91,31 @@ class FolderWriter:
             RuntimeError: the writer is closed.
             OSError: the disk is full or failed; the shard is cut back to the record before.
         """
+        pieces = encode(record, self._types)
+        total = checksum(pieces) if self.checksums else 0
+        self._store(pieces, total, record.get("shape", ()))
+
+    def copy(self, data: wire.Buffer, total: int, shape: Sequence[int]) -> None:
+        """Store a record as another folder of the same fields has it; see `FolderReader.raw`.
+
+        Args:
+            data: its bytes.
+            total: their checksum; 0: it has none, and gets one.
+            shape: what it says of its shape; () if it says nothing.
+
+        Raises:
+            RuntimeError, OSError: as `write`.
+        """
+        if self.checksums:
+            total = total or checksum([data])
+        self._store([data], total if self.checksums else 0, shape)
+
+    def _store(self, pieces: Sequence[wire.Buffer], total: int, shape: Sequence[int]) -> None:
         if self._closed:
             raise RuntimeError(f"the writer of {self.path} is closed")
-        pieces = encode(record, self._types)
         size = sum(len(piece) for piece in pieces)
         if not self._open or self._shard_is_full(size):
             self._new_shard()
-        total = checksum(pieces) if self.checksums else 0
         offset = self._ends[".data"]
         self._append(
             {
@@ -108,8 +126,8 @@ class FolderWriter:
         )
         self._rows.extend((offset, size, total))
         if self._shapes is not None:
-            shape = tuple(map(int, record["shape"]))
-            self._shape_ids.append(self._shapes.setdefault(shape, len(self._shapes)))
+            sides = tuple(map(int, shape))
+            self._shape_ids.append(self._shapes.setdefault(sides, len(self._shapes)))
 
     def close(self) -> None:
         """Finish the folder: bring it to the disk and write METADATA. Again: nothing."""

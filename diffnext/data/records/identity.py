@@ -11,6 +11,7 @@ from typing import Any
 from diffnext.data.records.files import write_atomic
 
 IDENTITY = "diffnext.json"
+LINEAGE = "lineage"  # which caches a cache was put together from; no part of what made its records
 
 
 def read_identity(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -33,7 +34,13 @@ def read_identity(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def write_identity(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
-    """Store the statement in the folder `path`, all of it or nothing; make the folder if needed."""
+    """Store the statement in the folder `path`, all of it or nothing; make the folder if needed.
+
+    A lineage that the folder states is kept, unless there is a new one.
+    """
     os.makedirs(path, exist_ok=True)
+    held = read_identity(path) or {}
+    if LINEAGE in held:
+        identity = {LINEAGE: held[LINEAGE], **identity}
     text = json.dumps(dict(identity), indent=2, ensure_ascii=False) + "\n"
     write_atomic(os.path.join(path, IDENTITY), text.encode())
