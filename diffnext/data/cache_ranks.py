@@ -47,23 +47,30 @@ def lead_or_follow(
     Raises:
         ValueError: the build at work was asked for something else, or locks do not work here.
     """
-    work, told = None, ""
+    work, leader = None, ""
     while work is None or work.is_there:
         try:
             lock = lock_of(output)
         except InUse as error:
-            who = str(error).partition(";")[0]
-            if work is None and who != told:
-                tell(f"{who}; this process takes part when it has planned")
-                told = who
+            if work is None and leader != error.holder:
+                leader = error.holder
+                tell(f"{leader} plans the build of {output}, this one takes part")
         else:
             with lock:
                 return lead(lock)
-        if work is None and (work := worklist.find(output)) is not None:
-            _check_asked(work, asked)
-            _help(work, tools, tell)
+        if work is None:
+            work = _find(output, leader)
+            if work is not None:
+                _check_asked(work, asked)
+                _help(work, tools, tell)
         time.sleep(POLL_S)
     return 0
+
+
+def _find(output: str, leader: str) -> Worklist | None:
+    """The work of this leader; what others left undone is joined by the leader before it plans."""
+    work = worklist.find(output)
+    return work if work is not None and work.leader == leader else None
 
 
 def _help(work: Worklist, tools: Tools, tell: Tell) -> None:
@@ -133,7 +140,7 @@ def build_shared(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unfinished folder: this finishes it
             open_writer(plan.output, plan.fields, append=True, lock=lock).close()
-    work = worklist.create(plan, asked, lease_s=lease_s)
+    work = worklist.create(plan, asked, leader=lock.holder, lease_s=lease_s)
     take_part(work, tools, show=show)
     wait_for_others(work, tell)
     join(plan.output, work, tell)

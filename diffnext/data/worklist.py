@@ -82,6 +82,7 @@ class Worklist:
             head = json.load(stream)
         self.fields: dict[str, Any] = head["fields"]
         self.asked: dict[str, Any] = head["asked"]
+        self.leader: str = head["leader"]
         self.smallest: int = head["smallest"]  # bytes of the frames of the smallest sample
         self.units = [Unit(*values) for values in head["units"]]
         self.members = Members(os.path.join(folder, "members"), head["lease_s"])
@@ -142,11 +143,13 @@ def create(
     plan: Plan,
     asked: Mapping[str, Any],
     *,
+    leader: str,
     lease_s: float = LEASE_S,
 ) -> Worklist:
     """Write down the tasks of a plan for all who take part; the caller holds the cache's lock.
 
     Args:
+        leader: the holder of the lock.
         asked: what the build was asked for; who takes part must have been asked for the same.
     """
     clear(plan.output)
@@ -160,6 +163,7 @@ def create(
         os.fsync(stream.fileno())
     head = {
         "asked": dict(asked),
+        "leader": leader,
         "fields": plan.fields,
         "lease_s": lease_s,
         "smallest": min(view_bytes(item.view) for item in plan.items),

@@ -9,12 +9,26 @@ import json
 import os
 import socket
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 LOCK = "diffnext.lock"
 
 
 class InUse(ValueError):
-    """Somebody else writes to a folder."""
+    """Somebody else writes to a folder.
+
+    Args:
+        folder: where.
+        holder: who, as the file of the lock says.
+    """
+
+    def __init__(self, folder: str, holder: str) -> None:
+        super().__init__(
+            f"{folder} is being written to by {holder}; wait until it has ended, or choose another "
+            "folder"
+        )
+        self.holder = holder
 
 
 class FolderLock:
@@ -35,6 +49,7 @@ class FolderLock:
         self._made = not os.path.isdir(self.folder)
         self._file = _locked(self._path)
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        self.holder = _words(holder)
         self._file.truncate(0)
         self._file.write(json.dumps(holder).encode())
 
@@ -68,7 +83,7 @@ def _locked(path: str) -> io.FileIO:
             _lock(file)
         except BlockingIOError:
             with file:
-                raise InUse(_refusal(file, path)) from None
+                raise InUse(os.path.dirname(path), _holder(file)) from None
         if _in_place(file, path):
             return file
         file.close()
@@ -88,17 +103,16 @@ def _lock(file: io.FileIO) -> None:
         )
 
 
-def _refusal(file: io.FileIO, path: str) -> str:
+def _holder(file: io.FileIO) -> str:
     file.seek(0)
     try:
-        holder = json.loads(file.read())
-        who = f"process {holder['pid']} on {holder['host']}"
+        return _words(json.loads(file.read()))
     except ValueError:  # not yet written
-        who = "another process"
-    return (
-        f"{os.path.dirname(path)} is being written to by {who}; wait until it has ended, or choose "
-        "another folder"
-    )
+        return "another process"
+
+
+def _words(holder: Mapping[str, Any]) -> str:
+    return f"process {holder['pid']} on {holder['host']}"
 
 
 def _in_place(file: io.FileIO, path: str) -> bool:
