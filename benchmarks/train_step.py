@@ -37,8 +37,9 @@ from diffnext.engine.trainer import Trainer
 from diffnext.methods.finetune import Finetune
 from diffnext.pipelines.nova.pipeline_train_t2i import NOVATrainT2IPipeline
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
-from diffnext.utils.metrics import JsonlWriter, memory_bytes
+from diffnext.utils.metrics import memory_bytes
 from diffnext.utils.seeding import Draws
+from diffnext.utils.writers import JsonlWriter
 
 SMALL = {"model": "small", "pixels": 64, "tokens": 8, "steps": 3}
 WARM_UP = 2  # steps; the second still grows the memory of the allocator

@@ -50,6 +50,7 @@ ENGINE_MAY_NAME = (
     "methods.base",
     "pipelines",
     "pipelines.builder",
+    "pipelines.sampling",
     "pipelines.train_base",
 )
 # Outside modules that a part must do without.

@@ -175,6 +175,16 @@ _C.EVAL.TIMESTEPS = [100, 300, 500, 700, 900]
 # Shares of hidden tokens at which it is measured, above 0 and up to 1; a curve each.
 _C.EVAL.MASK_RATIOS = [0.7, 0.85, 1.0]
 
+# Pictures or videos that are drawn while a run goes on, with the averaged weights if there are any.
+_C.SAMPLE = CfgNode()
+# Steps between two times; one more before the first step and one at the end. 0: none.
+_C.SAMPLE.EVERY = 0
+# A file of prompts (one a line, or JSON lines {"prompt": ...}), or a list of texts, or of classes.
+_C.SAMPLE.PROMPTS = OneOf("", (str, list))
+# Settings of sampling by name, with the defaults of scripts/generate.py: {num_inference_steps: 64,
+# num_diffusion_steps: 25, guidance_scale: 5, max_latent_length: 1, ...}. The seeds count up from RNG_SEED.
+_C.SAMPLE.CONFIG = CfgNode(new_allowed=True)
+
 _C.seal()
 
 

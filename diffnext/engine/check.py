@@ -44,6 +44,7 @@ RANGES = {  # lowest and highest value of options that are numbers
     "SOLVER.HANG_TIMEOUT": (0, math.inf),
     "EVAL.EVERY": (0, math.inf),
     "EVAL.SAMPLES": (1, math.inf),
+    "SAMPLE.EVERY": (0, math.inf),
     "TRAIN.NUM_THREADS": (0, math.inf),
     "TRAIN.BATCH_SIZE": (1, math.inf),
     "TRAIN.LOSS_REPEAT": (1, math.inf),

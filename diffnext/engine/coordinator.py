@@ -17,7 +17,7 @@ import diffnext
 from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.utils import files, logging
-from diffnext.utils.metrics import JsonlWriter, TensorBoardWriter, Writer
+from diffnext.utils.writers import Curves, JsonlWriter, TensorBoardWriter, Writer
 
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "deepspeed")
 
@@ -62,7 +62,7 @@ class Coordinator:
         """
         return [JsonlWriter(self.logs / name, step=step)] if self.env.is_main else []
 
-    def curves(self, *, step: int, tensorboard: bool) -> list[Writer]:
+    def curves(self, *, step: int, tensorboard: bool) -> list[Curves]:
         """Where numbers are shown while the run goes on; nowhere except on the first process.
 
         Args:

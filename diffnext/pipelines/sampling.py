@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from diffnext.models.autoencoders.modeling_utils import strides
@@ -30,7 +31,7 @@ _STEP = re.compile(r"_iter_(\d+)$")
 _DIRECTORY = re.compile(r"^# directory: (.+)$", re.MULTILINE)  # a line of a run's config.yaml
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Arguments of a pipeline that all samples share; see `NOVAPipeline`."""
 
@@ -73,6 +74,14 @@ class Source:
     model: str  # folder with model_index.json
     snapshot: str | None = None  # folder with the network that replaces the model's own
     modules: dict[str, str] = field(default_factory=dict)  # component to its folder elsewhere
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in memory."""
+
+    config: Mapping[str, Any]
+    weights: Mapping[str, torch.Tensor]  # all that it saves, by name
 
 
 def locate(model: str, snapshot: str | None) -> Source:
@@ -130,13 +139,18 @@ def _trained_from(snapshot: str) -> Source:
 
 
 def load(
-    source: Source, *, device: str | None = None, dtype: str | None = None
+    source: Source,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    network: Network | None = None,
 ) -> NOVAPipeline | NOVAC2IPipeline:
     """Load a pipeline from its parts.
 
     Args:
         device: None for the accelerator that is there, else the CPU.
         dtype: name of torch's; None for float32 on the CPU, float16 elsewhere.
+        network: takes the place of the model's own, and of a snapshot.
     """
     if device is None:
         device = default_device()
@@ -144,8 +158,12 @@ def load(
         dtype = "float32" if device == "cpu" else "float16"
     options: dict[str, Any] = {"torch_dtype": getattr(torch, dtype)}
     index = read_index(source.model)
-    if source.snapshot is not None:
-        cls = getattr(components, index[NETWORK][1])
+    cls = getattr(components, index[NETWORK][1])
+    if network is not None:
+        net = cls.from_config(dict(network.config)).eval()
+        net.load_state_dict(network.weights)
+        options[NETWORK] = nn.Module.to(net, options["torch_dtype"])  # diffusers' own warns
+    elif source.snapshot is not None:
         options[NETWORK] = cls.from_pretrained(Path(source.snapshot) / NETWORK, **options)
     classes = {cls.__name__: cls for cls in (NOVAPipeline, NOVAC2IPipeline)}
     name = index["_class_name"]
@@ -227,6 +245,8 @@ def write_samples(
     batch_size: int,
     fps: float,
     origin: Mapping[str, Any],
+    *,
+    progress: bool = True,
 ) -> list[Path]:
     """Sample all jobs and write each with what it was made from beside it.
 
@@ -235,16 +255,18 @@ def write_samples(
         batch_size: samples at a time.
         fps: frames a second of videos.
         origin: what else the .json files should say, such as the model.
+        progress: show bars on a terminal.
 
     Returns:
         The paths of pictures or videos.
     """
     _check_prompts(pipe, jobs)
+    hidden = None if progress else True  # None: where there is no terminal
     Path(folder).mkdir(parents=True, exist_ok=True)
-    pipe.set_progress_bar_config(desc="sets of tokens", leave=False, disable=None)
+    pipe.set_progress_bar_config(desc="sets of tokens", leave=False, disable=hidden)
     arguments = settings.arguments(pipe)
     paths = []
-    with tqdm(total=len(jobs), desc="samples", disable=None) as bar:
+    with tqdm(total=len(jobs), desc="samples", disable=hidden) as bar:
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
             # on the CPU, so that a seed means the same on every device

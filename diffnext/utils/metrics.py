@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of a run: kept on the device while a step computes, written as rows afterwards."""
+"""Numbers of a run: kept on the device while a step computes, rows of a file afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -80,35 +79,6 @@ def memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-class Writer(Protocol):
-    """Where rows go."""
-
-    def write(self, rows: Sequence[Row]) -> None: ...
-    def close(self) -> None: ...
-
-
-class JsonlWriter:
-    """One JSON object a step, in one file.
-
-    Args:
-        path: continued if it exists; rows after `step` belong to work that a resumed run does again,
-            and a line that was cut off by a crash is no row: both are dropped.
-        step: number of finished steps.
-    """
-
-    def __init__(self, path: str | Path, *, step: int = 0) -> None:
-        cut_rows(path, step=step)
-        self._file = open(path, "a")
-
-    def write(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def cut_rows(path: str | Path, *, step: int) -> None:
     """Drop the rows of a metrics file after `step`, and its damaged end; make it if it is not there.
 
@@ -152,32 +122,6 @@ def _parse_row(line: bytes) -> Row | None:
         return None
     whole = isinstance(row, dict) and isinstance(row.get("step"), int)
     return row if whole else None
-
-
-class TensorBoardWriter:
-    """The same numbers as curves.
-
-    Args:
-        folder: where the event file is written.
-        step: number of finished steps; later points of an earlier run are hidden.
-    """
-
-    def __init__(self, folder: str | Path, *, step: int = 0) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError("--tensorboard needs tensorboard: pip install tensorboard") from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
-
-    def write(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    self._writer.add_scalar(name, value, row["step"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def finite(value: float) -> float | None:

@@ -21,7 +21,8 @@ from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.trainer import Trainer
 from diffnext.methods.finetune import Finetune
 from diffnext.pipelines.train_base import Grid
-from diffnext.utils.metrics import JsonlWriter, Metrics
+from diffnext.utils.metrics import Metrics
+from diffnext.utils.writers import JsonlWriter
 from tests.engine.toy import ToyHeldOut, ToyLoader, ToyPipeline, toy_net
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from diffnext.distributed import env as processes
 from diffnext.engine.backends.deepspeed_config import merge_config
+from diffnext.engine.gather import gather_network
 from diffnext.engine.hooks.moved import MovedHook
 from diffnext.engine.trainer import Trainer
 from tests.engine.runs import ALONE, Interrupted, toy_run
@@ -92,6 +94,14 @@ def look(trainer: Trainer) -> list[list[list[float]]]:
     return seen
 
 
+def gather_average(trainer: Trainer, folder: Path) -> None:
+    """Write the whole network with averaged weights, which the first process is to have."""
+    whole = gather_network(trainer.backend, "student", trainer.hooks[1].ema)
+    assert bool(whole) == trainer.backend.env.is_main
+    if whole:
+        save_file(whole, folder / "gathered.safetensors")
+
+
 def count_messages(case: str, folder: Path, env: processes.Env) -> None:
     """Write how many reductions each of three micro-batches of the second step has sent."""
     backend, options = CASES[case]
@@ -130,8 +140,10 @@ def main(folder: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)
     env = processes.init()
     for case in cases:
-        seen = look(run(case, folder / case / "whole", env))
+        trainer = run(case, folder / case / "whole", env)
+        seen = look(trainer)
         (folder / case / f"seen{env.rank}.json").write_text(json.dumps(seen))
+        gather_average(trainer, folder / case)
         run(case, folder / case / "evaluated", env, evaluate=1)
         run(case, folder / case / "cut", env, stop_at=CUT)
         run(case, folder / case / "cut", env)

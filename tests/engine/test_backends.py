@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
@@ -89,6 +90,16 @@ def test_evaluation_leaves_no_trace_in_the_run(runs, case):
         found = weights(evaluated, folder)
         for name, value in weights(whole, folder).items():
             assert torch.equal(found[name], value), (folder, name)
+
+
+@pytest.mark.parametrize("case", SPREAD)
+def test_one_process_gathers_the_averaged_network(runs, case):
+    found, wanted = (
+        load_file(runs / case / "gathered.safetensors"),
+        weights(runs / case / "whole", "ema_checkpoints"),
+    )
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
 @pytest.mark.parametrize("case", SPREAD)

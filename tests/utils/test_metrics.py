@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from diffnext.utils.metrics import (
-    JsonlWriter,
     Metrics,
     StepTimer,
-    TensorBoardWriter,
     finite,
     mean,
     memory_bytes,
     read_rows,
 )
+from diffnext.utils.writers import JsonlWriter, TensorBoardWriter
 
 
 def test_sums_keep_host_numbers_exact_and_tensors_apart_from_their_graph():

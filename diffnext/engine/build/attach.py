@@ -10,7 +10,7 @@ from diffnext.engine.build.guards import make_guards
 from diffnext.engine.build.objects import make_ema
 from diffnext.engine.build.plan import Plan
 from diffnext.engine.build.start import data_identity
-from diffnext.engine.build.watch import make_evaluation
+from diffnext.engine.build.watch import make_evaluation, make_samples
 from diffnext.engine.checkpoint import CheckpointManager, Content, Start
 from diffnext.engine.coordinator import Coordinator, describe
 from diffnext.engine.hooks.average import EMAHook
@@ -67,4 +67,7 @@ def attach(
         evaluation = make_evaluation(cfg, plan, **options)
         trainer.hooks.append(evaluation)
         saving["score"] = evaluation.score
+    if cfg.SAMPLE.EVERY:
+        samples = make_samples(cfg, coordinator, role=student, ema=ema, curves=curves)
+        trainer.hooks.append(samples)
     trainer.hooks.append(SnapshotHook(manager, **saving))

@@ -19,6 +19,7 @@ from diffnext.engine.build.options import (
     optimizer_of,
     schedule_of,
 )
+from diffnext.engine.build.samples import check_samples
 from diffnext.engine.check_data import embedded_text
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
@@ -59,6 +60,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
     optimizer = optimizer_of(cfg)
     check.check_optimizer(cfg.SOLVER.OPTIMIZER, optimizer)
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
+    check_samples(cfg, classes="label" in family.reads)
     folder = network_folder(cfg, family)
     config = check.read_config(folder) | dict(cfg.MODEL.CONFIG)
     expected = family.expects(config)

@@ -103,7 +103,7 @@ def _make_single(cfg: Config, global_batch: int) -> None:
     cfg.PARALLEL.BACKEND = "single"
     cfg.PARALLEL.CONFIG = {}
     cfg.SOLVER.ACCUM_STEPS = global_batch // cfg.TRAIN.BATCH_SIZE
-    cfg.EVAL.EVERY = 0
+    cfg.EVAL.EVERY = cfg.SAMPLE.EVERY = 0
     cfg.TRAIN.MODEL_EMA = 0.0
     cfg.TRAIN.EXTRA_EMA = []
 

@@ -8,12 +8,34 @@ from typing import Any
 
 from diffnext.data.held_out import HeldOut
 from diffnext.engine.build.plan import Plan
+from diffnext.engine.build.samples import make_draw
+from diffnext.engine.coordinator import Coordinator
 from diffnext.engine.ema import EMA
 from diffnext.engine.hooks.evaluate import EvaluationHook
+from diffnext.engine.hooks.samples import SampleHook
 from diffnext.pipelines.train_base import Grid
-from diffnext.utils.metrics import Writer
+from diffnext.utils.writers import Curves, Writer
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
+
+
+def make_samples(
+    cfg: Config,
+    coordinator: Coordinator,
+    *,
+    role: str,
+    ema: EMA | None,
+    curves: Sequence[Curves],
+) -> SampleHook:
+    """The hook that draws samples; see its class."""
+    return SampleHook(
+        coordinator.folder / "samples",
+        make_draw(cfg, device=str(coordinator.env.device)),
+        curves=curves,
+        role=role,
+        every=cfg.SAMPLE.EVERY,
+        ema=ema,
+    )
 
 
 def make_evaluation(

@@ -21,6 +21,7 @@ _TOLD = (
     "NUM_GPUS",
     "GPU_ID",
     "EVAL",
+    "SAMPLE",
     "MODEL.CONFIG",  # the network itself is compared
     "PARALLEL",
     "SOLVER.ACCUM_STEPS",  # the global batch is compared

@@ -17,8 +17,9 @@ from diffnext.engine.ema import EMA
 from diffnext.engine.hooks.base import Hook
 from diffnext.pipelines.train_base import Grid
 from diffnext.utils.logging import logger
-from diffnext.utils.metrics import Metrics, Row, Writer, finite
+from diffnext.utils.metrics import Metrics, Row, finite
 from diffnext.utils.seeding import Draws
+from diffnext.utils.writers import Writer
 
 if TYPE_CHECKING:
     from diffnext.engine.trainer import Trainer

@@ -14,7 +14,8 @@ from torch import Tensor
 from diffnext.distributed import env as processes
 from diffnext.engine.hooks.base import Hook
 from diffnext.utils.logging import logger
-from diffnext.utils.metrics import Metrics, Row, Writer, finite, mean, memory_bytes
+from diffnext.utils.metrics import Metrics, Row, finite, mean, memory_bytes
+from diffnext.utils.writers import Writer
 
 if TYPE_CHECKING:
     from diffnext.engine.trainer import Trainer

@@ -29,7 +29,9 @@ def test_rows_are_the_means_over_the_held_out_samples(tmp_path):
     trainer.train()
     rows = read_rows(tmp_path / "eval.jsonl")
     assert [row["step"] for row in rows] == [0, 2, 4]
-    wanted = [f"{place}/{name}" for place in ("eval", "eval_ema") for name in ("loss", "loss_index")]
+    wanted = [
+        f"{place}/{name}" for place in ("eval", "eval_ema") for name in ("loss", "loss_index")
+    ]
     assert list(rows[0]) == ["step", *wanted]
     assert [row["eval/loss_index"] for row in rows] == [10**6 + 4] * 3  # of 9 samples from 10**6 on
     assert rows[0]["eval/loss"] == rows[0]["eval_ema/loss"] > rows[2]["eval/loss"]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the numbers and the samples of a run go: a file of rows, TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import av
+
+from diffnext.utils.metrics import Row, cut_rows
+
+
+class Writer(Protocol):
+    """Where rows go."""
+
+    def write(self, rows: Sequence[Row]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Curves(Writer, Protocol):
+    """Where rows are shown as curves, and samples beside them."""
+
+    def show(self, step: int, samples: Sequence[tuple[Path, str]]) -> None:
+        """Show .png, .gif or .mp4 files with their captions."""
+
+
+class JsonlWriter:
+    """One JSON object a step, in one file.
+
+    Args:
+        path: continued if it exists; rows after `step` belong to work that a resumed run does again,
+            and a line that was cut off by a crash is no row: both are dropped.
+        step: number of finished steps.
+    """
+
+    def __init__(self, path: str | Path, *, step: int = 0) -> None:
+        cut_rows(path, step=step)
+        self._file = open(path, "a")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardWriter:
+    """The same numbers as curves.
+
+    Args:
+        folder: where the event file is written.
+        step: number of finished steps; later points of an earlier run are hidden.
+    """
+
+    def __init__(self, folder: str | Path, *, step: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("--tensorboard needs tensorboard: pip install tensorboard") from error
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()
+
+    def show(self, step: int, samples: Sequence[tuple[Path, str]]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for path, caption in samples:
+            image = Summary.Image(encoded_image_string=_picture(path))
+            summary = Summary(
+                value=[Summary.Value(tag=f"samples/{path.stem} {caption}", image=image)]
+            )
+            self._writer.file_writer.add_summary(summary, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _picture(path: Path) -> bytes:
+    """A file as a picture, a video as one that moves."""
+    if path.suffix != ".mp4":
+        return path.read_bytes()
+    with av.open(str(path)) as video:
+        rate = video.streams.video[0].average_rate
+        first, *others = [frame.to_image() for frame in video.decode(video=0)]
+    file = io.BytesIO()
+    shown = {"duration": round(1000 / rate), "loop": 0}
+    first.save(file, "GIF", save_all=True, append_images=others, **shown)
+    return file.getvalue()
