@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # schedulers announce the end of a job's time by one of these, SLURM by the one that --signal names
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -32,7 +32,9 @@ def on_signals(request: Callable[[str], None]) -> Iterator[None]:
         received.append(number)
         name = signal.Signals(number).name
         said = f"{name}: ending after this step with a checkpoint; once more ends at once\n"
-        os.write(2, said.encode())  # a print that this has interrupted could not be entered again
+        # not by print, which this may have interrupted; whoever reads may have gone, as `tee` does
+        with suppress(OSError):
+            os.write(2, said.encode())
         request(name)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -48,3 +48,14 @@ def test_a_second_signal_ends_at_once():
     )
     assert done.stdout.split("\n")[:2] == ["SIGTERM", "still here"]
     assert done.returncode == 128 + signal.SIGINT
+
+
+def test_a_request_is_heard_where_nobody_reads_what_is_said(monkeypatch):
+    def refuse(*_):
+        raise BrokenPipeError
+
+    asked = []
+    monkeypatch.setattr(os, "write", refuse)  # as `2>&1 | tee log`, which Ctrl-C ends first
+    with on_signals(asked.append):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert asked == ["SIGINT"]
