@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from diffnext.config import CfgNode, get_cfg
 from diffnext.distributed import launched
 
 if TYPE_CHECKING:
+    from diffnext.engine.coordinator import Coordinator
     from diffnext.engine.heartbeat import Heartbeat
     from diffnext.engine.trainer import Trainer
 
@@ -68,6 +70,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.host and not args.deepspeed:
         parser.error("--host is for --deepspeed; torchrun takes --nnodes and --rdzv-endpoint")
+    if args.host and (args.distributed or rendezvous(args)):
+        parser.error("--host is for deepspeed's launcher, --distributed and --nnodes for torchrun")
     return args
 
 
@@ -95,13 +99,16 @@ def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
     from diffnext.engine.launchers import LAUNCHERS
     from diffnext.engine.launchers.base import Job
 
-    several = cfg.NUM_GPUS > 1 or args.distributed or rendezvous(args)
+    torchrun = bool(args.distributed or rendezvous(args))
     if not rendezvous(args):
         try:
             launched.check_alone(cfg.NUM_GPUS)
         except USER_ERRORS as error:
             return fail(error)
-    name = "deepspeed" if args.deepspeed else "torch" if several else "simple"
+    if args.deepspeed and not torchrun:
+        name = "deepspeed"
+    else:
+        name = "torch" if torchrun or cfg.NUM_GPUS > 1 else "simple"
     job = Job(
         main=lambda: work(args, argv, cfg),
         command=[str(Path(__file__).resolve()), *argv],
@@ -123,17 +130,39 @@ def work(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
 
 
 def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: Heartbeat) -> int:
-    """Prepare the run, train until its end or a request, say how to go on."""
+    """Join the processes of the run, and train while nobody else writes to its folder."""
     from diffnext.distributed import env as processes
-    from diffnext.engine import build
     from diffnext.engine.coordinator import Coordinator
-    from diffnext.engine.hooks.guard import NonFiniteError
+    from diffnext.engine.writer import only_writer
 
     try:
         launched.check_count(cfg.NUM_GPUS)
         env = processes.init(gpu_id=cfg.GPU_ID, timeout_s=group_timeout(cfg))
         name = cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE
         coordinator = Coordinator(args.exp_dir, name=name, env=env)
+        folder = only_writer(coordinator.folder, env)
+    except USER_ERRORS as error:
+        return fail(error)
+    with folder:
+        code = train_in(coordinator, args, argv, cfg, heart)
+    if code == 0:
+        processes.shutdown()
+    return code
+
+
+def train_in(
+    coordinator: Coordinator,
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    cfg: CfgNode,
+    heart: Heartbeat,
+) -> int:
+    """Prepare the run, train until its end or a request, say how to go on."""
+    from diffnext.engine import build
+    from diffnext.engine.hooks.guard import NonFiniteError
+
+    env = coordinator.env
+    try:
         start = build.find_start(cfg, coordinator.folder)
         done = start is not None and start.checkpoint.step >= cfg.SOLVER.MAX_STEPS
         plan = None if done else build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed)
@@ -145,18 +174,17 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
         if env.is_main:
             folder = start.checkpoint.folder
             print(f"already finished: {folder} has all {cfg.SOLVER.MAX_STEPS} steps")
-    else:
-        coordinator.start(str(cfg))
-        options = {"start": start, "tensorboard": args.tensorboard}
-        trainer = build.build_trainer(cfg, plan, coordinator, **options)
-        try:
-            run(trainer, cfg, heart, logs=coordinator.logs)
-        except NonFiniteError as error:
-            return fail_together(error)
-        if env.is_main and trainer.step < trainer.max_steps:
-            print(f"ended at step {trainer.step} of {trainer.max_steps}: {trainer.stop.agreed}")
-            print(f"to go on: {again(args, argv, coordinator.folder)}", flush=True)
-    processes.shutdown()
+        return 0
+    coordinator.start(str(cfg))
+    options = {"start": start, "tensorboard": args.tensorboard}
+    trainer = build.build_trainer(cfg, plan, coordinator, **options)
+    try:
+        run(trainer, cfg, heart, logs=coordinator.logs)
+    except NonFiniteError as error:
+        return fail_together(error)
+    if env.is_main and trainer.step < trainer.max_steps:
+        tell(f"ended at step {trainer.step} of {trainer.max_steps}: {trainer.stop.agreed}")
+        tell(f"to go on: {again(args, argv, cfg, coordinator.folder)}")
     return 0
 
 
@@ -174,15 +202,31 @@ def run(trainer: Trainer, cfg: CfgNode, heart: Heartbeat, *, logs: Path) -> None
         trainer.train()
 
 
+def tell(text: str) -> None:
+    """Print what is good to know at an end; no failure where nobody reads it any more.
+
+    Ctrl-C ends the `tee` of `train.py 2>&1 | tee log` as well, and first.
+    """
+    try:
+        print(text, flush=True)
+        sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):  # Python writes what they still hold at its exit
+            os.dup2(nowhere, stream.fileno())
+
+
 def group_timeout(cfg: CfgNode) -> float:
     """How long a process waits for another: longer than until somebody says which one stands still."""
     return max(1800.0, 5 * cfg.SOLVER.HANG_TIMEOUT)
 
 
-def again(args: argparse.Namespace, argv: Sequence[str], folder: Path) -> str:
+def again(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, folder: Path) -> str:
     """The command that goes on with a run; what was begun anew is not begun anew again."""
     where = [] if args.exp_dir else ["--exp-dir", str(folder)]
     words = [word for word in argv if not word.startswith("--reset-")]
+    if cfg.TRAIN.RESUME == "none":
+        words += ["--resume", "auto"]
     installed = Path(sys.argv[0]).stem == "diffnext"
     program = ["diffnext", "train"] if installed else ["python", sys.argv[0]]
     return shlex.join([*program, *where, *words])

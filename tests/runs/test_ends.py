@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from diffnext.data.records.lock import LOCK, FolderLock
 from diffnext.utils.metrics import read_rows
 from tests.runs.test_overfit import train
 from tests.runs.tiny_nova import make_run
@@ -43,11 +44,17 @@ def test_a_signal_ends_a_run_in_order_and_the_command_it_prints_goes_on(
         "tiny_iter_3",
         "tiny_iter_4",
     ]
-    (line,) = [line for line in told.splitlines() if line.startswith("to go on: ")]
-    python, _, *words = shlex.split(line.removeprefix("to go on: "))
-    assert python == "python" and str(run) in words
+    words = printed_command(told)
+    assert str(run) in words
     assert train(*words) == 0
     assert losses(run) == losses(whole)
+
+
+def printed_command(told):
+    (line,) = [line for line in told.splitlines() if line.startswith("to go on: ")]
+    python, _, *words = shlex.split(line.removeprefix("to go on: "))
+    assert python == "python"
+    return words
 
 
 def test_a_time_limit_ends_a_run_in_order(config, tmp_path, capsys):
@@ -57,6 +64,26 @@ def test_a_time_limit_ends_a_run_in_order(config, tmp_path, capsys):
         capsys.readouterr().out
     )
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["tiny_iter_1"]
+
+
+def test_the_printed_command_goes_on_with_a_run_that_insisted_on_a_new_start(
+    config, tmp_path, capsys
+):
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path), "--resume", "none"]
+    assert train(*arguments, "SOLVER.MAX_STEPS", "3", "SOLVER.MAX_HOURS", "1e-9") == 0
+    assert train(*printed_command(capsys.readouterr().out)) == 0
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["tiny_iter_1", "tiny_iter_2"]
+
+
+def test_two_runs_do_not_write_to_one_folder(config, tmp_path, capsys):
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path / "run"), "SOLVER.MAX_STEPS", "1"]
+    with FolderLock(tmp_path / "run"):
+        assert train(*arguments) == 2
+        assert "is being written to by process" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    assert train(*arguments) == 0
+    assert not (tmp_path / "run" / LOCK).exists()
 
 
 def test_a_run_of_nothing_but_nan_ends_with_what_to_do(config, tmp_path, capsys):

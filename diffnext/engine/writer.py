@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run at a time writes to an experiment folder."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from diffnext.data.records.lock import FolderLock, InUse
+from diffnext.distributed import env as processes
+from diffnext.distributed.env import Env
+
+
+def only_writer(folder: Path, env: Env) -> AbstractContextManager[object]:
+    """Lock the folder of a run until the end of the context, or of the process. Collective.
+
+    Two runs would remove each other's drafts of checkpoints, and rows of the log.
+
+    Raises:
+        ValueError: another run writes to it; raised on all processes, with who it is.
+    """
+    held: AbstractContextManager[object] = nullcontext()
+    refusal = ""
+    if env.is_main:
+        try:
+            held = FolderLock(folder)
+        except InUse as error:
+            refusal = str(error)
+    refusal = str(processes.broadcast(refusal))
+    if refusal:
+        raise ValueError(refusal)
+    return held

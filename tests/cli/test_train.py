@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training command before and after the training."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffnext.cli.train import main
+from diffnext.engine.launchers import deepspeed as by_deepspeed
+from diffnext.engine.launchers import torchrun as by_torchrun
+
+ROOT = Path(__file__).parents[2]
+ZERO = ["--deepspeed", str(ROOT / "configs/deepspeed/zero2_bf16.json")]
+
+
+@pytest.mark.parametrize(
+    ("where", "module"),
+    [
+        ([], "deepspeed.launcher.runner"),
+        (["--distributed"], "diffnext.engine.launchers.agent"),
+        (["--nnodes", "2", "--rdzv-endpoint", "node1:1"], "diffnext.engine.launchers.agent"),
+    ],
+)
+def test_deepspeed_is_started_as_the_options_say(tmp_path, monkeypatch, where, module):
+    started = []
+    for launcher in (by_deepspeed, by_torchrun):
+        monkeypatch.setattr(launcher, "run_group", lambda command: started.append(command) or 0)
+    config = tmp_path / "run.yml"
+    config.write_text("NUM_GPUS: 2")
+    assert main(["--cfg", str(config), *ZERO, *where]) == 0
+    assert started[0][1:3] == ["-m", module]
+    assert all(any(option.startswith(w) for option in started[0]) for w in where[:1])
+
+
+def test_a_hostfile_and_torchrun_do_not_go_together(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--cfg", "run.yml", *ZERO, "--host", "hosts", "--nnodes", "2"])
+    assert "--host is for deepspeed's launcher" in capsys.readouterr().err
+
+
+def test_what_is_said_at_the_end_needs_no_reader():
+    code = "import sys; from diffnext.cli.train import tell; tell('on' * 99); sys.exit(0)"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=write)
+    os.close(write)
+    assert done.returncode == 0
