@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Buffers:
-    """A pool of float16 arrays.
+    """A pool of float16 arrays, as many as were held at a time, for batches of whichever size.
 
     An array is free when no tensor, nor any view of one, refers to it; the interpreter's own count
     of references tells. How high it is for a free array differs between interpreters, and is counted
@@ -39,11 +39,20 @@ class Buffers:
             return torch.empty(shape, dtype=torch.float16, pin_memory=True)
         count = math.prod(shape)
         with self._lock:
-            for array, held in zip(self._arrays, _references(self._arrays), strict=True):
-                if array.size == count and held == self._free:
-                    return torch.from_numpy(array).view(shape)
-            self._arrays.append(np.empty(count, np.float16))
-            return torch.from_numpy(self._arrays[-1]).view(shape)
+            return torch.from_numpy(self._unheld(count)[:count]).view(shape)
+
+    def _unheld(self, count: int) -> np.ndarray:
+        """The smallest free array of `count` numbers or more; a new one in place of one too small."""
+        held = _references(self._arrays)
+        free = [place for place, number in enumerate(held) if number == self._free]
+        free.sort(key=lambda place: self._arrays[place].size)
+        for place in free:
+            if self._arrays[place].size >= count:
+                return self._arrays[place]
+        if free:
+            del self._arrays[free[0]]
+        self._arrays.append(np.empty(count, np.float16))
+        return self._arrays[-1]
 
 
 def _references(arrays: list[np.ndarray]) -> list[int]:

@@ -38,8 +38,20 @@ def test_what_is_held_is_left_alone(interpreter):
     assert [float(part.flatten()[0]) for part in held] == [0, 1, 2]
 
 
-def test_another_size_is_other_memory():
+def test_sizes_share_memory_and_never_what_is_held(interpreter):
     buffers = Buffers()
-    buffers.take((2, 3))
-    assert buffers.take((2, 4)).shape == (2, 4)
-    assert len(buffers._arrays) == 2
+    sizes = [7, 3, 9, 1, 8, 9, 2, 6] * 4
+    held = []
+    for number, size in enumerate(sizes):
+        held = [*held[-2:], buffers.take((size,)).fill_(number)]
+        assert [int(part[0]) for part in held] == list(range(number + 1))[-3:]
+        assert all(bool((part == part[0]).all()) for part in held)
+    assert len(buffers._arrays) == 4
+
+
+def test_the_smallest_that_is_large_enough_is_taken():
+    buffers = Buffers()
+    held = [buffers.take((size,)) for size in (8, 2, 4)]
+    address = held[2].data_ptr()
+    held.clear()
+    assert buffers.take((3,)).data_ptr() == address
