@@ -142,6 +142,8 @@ class Worker:
             raise WorkError("the workers were ended")
         if self._process is None:
             self._process = _start(self._limit_s)
+            if self._stopped:  # while it began, when there was nothing to kill
+                self._process.kill()
             try:
                 _send(self._process.stdin, self._work)
                 _receive(self._process.stdout, time.monotonic() + START_S)

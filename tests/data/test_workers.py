@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from diffnext.data import workers
 from diffnext.data.workers import Pool, WorkError
 from tests.data import odd_work
 
@@ -84,6 +86,25 @@ def test_closing_ends_calls_at_work_and_drops_the_rest():
     assert time.monotonic() - start < 10
     assert all(call.cancelled() or call.exception() for call in calls)
     assert not alive(child)
+
+
+def test_closing_ends_a_process_that_is_being_started(monkeypatch):
+    begun, start_process = threading.Event(), workers._start
+    pool = Pool(odd_work.work, workers=1, limit_s=60)
+
+    def slowly(limit_s):
+        process = start_process(limit_s)
+        begun.set()
+        while not pool._workers[0]._stopped:
+            time.sleep(0.01)
+        return process
+
+    monkeypatch.setattr(workers, "_start", slowly)
+    pool.submit(("sleep", 60))
+    assert begun.wait(10)
+    start = time.monotonic()
+    pool.close()
+    assert time.monotonic() - start < 10
 
 
 def test_without_workers_calls_are_made_here():
