@@ -56,7 +56,8 @@ def probe_rates(
     Raises:
         ValueError: the autoencoder fails on everything.
     """
-    tasks = [plan.tasks[i * len(plan.tasks) // count] for i in range(min(count, len(plan.tasks)))]
+    count = min(count, len(plan.tasks))
+    tasks = [plan.tasks[i * len(plan.tasks) // count] for i in range(count)]
     orders = ((task, make_order(task, plan)) for task in tasks)
     decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
     with contextlib.closing(decoded):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from diffnext.data import cache_rates
 from diffnext.data.cache_rates import Rates, frame_bytes, probe_rates
 from diffnext.data.view_rules import ViewRules
 from tests.data.cache_builds import encode, plan_for, write_photos
@@ -48,6 +49,22 @@ def test_media_that_fail_are_left_out(photos, tmp_path):
     assert probe_rates(plan, encode, count=7, workers=0).decode > 0
     (photos / "p6.png").unlink()
     assert probe_rates(plan, encode, count=7, workers=0) == Rates(0, 0)
+
+
+def test_no_medium_is_probed_twice(photos, tmp_path, monkeypatch):
+    plan = plan_for(photos, tmp_path / "cache")
+    probed = []
+
+    def decode_ahead(orders, **_):
+        probed.extend(order.location.path[-6:] for _, order in orders)
+        return (nothing for nothing in ())
+
+    monkeypatch.setattr(cache_rates, "decode_ahead", decode_ahead)
+    probe_rates(plan, encode, count=8, workers=0)
+    assert probed == [f"p{number}.png" for number in range(7)]
+    probed.clear()
+    probe_rates(plan, encode, count=3, workers=0)
+    assert probed == ["p0.png", "p2.png", "p4.png"]
 
 
 def test_every_size_is_probed_in_batches_of_its_own(photos, tmp_path):
