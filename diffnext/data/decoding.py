@@ -108,7 +108,7 @@ def decode(order: Order) -> Decoded:
 def _flow(medium: media.Probe, view: View, clip: np.ndarray) -> float:
     if medium.video is None:
         return 0.0
-    return motion_score(clip, [medium.video.times_s[frame] for frame in view.frame_ids])
+    return motion_score(clip, medium.video.times_s[list(view.frame_ids)])
 
 
 def decode_ahead(
