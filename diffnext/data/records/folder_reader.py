@@ -18,7 +18,7 @@ from diffnext.data.records import index as indexing
 from diffnext.data.records import wire
 from diffnext.data.records.base import DamagedRecord, Record, RecordError, Times
 from diffnext.data.records.checks import checksum
-from diffnext.data.records.files import Files
+from diffnext.data.records.files import Files, Job
 from diffnext.data.records.index import Row
 from diffnext.data.records.layout import JOURNAL, LARGE, METADATA, open_index, read_json, sample_of
 
@@ -114,18 +114,17 @@ class FolderReader:
         """
         begin = time.perf_counter()
         rows = self._locate_all(indices)
-        parts = [self._parts(row[2], field, out) for row, out in zip(rows, outs, strict=True)]
-        jobs = [(row[0], row[1], pieces) for row, pieces in zip(rows, parts, strict=True)]
+        jobs = self._jobs(rows, field, outs)
         counts = self._files.read_into(jobs)
         middle = time.perf_counter()
         records = []
-        for index, row, pieces, count in zip(indices, rows, parts, counts, strict=True):
+        for index, row, (_, _, parts), count in zip(indices, rows, jobs, counts, strict=True):
             _, _, size, wanted = row
             if verify and wanted and count == size:
-                self._check(index, wanted, pieces)
-            record = self._decode_ends(index, field, pieces) if count == size else None
+                self._check(index, wanted, parts)
+            record = self._decode_ends(index, field, parts) if count == size else None
             if record is None:
-                record = self._read_copied(index, field, pieces[1], verify)
+                record = self._read_copied(index, field, parts[1], verify)
             records.append(record)
         if times is not None:
             times.read_s += middle - begin
@@ -204,17 +203,20 @@ class FolderReader:
 
     # ------------------------------------------------------------------- a payload and the rest
 
-    def _parts(self, size: int, field: str, out: memoryview) -> Parts:
-        """Memory for a record of `size` bytes: what comes before a payload, `out`, what is behind."""
-        start = self._payload_at.get((field, len(out)), 0)
-        return bytearray(start), out, bytearray(max(0, size - start - len(out)))
+    def _jobs(self, rows: Sequence[Row], field: str, outs: Sequence[memoryview]) -> list[Job]:
+        """What to read: a payload into each of `outs`, and what lies before it and behind it."""
+        jobs = []
+        for (shard, offset, size, _), out in zip(rows, outs, strict=True):
+            start = self._payload_at.get((field, len(out)), 0)
+            rest = max(0, size - start - len(out))
+            jobs.append((shard, offset, (bytearray(start), out, bytearray(rest))))
+        return jobs
 
     def _decode_ends(self, index: int, field: str, parts: Parts) -> Record | None:
         """The other fields; None if it was not the field's payload that stood between the two."""
-        (head, out, tail), heads = parts, self._heads
+        head, out, tail = parts
         try:
-            start = bytes(head)
-            before = heads[start] if start in heads else self._learn(start, field, out)
+            before = self._heads.get(bytes(head)) or self._learn(bytes(head), field, out)
             if before is None:
                 return None
             behind, done = wire.decode_texts(tail, self._texts)
@@ -224,7 +226,7 @@ class FolderReader:
                     return None
         except ValueError as error:
             raise self._damaged(index, str(error)) from error
-        record = {**before, **behind}
+        record = before | behind
         if len(record) + 1 < len(self.fields):
             record = wire.complete(record, self.fields)
             del record[field]

@@ -60,22 +60,18 @@ class Index:
 
     def locate(self, record: int) -> Row:
         """Where a record lies."""
-        shard = bisect_right(self._firsts, record) - 1
-        total = 0 if self.sums is None else int(self.sums[record])
-        return shard, int(self.offset[record]), int(self.size[record]), total
+        return self.locate_all([record])[0]
 
     def locate_all(self, records: Sequence[int]) -> list[Row]:
-        """The same for several records, in less time than one by one."""
-        numbers = np.array(records, np.int64)
-        shards = np.searchsorted(self.first, numbers, "right") - 1
-        sums = [0] * len(numbers) if self.sums is None else self.sums[numbers].tolist()
-        offsets, sizes = self.offset[numbers].tolist(), self.size[numbers].tolist()
-        return list(zip(shards.tolist(), offsets, sizes, sums, strict=True))
+        """The same for several records."""
+        firsts, offset, size, sums = self._tables
+        return [(bisect_right(firsts, i) - 1, offset[i], size[i], sums[i]) for i in records]
 
     @cached_property
-    def _firsts(self) -> list[int]:
-        """`first` as a list, in which one number is found faster."""
-        return self.first.tolist()
+    def _tables(self) -> tuple[list[int], memoryview, memoryview, memoryview]:
+        """`first`, `offset`, `size` and `sums` in forms that give one number faster than an array."""
+        sums = np.broadcast_to(np.uint64(0), len(self)) if self.sums is None else self.sums
+        return self.first.tolist(), *map(memoryview, (self.offset, self.size, sums))
 
     def groups(self) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
         """Each shape with the numbers of its records, rising; None: all records have it."""

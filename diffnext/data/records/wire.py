@@ -92,7 +92,7 @@ def decode_texts(data: bytes | bytearray, names: Sequence[str]) -> tuple[dict[st
             size += (data[pos + 2] - 1) << 7
         opening, start, total = _text_entry(name, size)
         if data.startswith(opening, pos) and pos + total <= end:
-            record[name] = str(data[pos + start : pos + total], "utf-8")
+            record[name] = data[pos + start : pos + total].decode()
             pos += total
     return record, pos
 
