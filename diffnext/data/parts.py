@@ -34,6 +34,7 @@ from diffnext.data.records.folder_writer import DIGITS
 from diffnext.data.records.layout import JOURNAL, METADATA, index_names, read_json
 from diffnext.data.sources import Failure
 from diffnext.data.worklist import Worklist
+from diffnext.utils.files import move
 
 CLOSED = "closed"  # in a part whose process will not write to it any more
 SIDE = "side"  # in the work: the records that are copied
@@ -216,9 +217,13 @@ def _carry_out(output: str, work: Worklist, orders: dict) -> None:
     _unlink(os.path.join(output, METADATA))
     for source, stem in orders["moves"]:
         for ending in SHARD:
-            _move(os.path.join(work.folder, source + ending), os.path.join(output, stem + ending))
+            move(
+                os.path.join(work.folder, source + ending),
+                os.path.join(output, stem + ending),
+                missing_ok=True,
+            )
     for name in (SAMPLES, LEDGER):
-        _move(os.path.join(work.folder, name), os.path.join(output, name))
+        move(os.path.join(work.folder, name), os.path.join(output, name), missing_ok=True)
     _write_json(os.path.join(output, METADATA), orders["metadata"])
     _save_index(output, work)
     _unlink(os.path.join(output, JOURNAL))
@@ -234,11 +239,6 @@ def _save_index(output: str, work: Worklist) -> None:
         index = reader.index.with_shapes(list(shapes), np.asarray(ids))
         indexing.save(output, index, indexing.text_state(output))
     reader.close()
-
-
-def _move(source: str, target: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(source, target)
 
 
 def _write_json(path: str, content: dict) -> None:

@@ -24,6 +24,7 @@ from diffnext.data.records import Record, open_writer
 from diffnext.data.records.files import PatientFiles, write_atomic
 from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.layout import JOURNAL, METADATA, index_names
+from diffnext.utils.files import move
 
 SIDE = "diffnext.prune"
 ORDERS = "orders.json"
@@ -93,8 +94,7 @@ def recover(folder: str) -> None:
         _write_json(os.path.join(folder, JOURNAL), {"features": orders["metadata"]["features"]})
         _unlink(os.path.join(folder, METADATA))
         _swap_shards(folder, side, orders)
-        if os.path.exists(os.path.join(side, SAMPLES)):
-            os.replace(os.path.join(side, SAMPLES), os.path.join(folder, SAMPLES))
+        move(os.path.join(side, SAMPLES), os.path.join(folder, SAMPLES), missing_ok=True)
         _write_json(os.path.join(folder, METADATA), orders["metadata"])
         _unlink(os.path.join(folder, JOURNAL))
         _unlink(os.path.join(side, ORDERS))
@@ -111,8 +111,11 @@ def _swap_shards(folder: str, side: str, orders: dict[str, Any]) -> None:
         if ending == ".index":
             number = str(orders["number"] + int(stem)).zfill(orders["digits"])
             for part in SHARD:
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(os.path.join(side, stem + part), os.path.join(folder, number + part))
+                move(
+                    os.path.join(side, stem + part),
+                    os.path.join(folder, number + part),
+                    missing_ok=True,
+                )
 
 
 def _check_room(folder: str, num_bytes: int) -> None:

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from diffnext.utils.files import replacing
+
 FOLDER = "DIFFNEXT_WATCH"  # environment variable by which a launcher says where beats are written
 HUNG = 124  # exit code of a run that was ended because it did not move, as that of `timeout`
 PHASES = ("data", "loss", "update", "hooks")  # of a step, in their order; hooks save and evaluate
@@ -147,12 +149,9 @@ class Heartbeat:
             return
         beat = self._now()
         path = Path(self.folder, f"rank_{beat.rank}.json")
-        aside = path.with_suffix(".tmp")
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk is no reason to end; the folder may be gone
-            aside.write_text(json.dumps(asdict(beat)))
-            os.replace(aside, path)
+        # a full disk is no reason to end; the folder may be gone
+        with contextlib.suppress(OSError), replacing(path, durable=False) as draft:
+            draft.write_text(json.dumps(asdict(beat)))
 
     def _give_up(self) -> None:
         beat = self._now()

@@ -33,23 +33,41 @@ def sync_tree(folder: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Give the name of a draft to write; at the end of the block it takes the place of `path`.
 
     A reader sees the old content or the new, never a part, even after the power was cut. Where the
     block or the disk fails, the draft is removed and `path` stays as it is.
+
+    Args:
+        durable: False does not wait for the disk, for what is worth nothing after a power cut.
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield aside
-        sync_file(aside)
+        if durable:
+            sync_file(aside)
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
-    sync_file(path.parent)
+    if durable:
+        sync_file(path.parent)
+
+
+def move(source: str | Path, target: str | Path, *, missing_ok: bool = False) -> None:
+    """Put a finished file in the place of another.
+
+    Args:
+        missing_ok: without a source nothing happens: it was done already.
+    """
+    try:
+        os.replace(source, target)
+    except FileNotFoundError:
+        if not missing_ok:
+            raise
 
 
 def write_bytes(path: str | Path, *pieces: bytes | bytearray | memoryview) -> None:

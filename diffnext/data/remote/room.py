@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from diffnext.utils.files import move
+
 try:
     import fcntl
 except ImportError:  # without such locks no copies are kept
@@ -92,7 +94,7 @@ class Room:
                 if os.path.getsize(aside) != size:
                     raise OSError(f"{aside} has {os.path.getsize(aside)} bytes instead of {size}")
                 os.fsync(stream.fileno())
-                os.replace(aside, final)
+                move(aside, final)
             except BaseException:
                 with contextlib.suppress(OSError):
                     aside.unlink()
