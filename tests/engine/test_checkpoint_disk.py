@@ -2,8 +2,10 @@
 """A disk that is full does not end a run: the older checkpoint stays, the next save tries again."""
 
 import errno
+import gc
 import os
 import shutil
+import weakref
 from collections import namedtuple
 from pathlib import Path
 
@@ -125,10 +127,48 @@ def test_a_run_whose_last_checkpoint_fails_has_failed(tmp_path, monkeypatch):
     assert newest(tmp_path).step == 2
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_save_that_failed_keeps_no_copy_of_the_run(tmp_path, monkeypatch, background):
+    trainer = toy_run(tmp_path, background=background)
+    manager = trainer.hooks[2].manager
+    taken = []
+
+    def take(tensors, take=manager._copies.take):
+        copies = take(tensors)
+        taken.extend(weakref.ref(copy) for copy in copies.values())
+        return copies
+
+    monkeypatch.setattr(manager._copies, "take", take)
+    monkeypatch.setattr(tensors, "save_file", _full_at_step(0))
+    manager.save(trainer)
+    manager.wait()
+    with pytest.raises(OSError, match="No space left"):
+        manager.finish()
+    gc.collect()
+    assert bool(taken) == background
+    assert not any(copy() is not None for copy in taken)
+
+
+def test_a_removal_that_breaks_off_is_completed(tmp_path, monkeypatch):
+    broken = []
+
+    def rmtree(folder, *args, remove=shutil.rmtree, **options):
+        if "toy_iter_1" in str(folder) and "ema" not in str(folder) and not broken:
+            broken.append(folder)
+            (Path(folder) / "complete.json").unlink()
+            raise OSError(errno.EIO, "out of reach")
+        remove(folder, *args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    toy_run(tmp_path, max_steps=3, snapshot_every=1, keep=1).train()
+    assert broken
+    assert folders(tmp_path) == ["checkpoints/toy_iter_3", "ema_checkpoints/toy_iter_3"]
+
+
 def _full_at_step(step, save=tensors.save_file):
     def save_file(found, path, **options):
         if f"_iter_{step}" in str(path):
-            raise FULL
+            raise OSError(*FULL.args)
         save(found, path, **options)
 
     return save_file

@@ -168,7 +168,8 @@ class CheckpointManager:
         except OSError as error:
             if error.errno not in _PASSING:
                 raise
-            self._failed = error
+            # not the error itself, whose traceback holds the copies of the whole run
+            self._failed = OSError(error.errno, error.strerror, error.filename)
 
     # ------------------------------------------------------------------------- between two steps
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,10 +36,18 @@ def forget(run_folder: Path, *, keep: int, keep_every: int, spare: Iterable[Path
     for old in whole[keep:]:
         if (keep_every and old.step % keep_every == 0) or old.folder.absolute() in spared:
             continue
-        shutil.rmtree(old.folder)
-        for parent in averages(run_folder):
-            shutil.rmtree(parent / old.folder.name, ignore_errors=True)
+        for parent in averages(run_folder):  # first: a checkpoint that is gone is not found again
+            _remove(parent / old.folder.name)
+        _remove(old.folder)
         logger.info(f"removed {old.folder}, older than the last {keep}")
+
+
+def _remove(folder: Path) -> None:
+    """Take a folder's name from it at once; what an interruption leaves is swept up by the next save."""
+    if folder.exists():
+        left = folder.with_name(f".{folder.name}.old")
+        os.rename(folder, left)
+        shutil.rmtree(left)
 
 
 def averages(run_folder: Path) -> set[Path]:
