@@ -13,6 +13,18 @@ FIELDS = ("caption", "captions", "text", "label", "flow")
 EXACT = 2**53  # whole numbers below it pass through floating point unchanged
 
 
+def parse_json(text: str | bytes) -> Any:
+    """A value written as JSON.
+
+    Raises:
+        ValueError: it is none, or is nested deeper than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
 def parse_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check the types of caption, captions, text, label and flow. Empty cells count as absent.
 
@@ -70,7 +82,7 @@ def _parse_texts(name: str, values: list[Any] | tuple[Any, ...]) -> list[str]:
 def _parse_json_list(name: str, value: str) -> list[Any]:
     """A list as csv can hold it: ["one", "two"]."""
     try:
-        found = json.loads(value)
+        found = parse_json(value)
     except ValueError:
         found = None
     if not isinstance(found, list):

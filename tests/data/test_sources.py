@@ -49,6 +49,7 @@ def test_json_goes_before_txt(tmp_path):
         ("a.txt", b"caf\xe9", "a.txt: 'utf-8' codec can't decode"),
         ("a.json", b"{", "a.json: Expecting"),
         ("a.json", b"[1]", "a.json: list found, an object"),
+        ("a.json", b"[" * 100_000, "a.json: maximum recursion depth"),
         ("a.json", b'{"caption": 5}', "caption is 5, text is wanted"),
         ("a.json", b'{"label": "dog"}', "label is 'dog', a number is wanted"),
         ("a.json", b'{"label": 1.5}', "label is 1.5, a whole number is wanted"),
@@ -159,7 +160,9 @@ def test_bad_rows_are_failures_that_name_the_line(tmp_path):
         "line 4: '.xyz' is not the suffix of a picture or video",
     ]
     path = tmp_path / "list.jsonl"
-    path.write_bytes(b'{"path": "a.png"}\n{"path": "\xff"}\n[1]\n{"name": "b.png"}\n"text"\n')
+    path.write_bytes(
+        b'{"path": "a.png"}\n{"path": "\xff"}\n[1]\n{"name": "b.png"}\n"text"\n' + b"[" * 10**5
+    )
     listing = scan(str(path))
     assert len(listing.sources) == 1
     reasons = [failure.reason for failure in listing.failures]
@@ -167,6 +170,7 @@ def test_bad_rows_are_failures_that_name_the_line(tmp_path):
     assert reasons[1] == "line 3: list found, an object is wanted"
     assert reasons[2] == "line 4: no column path or file, there are ['name']"
     assert reasons[3] == "line 5: str found, an object is wanted"
+    assert reasons[4].startswith("line 6: not a line of JSON in utf-8: maximum recursion depth")
 
 
 @pytest.mark.parametrize(
@@ -220,6 +224,16 @@ def test_a_table_that_cannot_be_read_names_file_and_line(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text('path,caption\na.png,good\nb.png,"' + "x" * 200_000 + '"\n')
     with pytest.raises(ValueError, match=r"--input .*list\.csv line 3: field larger than"):
+        scan(str(path))
+
+
+def test_a_lost_quote_does_not_swallow_the_rows_up_to_the_next_one(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text('path,caption\na.png,"lost\nb.png,plain\nc.png,"quoted"\nd.png,plain\n')
+    with pytest.raises(ValueError, match=r"--input .*list\.csv line 4: ',' expected after '\"'"):
+        scan(str(path))
+    path.write_text('path,caption\na.png,good\nb.png,"lost\nc.png,plain\n')
+    with pytest.raises(ValueError, match=r"--input .*list\.csv line 4: unexpected end of data"):
         scan(str(path))
 
 

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from diffnext.data import urls
-from diffnext.data.fields import FIELDS
+from diffnext.data.fields import FIELDS, parse_json
 from diffnext.data.location import kind_of, of_path
 from diffnext.data.sources.columns import Columns
 from diffnext.data.sources.huggingface import (
@@ -91,7 +90,7 @@ def read_text(path: str) -> str:
 
 
 def _read_object(path: str) -> dict[str, Any]:
-    value = json.loads(read_text(path))
+    value = parse_json(read_text(path))
     if not isinstance(value, dict):
         raise ValueError(f"{type(value).__name__} found, an object with {FIELDS} is wanted")
     return value

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from diffnext.data import tables, urls
+from diffnext.data.fields import parse_json
 from diffnext.data.location import of_path
 from diffnext.data.sources.columns import Columns
 from diffnext.data.sources.listing import Listing
@@ -92,7 +92,7 @@ def _without_path(row: Mapping[str, Any], columns: Columns) -> str:
 def _csv_rows(path: str) -> Rows:
     with urls.open_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.DictReader(text, restkey="")
+        reader = csv.DictReader(text, restkey="", strict=True)  # or it reads on past a lost quote
         try:
             for row in reader:
                 yield f"line {reader.line_num}", row
@@ -109,7 +109,7 @@ def _jsonl_rows(path: str) -> Rows:
 
 def _json_row(line: bytes) -> dict[str, Any] | str:
     try:
-        return _checked_row(json.loads(line.decode("utf-8-sig")))
+        return _checked_row(parse_json(line.decode("utf-8-sig")))
     except ValueError as error:
         return f"not a line of JSON in utf-8: {error}"
 
@@ -120,7 +120,7 @@ def _checked_row(row: Any) -> dict[str, Any] | str:
 
 def _json_rows(path: str) -> Rows:
     try:
-        values = json.loads(urls.read(path).decode("utf-8-sig"))
+        values = parse_json(urls.read(path).decode("utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"--input {path}: not JSON in utf-8: {error}") from error
     if not isinstance(values, list):

@@ -6,7 +6,6 @@ A tar is gone through once, from header to header; the media stay in it and are 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from diffnext.data import urls
+from diffnext.data.fields import parse_json
 from diffnext.data.location import TarMember, kind_of
 from diffnext.data.sources.columns import Columns
 from diffnext.data.sources.listing import Listing
@@ -119,7 +119,7 @@ def _values(file: Any, members: dict[str, tarfile.TarInfo], columns: Columns) ->
         if ending in members:
             values.setdefault(field, _read_text(file, members[ending]))
     if "json" in members:
-        held = json.loads(_read_text(file, members["json"]))
+        held = parse_json(_read_text(file, members["json"]))
         if not isinstance(held, dict):
             raise ValueError(f"{type(held).__name__} in .json, an object is wanted")
         values.update(columns.fields(held))
