@@ -14,11 +14,19 @@ SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name
 _MAY_BE_IGNORED = tuple(getattr(signal, n) for n in ("SIGHUP", "SIGINT") if hasattr(signal, n))
 
 
+def heeded() -> list[int]:
+    """The signals to listen to: not those that `nohup` and `&` have made this process ignore."""
+    return [
+        number
+        for number in SIGNALS
+        if number not in _MAY_BE_IGNORED or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+
 @contextmanager
 def on_signals(request: Callable[[str], None]) -> Iterator[None]:
     """Turn the first signal that asks for an end into a request; a second one ends at once.
 
-    Where the end of a terminal or Ctrl-C is ignored already, as `nohup` and `&` want it, it stays so.
     Main thread only.
 
     Args:
@@ -37,10 +45,7 @@ def on_signals(request: Callable[[str], None]) -> Iterator[None]:
             os.write(2, said.encode())
         request(name)
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN or number not in _MAY_BE_IGNORED:
-            signal.signal(number, handle)
+    before = {number: signal.signal(number, handle) for number in heeded()}
     try:
         yield
     finally:

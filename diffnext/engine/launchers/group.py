@@ -17,6 +17,7 @@ import psutil
 from diffnext.engine.heartbeat import FOLDER, Beat, read_beats
 from diffnext.engine.launchers import faults
 from diffnext.engine.launchers.faults import Fault, say
+from diffnext.engine.signals import heeded
 
 ASK_AFTER_S = 1.0  # a signal that went to all processes needs no handing on
 DIE_AFTER_S = 5.0  # for the others to end by themselves once one has died
@@ -183,9 +184,7 @@ def _ignoring(numbers: Sequence[int]) -> Iterator[None]:
 @contextmanager
 def _handling(handle: Callable[[int], None]) -> Iterator[None]:
     """Call `handle` with the number of each signal that asks for an end."""
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *QUIET):
-        before[number] = signal.signal(number, lambda n, frame: handle(n))
+    before = {number: signal.signal(number, lambda n, frame: handle(n)) for number in heeded()}
     try:
         yield
     finally:

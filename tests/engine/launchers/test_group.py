@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from diffnext.engine.launchers.group import run_group
+
 ROOT = Path(__file__).parents[3]
 WORKER = Path(__file__).with_name("worker.py")
 LAUNCH = """
@@ -158,3 +160,12 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert time.monotonic() - begin < 10
     assert running.returncode == 128 + signal.SIGTERM
     assert all(map(gone, children))
+
+
+def test_what_nohup_has_made_ignored_stays_ignored():
+    child = "import os, signal, time; os.kill(os.getppid(), signal.SIGHUP); time.sleep(0.6)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_group([sys.executable, "-c", child]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
