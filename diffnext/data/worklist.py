@@ -23,7 +23,6 @@ import os
 import pickle
 import secrets
 import shutil
-import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from diffnext.data.cache_plan import Plan, Task
 
 WORK = "diffnext.work"
+BEGUN, GONE = "s-", "old-"  # how the folders of works begin; those of the latter are being removed
 HEAD, TASKS, JOIN = "head.json", "tasks.bin", "join.json"
 UNIT_MEDIA = 64
 UNIT_BYTES = 1 << 27  # of the frames of a unit; a medium of more is a unit alone
@@ -132,7 +132,7 @@ class Worklist:
 
     def discard(self) -> None:
         """Remove the work, at one moment for all that see it."""
-        gone = os.path.join(os.path.dirname(self.folder), f"old-{secrets.token_hex(4)}")
+        gone = os.path.join(os.path.dirname(self.folder), GONE + secrets.token_hex(4))
         os.rename(self.folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -153,7 +153,7 @@ def create(
         asked: what the build was asked for; who takes part must have been asked for the same.
     """
     clear(plan.output)
-    folder = os.path.join(plan.output, WORK, f"s-{uuid.uuid4().hex[:12]}")
+    folder = os.path.join(plan.output, WORK, BEGUN + secrets.token_hex(6))
     os.makedirs(os.path.join(folder, "parts"))
     write_ledger(folder, [*plan.failures, *plan.dropped])
     with open(os.path.join(folder, TASKS), "wb") as stream:
@@ -190,7 +190,7 @@ def clear(output: str) -> None:
     """Remove what is left of works that were not begun, or are over; the caller holds the lock."""
     work = os.path.join(output, WORK)
     for name in os.listdir(work) if os.path.isdir(work) else ():
-        if not os.path.exists(os.path.join(work, name, HEAD)):
+        if name.startswith(GONE) or not os.path.exists(os.path.join(work, name, HEAD)):
             shutil.rmtree(os.path.join(work, name), ignore_errors=True)
     with contextlib.suppress(OSError):
         os.rmdir(work)
@@ -199,7 +199,7 @@ def clear(output: str) -> None:
 def _folders(output: str) -> list[str]:
     work = os.path.join(output, WORK)
     names = sorted(os.listdir(work)) if os.path.isdir(work) else []
-    return [os.path.join(work, name) for name in names if name.startswith("s-")]
+    return [os.path.join(work, name) for name in names if name.startswith(BEGUN)]
 
 
 def _groups(plan: Plan) -> Iterator[tuple[int, int, list[Task]]]:
