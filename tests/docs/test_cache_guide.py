@@ -3,8 +3,10 @@
 
 import csv
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import av
@@ -12,13 +14,16 @@ import numpy as np
 import PIL.Image
 import torch
 
+from diffnext import cli
 from diffnext.data.choices import CHOICES
+from diffnext.data.datasets import open_datasets
 from diffnext.data.journal import JOURNAL
 from diffnext.data.ledger import LEDGER
 from diffnext.data.records import open_reader
 from diffnext.data.records.identity import IDENTITY
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOpenSora
+from tests.pipelines.tiny import TEXT
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "cache.md").read_text(encoding="utf-8")
@@ -39,6 +44,7 @@ def prepare(folder):
     }
     AutoencoderKL(**TINY, **kinds).save_pretrained(folder / "nova-image" / "vae")
     AutoencoderKLOpenSora(**TINY).save_pretrained(folder / "nova-video" / "vae")
+    text_model(folder / "nova-image")
     (folder / "photos").mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (66, 80, 90, 3), np.uint8)
     PIL.Image.fromarray(noise[0]).save(folder / "photos" / "a.jpg")
@@ -54,6 +60,21 @@ def prepare(folder):
         csv.writer(file).writerows([["path", "caption"], ["a.mp4", "A video of noise."]])
 
 
+def text_model(folder):
+    """What a model folder holds to embed prompts."""
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(TEXT, folder / part)
+    (folder / "transformer").mkdir()
+    network = {"text_token_dim": 64, "text_token_len": 12}
+    (folder / "transformer" / "config.json").write_text(json.dumps(network))
+    index = {
+        "text_encoder": ["diffnext.models.text_encoders.phi", "PhiEncoderModel"],
+        "tokenizer": ["transformers", "CodeGenTokenizerFast"],
+        "vae": ["diffnext.models.autoencoders.autoencoder_kl", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
 def run_tool(words):
     """Run `tools/name.py ARGUMENTS` in this process, which has loaded torch already."""
     path = ROOT / words[0]
@@ -67,14 +88,21 @@ def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 6
+    assert len(commands) == 8
     for command in commands:
-        words = shlex.split(command.replace("/path/to/", f"{tmp_path}/"))
-        assert words.pop(0) == "python"
-        run_tool([SIZES.get(word, word) for word in words])
+        program, *words = shlex.split(command.replace("/path/to/", f"{tmp_path}/"))
+        words = [SIZES.get(word, word) for word in words]
+        if program == "diffnext":
+            assert cli.main(words) == 0, command
+        else:
+            assert program == "python"
+            run_tool(words)
     assert open_reader("img_cache")[0]["shape"] == [8, 8, 8]
     assert open_reader("vid_cache")[0]["shape"] == [8, 9, 6, 8]
     assert Path("sheet.png").is_file()
+    assert open_reader("full_cache")[0]["words"] == ["A picture of noise.", ""]
+    [joined], _ = open_datasets("img_cache", "img_prompts")
+    assert joined[0]["caption"]["shape"] == open_reader("full_cache")[0]["caption"]["shape"]
     [snippet] = blocks("python")
     capsys.readouterr()
     exec(compile(snippet, "docs/cache.md", "exec"), {})
