@@ -112,6 +112,24 @@ def test_more_shards_than_may_be_open(tmp_path):
     assert len(reader._files._open) <= 4
 
 
+def test_several_folders_leave_files_to_the_process(tmp_path):
+    """Of datasets with more shards together than a process may open."""
+    resource = pytest.importorskip("resource")
+    folder = write(tmp_path / "c", 30, max_examples=1)
+    readers = [open_reader(folder) for _ in range(6)]
+    used = len(os.listdir("/dev/fd"))
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * used + 40, old[1]))
+    try:
+        for reader in readers:
+            assert [reader[i]["caption"] for i in range(30)]
+        others = [open(os.devnull) for _ in range(10)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+    for stream in others:
+        stream.close()
+
+
 def test_shapes_are_known_from_writing_and_found_by_reading(folder):
     shapes, ids = open_reader(folder).shapes()
     assert shapes == [(8, 2, 4, 6), (8, 4, 6), (8, 6, 4)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -38,6 +39,9 @@ def _at_once(pieces: Sequence[Buffer]) -> bool:
     return hasattr(os, "writev") and 1 < len(pieces) <= 512
 
 
+_FOLDERS: weakref.WeakSet[Files] = weakref.WeakSet()
+
+
 class _Open:
     """A file that is closed when the last reference to it goes."""
 
@@ -49,8 +53,19 @@ class _Open:
             os.close(self.descriptor)
 
 
+def _most_open() -> int:
+    """Files that may be kept open, by all folders together; the other half is for everything else."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 256
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if most == resource.RLIM_INFINITY else most // 2
+
+
 class Files:
-    """The shards of a folder, opened when they are first read; at most `limit` are kept open.
+    """The shards of a folder, opened when they are first read; at most `limit` are kept open, and of
+    all folders together no more than half of the files that the process may open.
 
     Reads carry their own position, so threads and forked processes share a file. A file that
     is pushed out is closed when the last read on it has returned. A subclass may get the bytes
@@ -62,6 +77,7 @@ class Files:
         self.limit = limit
         self._open: OrderedDict[int, _Open] = OrderedDict()
         self._lock = threading.Lock()
+        _FOLDERS.add(self)
 
     def sizes(self) -> list[int]:
         """Bytes of each file.
@@ -118,7 +134,8 @@ class Files:
             file = self._open.get(number)
             if file is None:
                 file = self._open[number] = _Open(self.paths[number])
-                if len(self._open) > self.limit:
+                most = min(self.limit, max(1, _most_open() // len(_FOLDERS)))
+                while len(self._open) > most:
                     self._open.popitem(last=False)
             else:
                 self._open.move_to_end(number)
