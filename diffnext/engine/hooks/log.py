@@ -6,10 +6,13 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from diffnext.distributed import env as processes
 from diffnext.engine.hooks.base import Hook
@@ -41,15 +44,16 @@ class LogHook(Hook):
         self._times: list[tuple[float, float]] = []  # seconds of these, and of transfers in them
         self._waits = WaitSplit()
         self._unprinted: list[Row] = []
-        self._bar = None
+        self._bar: tqdm | None = None
+        self._open = ExitStack()
         self._trainer: Trainer | None = None
 
     def before_train(self, trainer: Trainer) -> None:
         self._trainer = trainer
         if trainer.backend.env.is_main and sys.stderr.isatty():
-            from tqdm import tqdm
-
             self._bar = tqdm(total=trainer.max_steps, initial=trainer.step, unit="step")
+            self._open.enter_context(closing(self._bar))
+            self._open.enter_context(logging_redirect_tqdm([logger]))  # lines go above the bar
 
     def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
         self._steps.append((trainer.step, metrics.values, self._waits.split(trainer)))
@@ -84,8 +88,7 @@ class LogHook(Hook):
                 logger.warning(f"the rows of the last {len(self._steps)} steps are lost: {error}")
         for writer in self.writers:
             writer.close()
-        if self._bar is not None:
-            self._bar.close()
+        self._open.close()
 
     def _rows(self, average: Callable[[Tensor], Tensor]) -> list[Row]:
         """One row a step; its tensors are averaged over the processes in one message."""

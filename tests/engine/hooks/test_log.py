@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the log says of the time that data took."""
 
+import io
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
 
 from diffnext.data.records.base import Times
 from diffnext.engine.hooks.log import WaitSplit
-from diffnext.utils.logging import logger
+from diffnext.utils.logging import close, logger, setup
 from diffnext.utils.metrics import read_rows
 from tests.engine.runs import Interrupted, toy_run
 
@@ -76,3 +78,32 @@ def test_a_step_that_breaks_off_does_not_shift_the_others(tmp_path):
         trainer.train()
     (row,) = read_rows(tmp_path / "metrics.jsonl")
     assert row["data_transfer"] == pytest.approx(0.3)
+
+
+class Terminal(io.StringIO):
+    """What both streams of a process write to."""
+
+    def isatty(self):
+        return True
+
+    def lines(self):
+        """What is to be read: a line that is begun anew covers what was there."""
+        return [line.rpartition("\r")[2].rstrip() for line in self.getvalue().split("\n")]
+
+
+def test_the_bar_on_a_terminal_stays_below_the_lines(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    setup(file=str(tmp_path / "train.log"))
+    try:
+        toy_run(tmp_path, max_steps=8).train()
+        logger.info("the end")
+    finally:
+        close()
+    assert terminal.getvalue().count("step/s]") >= 3  # between the lines of the log
+    *lines, last = [line for line in terminal.lines() if line]
+    logged = (tmp_path / "train.log").read_text().splitlines()
+    messages = [line.split(" INFO ")[1] for line in logged]
+    assert [line[9:] for line in lines if "8/8 [" not in line] + [last[9:]] == messages
+    assert sum("step" in message for message in messages) == 3 and messages[-1] == "the end"
