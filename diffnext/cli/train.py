@@ -57,6 +57,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="", metavar="HOSTFILE", help="nodes for deepspeed")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard curves too")
     parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="show the run in Weights & Biases; offline where there is no key or no server",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="check data, weights and memory, print the plan, stop",
@@ -176,7 +181,7 @@ def train_in(
             print(f"already finished: {folder} has all {cfg.SOLVER.MAX_STEPS} steps")
         return 0
     coordinator.start(str(cfg))
-    options = {"start": start, "tensorboard": args.tensorboard}
+    options = {"start": start, "tensorboard": args.tensorboard, "wandb": args.wandb}
     trainer = build.build_trainer(cfg, plan, coordinator, **options)
     try:
         run(trainer, cfg, heart, logs=coordinator.logs)

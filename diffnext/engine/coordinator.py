@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import torch
+import yaml
 
 import diffnext
 from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.utils import files, logging
+from diffnext.utils.wandb_writer import WandbWriter
 from diffnext.utils.writers import Curves, JsonlWriter, TensorBoardWriter, Writer
 
 _PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "deepspeed")
@@ -26,7 +28,8 @@ class Coordinator:
     """Knows the experiment folder; nothing is made before `start`, and the first process writes.
 
     <folder>/config.yaml        the options of the run, with versions and commit as comments
-             logs/train.log, logs/metrics.jsonl, logs/eval.jsonl, logs/tensorboard/
+             logs/train.log, logs/metrics.jsonl, logs/eval.jsonl, logs/tensorboard/,
+             logs/wandb/
              checkpoints/, ema_checkpoints/
 
     Args:
@@ -40,6 +43,7 @@ class Coordinator:
         self.folder = Path(str(processes.broadcast(chosen))).absolute()
         self.env = env
         self.logs = self.folder / "logs"
+        self._config = ""
         logging.setup(rank=env.rank)
 
     def start(self, config: str) -> None:
@@ -48,6 +52,7 @@ class Coordinator:
         Args:
             config: YAML text; `--cfg` reads the written file back.
         """
+        self._config = config
         self.logs.mkdir(parents=True, exist_ok=True)
         logging.setup(rank=self.env.rank, file=str(self.logs / "train.log"))
         if self.env.is_main:
@@ -62,15 +67,19 @@ class Coordinator:
         """
         return [JsonlWriter(self.logs / name, step=step)] if self.env.is_main else []
 
-    def curves(self, *, step: int, tensorboard: bool) -> list[Curves]:
+    def curves(self, *, step: int, tensorboard: bool, wandb: bool) -> list[Curves]:
         """Where numbers are shown while the run goes on; nowhere except on the first process.
 
         Args:
-            step: finished steps; later points of an earlier run are hidden.
+            step: finished steps; later points of an earlier run are hidden in TensorBoard.
         """
-        if not (self.env.is_main and tensorboard):
-            return []
-        return [TensorBoardWriter(self.logs / "tensorboard", step=step)]
+        shown: list[Curves] = []
+        if self.env.is_main and tensorboard:
+            shown.append(TensorBoardWriter(self.logs / "tensorboard", step=step))
+        if self.env.is_main and wandb:
+            config = yaml.safe_load(self._config)
+            shown.append(WandbWriter(self.logs, name=self.folder.name, config=config))
+        return shown
 
 
 def describe() -> dict[str, str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing import event_accumulator
 
 from diffnext.cli.generate import main as generate
 from diffnext.utils.metrics import read_rows
@@ -27,9 +28,12 @@ def runs(tmp_path_factory):
     for name, count in (("cache", 8), ("held", 5)):
         make_cache(folder / name, "t2i", count=count, channels=4, size=4, width=64)
     watched = WATCHED | {"EVAL.DATASET": str(folder / "held")}
-    for name, options in (("plain", {}), ("watched", watched)):
-        config = make_config(folder / f"{name}.yml", "t2i", **options)
-        assert train("--cfg", str(config), "--exp-dir", str(folder / name)) == 0
+    shown = ("--tensorboard", "--wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        for name, options, flags in (("plain", {}, ()), ("watched", watched, shown)):
+            config = make_config(folder / f"{name}.yml", "t2i", **options)
+            assert train("--cfg", str(config), "--exp-dir", str(folder / name), *flags) == 0
     return folder
 
 
@@ -54,6 +58,16 @@ def test_held_out_loss_falls_and_the_best_step_is_named(runs):
     assert rows[-1]["eval/loss"] < rows[0]["eval/loss"]
     best = json.loads((runs / "watched/best.json").read_text())
     assert best["step"] == 6 and best["value"] == rows[-1]["eval_ema/loss"]
+
+
+def test_curves_and_samples_are_shown(runs):
+    logs = runs / "watched/logs"
+    events = event_accumulator.EventAccumulator(str(logs / "tensorboard")).Reload()
+    assert events.Tags()["images"] == ["samples/00000 a", "samples/00001 b"]
+    assert {"loss", "eval/loss_t100", "eval_ema/loss"} < set(events.Tags()["scalars"])
+    (offline,) = logs.glob("wandb/offline-run-*")
+    assert offline.name.endswith((logs / "wandb_id").read_text())
+    assert len(list(offline.glob("files/media/images/samples/*.png"))) == 6
 
 
 def test_samples_are_what_the_command_draws_from_the_snapshot(runs):

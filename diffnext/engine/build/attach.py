@@ -31,6 +31,7 @@ def attach(
     start: Start | None,
     plan: Plan,
     tensorboard: bool,
+    wandb: bool,
 ) -> None:
     """Resume the run if there is something to resume, and give it its hooks.
 
@@ -52,7 +53,7 @@ def attach(
     if start is not None:
         manager.load(trainer)
     batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * env.world
-    curves = coordinator.curves(step=trainer.step, tensorboard=tensorboard)
+    curves = coordinator.curves(step=trainer.step, tensorboard=tensorboard, wandb=wandb)
     writers = coordinator.rows("metrics.jsonl", step=trainer.step) + curves
     log = LogHook(writers, display=cfg.SOLVER.DISPLAY, samples_per_step=batch)
 

@@ -29,6 +29,7 @@ def build_trainer(
     *,
     start: Start | None = None,
     tensorboard: bool = False,
+    wandb: bool = False,
 ) -> Trainer:
     """Make everything that a run consists of, put back to where it was if it is resumed.
 
@@ -37,7 +38,8 @@ def build_trainer(
         plan: made of them.
         coordinator: of the experiment folder.
         start: where the run goes on from; None for step 0.
-        tensorboard: write curves for TensorBoard as well.
+        tensorboard: write curves and samples for TensorBoard as well.
+        wandb: and for Weights & Biases.
     """
     env = coordinator.env
     for line in describe_plan(cfg, plan, world=env.world):
@@ -51,6 +53,7 @@ def build_trainer(
         start=start,
         plan=plan,
         tensorboard=tensorboard,
+        wandb=wandb,
     )
     return trainer
 
