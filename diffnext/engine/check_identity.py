@@ -68,8 +68,11 @@ def check_autoencoder(reader: RecordReader, vae: Path, expected: Expected) -> st
     return f"cache      {reader.path} was made by the model's {name}, weights {found[:12]}"
 
 
-def check_text_encoder(reader: RecordReader, folder: Path) -> str:
+def check_text_encoder(reader: RecordReader, folder: Path, text_length: int | None = None) -> str:
     """Compare what a cache states of its prompt embeddings with the text encoder of the model.
+
+    Args:
+        text_length: tokens that the network reads; None: not known.
 
     Returns:
         What was compared, in words; it begins with WARNING where something could not be.
@@ -95,6 +98,12 @@ def check_text_encoder(reader: RecordReader, folder: Path) -> str:
             + "\n".join(differs)
             + "\nembed the prompts with that of the model, or give the one that made them: "
             "PIPELINE.MODULES.text_encoder FOLDER"
+        )
+    cut = stated.get("max_length")
+    if None not in (cut, text_length) and cut < text_length:
+        return (
+            f"WARNING    prompts of {reader.path} were cut at {cut} tokens by a model that reads no "
+            f"more; this network reads {text_length}"
         )
     return f"cache      prompts of {reader.path} were embedded by the model's text encoder"
 

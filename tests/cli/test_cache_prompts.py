@@ -148,6 +148,8 @@ def test_the_identity_states_the_text_encoder_and_training_compares_it(photos, m
     assert stated["config"]["num_hidden_layers"] == 2 and len(stated["tokenizer_sha256"]) == 64
     reader = open_reader(tmp_path / "cache")
     assert "by the model's text encoder" in check_text_encoder(reader, model / "text_encoder")
+    longer = check_text_encoder(reader, model / "text_encoder", LENGTH + 1)
+    assert longer.startswith("WARNING") and "cut at 12 tokens" in longer and "reads 13" in longer
     other = shutil.copytree(model / "text_encoder", tmp_path / "other")
     (other / "model.safetensors").write_bytes(b"others")
     with pytest.raises(ValueError, match="weights_sha256: the cache has"):

@@ -106,7 +106,7 @@ def _look(cfg: Config, reader: RecordReader, expected: Expected) -> list[str]:
     states = identity_of(reader, "moments") is not None  # else one warning speaks of everything
     if states and check_data.embedded_text(reader) and expected.text_width is not None:
         folder = component_folder(cfg, "text_encoder")
-        notes.append(check_identity.check_text_encoder(reader, folder))
+        notes.append(check_identity.check_text_encoder(reader, folder, expected.text_length))
     level = check_data.latent_level(records, read_config(component_folder(cfg, "vae")))
     return [*notes, check_data.describe_level(reader, records, *level)]
 
