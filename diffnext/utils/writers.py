@@ -11,6 +11,7 @@ from typing import Protocol
 
 import av
 
+from diffnext.utils.logging import logger
 from diffnext.utils.metrics import Row, cut_rows
 
 
@@ -39,14 +40,22 @@ class JsonlWriter:
 
     def __init__(self, path: str | Path, *, step: int = 0) -> None:
         cut_rows(path, step=step)
-        self._file = open(path, "a")
+        self._file = open(path, "ab", buffering=0)
+        self._unwritten = b""
 
     def write(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Add rows; where the disk takes none, they wait for the next time: a run does not end for them."""
+        self._unwritten += "".join(json.dumps(row) + "\n" for row in rows).encode()
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            waiting = len(self._unwritten)
+            logger.warning(f"{waiting} bytes of {self._file.name} wait to be written: {error}")
 
     def close(self) -> None:
+        if self._unwritten:
+            self.write([])
         self._file.close()
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from diffnext.utils.export_utils import export_to_image, export_to_video
-from diffnext.utils.writers import TensorBoardWriter
+from diffnext.utils.metrics import read_rows
+from diffnext.utils.writers import JsonlWriter, TensorBoardWriter
 
 
 def test_tensorboard_shows_pictures_and_videos(tmp_path):
@@ -31,3 +32,20 @@ def test_tensorboard_shows_pictures_and_videos(tmp_path):
     assert shown.info["duration"] == 100, moving
     frames = [np.asarray(f.convert("RGB")).mean() for f in ImageSequence.Iterator(shown)]
     np.testing.assert_allclose(frames, levels, atol=5)
+
+
+def test_rows_wait_for_a_disk_that_is_full(tmp_path, caplog):
+    resource = pytest.importorskip("resource")
+    writer = JsonlWriter(tmp_path / "rows.jsonl")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))  # in the middle of the second row
+    try:
+        writer.write([{"step": 1, "loss": 0.5}])
+        writer.write([{"step": 2, "loss": 0.25}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "21 bytes" in caplog.text and "[Errno 27] File too large" in caplog.text
+    writer.write([{"step": 3, "loss": 0.125}])
+    writer.close()
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 0.5), (2, 0.25), (3, 0.125)]

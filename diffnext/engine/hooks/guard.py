@@ -123,14 +123,17 @@ class GuardHook(Hook):
         if self._written == MOST_FILES or (overflow and trainer.backend.precision == "float16"):
             return
         self._written += 1
-        self.folder.mkdir(parents=True, exist_ok=True)
         rank = trainer.backend.env.rank
         path = self.folder / f"step_{step.number}_rank_{rank}.json"
         norms = {k: _number(v) for k, v in step.values.items() if k.startswith("grad_norm")}
         samples = [
             row for i, micro in enumerate(step.micros) for row in self._rows(trainer, i, micro)
         ]
-        files.write_json(path, {"step": step.number, "rank": rank, **norms, "samples": samples})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, {"step": step.number, "rank": rank, **norms, "samples": samples})
+        except OSError as error:  # a full disk is no reason to end
+            logger.warning(f"{path} could not be written: {error}")
 
     def _rows(self, trainer: Trainer, number: int, micro: Micro) -> list[dict[str, Any]]:
         """One row a sample."""

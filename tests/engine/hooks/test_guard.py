@@ -52,6 +52,14 @@ def _generator(seed, row):
     return torch.Generator().manual_seed(key)
 
 
+def test_a_disk_that_takes_no_file_ends_no_run(tmp_path, caplog):
+    trainer, guard = guarded(tmp_path, bad=[9])
+    (tmp_path / "bad").write_text("no folder")
+    trainer.train()
+    assert trainer.step == trainer.max_steps and guard.skipped == 1
+    assert "step_3_rank_0.json could not be written" in caplog.text
+
+
 def test_healthy_steps_leave_no_file_and_are_read_seldom(tmp_path, monkeypatch):
     trainer, _ = guarded(tmp_path, every=4)
     reads, look = [], GuardHook._look
