@@ -18,6 +18,7 @@ COMMANDS = {
     "cache prompts": ("cache_prompts", "embed the prompts of a cache into a folder beside it"),
     "cache info": ("cache_info", "say what a cache holds and what made it"),
     "cache verify": ("cache_verify", "find damaged records, and mend them"),
+    "cache show": ("cache_show", "decode records and show them beside their sources"),
     "cache diff": ("cache_diff", "compare two caches record by record"),
     "cache filter": ("cache_filter", "make a cache of some of the records of another"),
     "cache merge": ("cache_merge", "make one cache of several"),

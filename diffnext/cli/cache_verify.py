@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from diffnext.cli.common import bar, guarded, parser
+from diffnext.cli.common import bar, check_vae, guarded, parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -120,13 +120,12 @@ def make_remedy(args: argparse.Namespace):
     from diffnext.data.records import read_identity
     from diffnext.data.sources import parse_columns, scan
     from diffnext.data.tools.repair import Remedy
-    from diffnext.models.autoencoders.loading import describe_vae, load_vae
+    from diffnext.models.autoencoders.loading import load_vae
 
     identity = upgrade_identity(read_identity(args.cache) or {})[0]
-    found, stated = describe_vae(args.vae), identity.get("vae")
-    if found != stated:
-        differs = sorted(key for key in found if found[key] != (stated or {}).get(key))
-        raise ValueError(f"--vae {args.vae} is not what made {args.cache}: {differs} differ")
+    if "vae" not in identity or "encode" not in identity.get("dtype", {}):
+        raise ValueError(f"{args.cache} does not state what made it; records can only be dropped")
+    check_vae(identity, args.vae, args.cache)
     device, _ = pick_device(args.device, "fp32")
     dtype = getattr(torch, identity["dtype"]["encode"])
     latents = latents_of(args.vae)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 A = TypeVar("A")
 
@@ -28,6 +28,23 @@ def guarded(name: str, work: Callable[[argparse.Namespace], int], args: argparse
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+
+
+def check_vae(identity: Mapping[str, Any] | None, vae: str, cache: str) -> None:
+    """Refuse another autoencoder than the one that a cache states; it may state none.
+
+    Raises:
+        ValueError: with what differs.
+    """
+    from diffnext.models.autoencoders.loading import describe_vae
+
+    stated = (identity or {}).get("vae")
+    if stated is None:
+        return
+    found = describe_vae(vae)
+    differs = sorted(key for key in found if found[key] != stated.get(key))
+    if differs:
+        raise ValueError(f"--vae {vae} is not what made {cache}: {', '.join(differs)} differ")
 
 
 def in_words(num_bytes: int) -> str:

@@ -150,7 +150,7 @@ def test_clips_with_a_manifest(video_vae, tmp_path, capsys):
     command = ["show", str(tmp_path / "cache"), "--vae", str(video_vae), "--out", str(sheet)]
     assert inspect_cache.main(command) == 0
     width, height = PIL.Image.open(sheet).size
-    assert width % (3 * 96 + 2) == 0 and height % (64 + 2) == 0
+    assert width % (3 * 96 + 2) == 0 and height % (2 * 64 + 2) == 0
     assert inspect_cache.main(["info", str(tmp_path / "cache")]) == 0
     assert "8x9x8x12" in capsys.readouterr().out
 

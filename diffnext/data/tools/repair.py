@@ -211,7 +211,7 @@ def _record(cache: Cache, case: Case, outcome: Decoded | WorkError, remedy: Reme
         raise ValueError(str(outcome))
     if outcome.content != case.entry.content:
         raise ValueError("the file was edited; drop the record, and build again")
-    moments = remedy.encode(outcome.clips[0][None])[0]
+    moments = remedy.encode(np.stack(outcome.clips))[0]
     shape = remedy.latents.shape(case.entry.view)
     if moments.shape != shape:
         raise ValueError(f"the autoencoder gave moments {moments.shape}, {shape} are wanted")
