@@ -143,11 +143,11 @@ class BatchReader:
     def _prompts(
         self, records: list[Record], index: list[int], epoch: list[int]
     ) -> list[str | np.ndarray | None]:
-        options = {"seed": self.seed, "short_caption": self.short_caption}
-        prompts = []
+        prompts, seed, short = [], self.seed, self.short_caption
         try:
             for record, i, e in zip(records, index, epoch, strict=True):
-                prompts.append(draw_prompt(record, index=i, epoch=e, **options))
+                prompt = draw_prompt(record, seed=seed, index=i, epoch=e, short_caption=short)
+                prompts.append(prompt)
         except ValueError as error:
             raise RecordError(f"{self.describe(index[len(prompts)])}: {error}") from error
         return prompts

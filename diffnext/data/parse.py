@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
-from diffnext.utils.seeding import mixer
+from diffnext.utils.seeding import mix
 
 FLOAT16 = np.dtype("<f2")
 # A mark ends a sentence before a space or at the end, a full-width one (Chinese, Japanese) anywhere.
@@ -40,23 +41,25 @@ def draw_prompt(
     Raises:
         ValueError: the bytes of an embedding do not fit its shape.
     """
-    lot = _caption_lots(seed, epoch)(index) / 2**63  # in [0, 1)
-    several = _long_captions(record)
+    number = b"%d" % index
+    lot = xxh3_64_intdigest(number, _key(seed, epoch, "caption")) / 2**64  # in [0, 1)
+    several = _long_captions(record) if record.get("captions") else ()
     if len(several) > 1:
-        place = _caption_lots(seed, epoch, "captions")(index) % len(several)
+        place = xxh3_64_intdigest(number, _key(seed, epoch, "captions")) % len(several)
         record = {**record, "caption": several[place]}
     return choose_prompt(record, short=lot < short_caption)
 
 
 def _long_captions(record: Mapping[str, Any]) -> Sequence[Any]:
     """Texts of the list, which `caption` is one of; embeddings of it, which `caption` goes before."""
-    several = record.get("captions") or ()
-    return [record["caption"], *several] if several and isinstance(several[0], Mapping) else several
+    several = record["captions"]
+    return [record["caption"], *several] if isinstance(several[0], Mapping) else several
 
 
 @functools.lru_cache(maxsize=64)
-def _caption_lots(seed: int, epoch: int, stream: str = "caption") -> Callable[[int], int]:
-    return mixer(seed, stream, epoch)
+def _key(seed: int, epoch: int, purpose: str) -> int:
+    """What tells the draws of an epoch from others; all of a batch share it."""
+    return mix(seed, purpose, epoch)
 
 
 def moments(record: Mapping[str, Any]) -> np.ndarray:

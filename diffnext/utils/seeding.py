@@ -16,27 +16,9 @@ from torch import Tensor
 
 def mix(*parts: int | str) -> int:
     """Hash integers and strings to a seed in [0, 2**63)."""
-    return _seed(hashlib.blake2b(_text(parts), digest_size=8))
-
-
-def mixer(*parts: int | str) -> Callable[[int], int]:
-    """`mix(*parts, last)` as a function of `last`, in a third of the time."""
-    begun = hashlib.blake2b(_text(parts), digest_size=8)
-
-    def mix_last(last: int) -> int:
-        digest = begun.copy()
-        digest.update(b"\x1fint:%d" % last)
-        return _seed(digest)
-
-    return mix_last
-
-
-def _text(parts: Sequence[int | str]) -> bytes:
-    return "\x1f".join(f"{type(part).__name__}:{part}" for part in parts).encode()
-
-
-def _seed(digest: hashlib.blake2b) -> int:
-    return int.from_bytes(digest.digest(), "little") >> 1
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 class Draws:

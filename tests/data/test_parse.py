@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from diffnext.data.parse import choose_prompt, draw_prompt, first_sentence, moments
-from diffnext.utils.seeding import mix
 
 MOMENTS = np.arange(8 * 2 * 3, dtype="<f2").reshape(8, 2, 3)
 RECORD = {
@@ -80,10 +79,9 @@ def test_the_choice_depends_on_seed_epoch_and_index_only():
 
 
 def test_the_choice_is_the_lot_of_the_sample():
-    """By the hash that other draws use: a faster way to it changes no run."""
-    for index in range(50):
-        short = mix(3, "caption", 2, index) < 2**62
-        assert draw(index=index, epoch=2) == ("cat" if short else "A cat. It sits.")
+    """A run that goes on with another version of the code draws what it would have drawn."""
+    short = [index for index in range(40) if draw(index=index, epoch=2) == "cat"]
+    assert short == [1, 3, 4, 6, 9, 12, 15, 17, 20, 21, 23, 24, 26, 27, 28, 32, 36, 37, 38]
 
 
 @pytest.mark.parametrize(
