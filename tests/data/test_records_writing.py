@@ -56,6 +56,15 @@ def test_appending_other_fields_is_refused(folder):
     assert len(read_all(folder)) == 20
 
 
+@pytest.mark.parametrize("stem", ["photos", "003"])
+def test_appending_to_shards_that_would_sort_behind_is_refused(folder, stem):
+    for ending in (".data", ".index", ".check"):
+        (folder / f"00003{ending}").rename(folder / f"{stem}{ending}")
+    with pytest.raises(ValueError, match=f"without a number of 5 digits, as {stem}"):
+        open_writer(folder, FIELDS, append=True)
+    assert len(read_all(folder)) == 20
+
+
 def test_appending_to_nothing_begins(tmp_path):
     assert len(read_all(write(tmp_path / "new", 2, append=True))) == 2
 

@@ -206,10 +206,11 @@ class FolderWriter:
         """One more than the last shard's; 0 in a folder without records."""
         stems = [name.partition(".") for name in os.listdir(self.path)]
         stems = [stem for stem, _, ending in stems if ending in ("data", "index")]
-        odd = [stem for stem in stems if not stem.isdigit()]
-        if odd:
+        odd = [stem for stem in stems if not stem.isdigit() or len(stem) < DIGITS]
+        if odd:  # the next one would not come last
             raise ValueError(
-                f"{self.path} has shards without a number, as {odd[0]}; use another folder"
+                f"{self.path} has shards without a number of {DIGITS} digits, as {odd[0]}; use another "
+                "folder"
             )
         return max(map(int, stems), default=-1) + 1
 
