@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -78,8 +79,8 @@ def split_spec(spec: Spec) -> list[tuple[str, float]]:
 
 def _split_entry(entry: str) -> tuple[str, float]:
     path, colon, text = entry.rpartition(":")
-    if os.path.isdir(entry) or not colon or not path:
-        return entry, 1.0
+    if os.path.isdir(entry) or not colon or not path or re.fullmatch("https?://[^/:]+", path):
+        return entry, 1.0  # what follows the name of a web server is its port
     try:
         weight = float(text)
     except ValueError:
