@@ -83,7 +83,7 @@ class BatchReader:
         begin, times = time.perf_counter(), Times()
         index, epoch = plan.index[rows].copy(), plan.epoch[rows].copy()
         buffer = self._buffers.take((len(index), *plan.shape))
-        records = self._read_or_replace(plan.shape, index, _slots(buffer), times)
+        records = self._read_or_replace(plan.shape, index, _slots(buffer, len(index)), times)
         self._check_shapes(records, index, plan.shape)
         prompts = self._prompts(records, index.tolist(), epoch.tolist())
         batch = collate(records, prompts, moments=buffer, index=index, epoch=epoch)
@@ -202,10 +202,10 @@ class BatchReader:
             warnings.warn(f"{error}; the next record is read instead", stacklevel=2)
 
 
-def _slots(buffer: Tensor) -> list[memoryview]:
-    """The memory of each sample of a batch."""
+def _slots(buffer: Tensor, count: int) -> list[memoryview]:
+    """The memory of each of the samples of a batch."""
     whole = memoryview(buffer.numpy()).cast("B")
-    size = len(whole) // len(buffer)
+    size = len(whole) // count
     return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 

@@ -39,7 +39,7 @@ class Buffers:
             return torch.empty(shape, dtype=torch.float16, pin_memory=True)
         count = math.prod(shape)
         with self._lock:
-            return torch.from_numpy(self._unheld(count)[:count]).view(shape)
+            return torch.from_numpy(self._unheld(count)[:count].reshape(shape))
 
     def _unheld(self, count: int) -> np.ndarray:
         """The smallest free array of `count` numbers or more; a new one in place of one too small."""
