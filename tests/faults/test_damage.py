@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a cache that are lost or damaged: what reading says, and what the next build does."""
+
+import os
+import shutil
+import warnings
+
+import pytest
+
+from diffnext.data.records import open_reader
+from tests.data.cache_builds import assert_complete, encode, plan_for, run, write_photos
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished cache of seven records, and its photos beside it."""
+    folder = tmp_path_factory.mktemp("damage")
+    run(write_photos(folder / "photos"), folder / "cache")
+    plan_for(
+        folder / "photos", folder / "cache", remember=True
+    )  # so that there is all there can be
+    return folder
+
+
+@pytest.fixture
+def cache(whole, tmp_path):
+    shutil.copytree(whole / "cache", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def remove(path):
+    path.unlink()
+
+
+def halve(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    """One bit in the middle of the moments of the first record."""
+    data = bytearray(path.read_bytes())
+    data[300] ^= 1
+    path.write_bytes(data)
+
+
+TRUNCATED = (
+    r"00000\.data has \d+ bytes, .*the shard is truncated \(4 records of it cannot be read\)"
+)
+LOST = "METADATA says 7 records, the index files list {}: one was lost or added"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("00000.data", halve, TRUNCATED),
+        ("00000.data", remove, r"00000\.data is missing, its index is there"),
+        ("00000.index", remove, LOST.format(0)),
+        ("00000.index", halve, LOST.format(4)),
+        ("METADATA", halve, "METADATA is not JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_readers_and_builds(whole, cache, name, damage, message):
+    damage(cache / name)
+    before = {path: path.read_bytes() for path in cache.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        open_reader(cache)
+    with pytest.raises(ValueError, match=message):
+        run(whole / "photos", cache)
+    assert {path: path.read_bytes() for path in cache.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (
+            "diffnext.samples.jsonl",
+            remove,
+            r"holds 7 records, .* in it knows 0: .*the file was lost",
+        ),
+        ("diffnext.samples.jsonl", halve, r"holds 7 records, .* in it knows 3"),
+        ("diffnext.json", remove, "holds records that this tool did not make"),
+        ("diffnext.json", halve, r"diffnext\.json is not JSON"),
+    ],
+)
+def test_without_what_made_them_records_are_read_and_nothing_is_added(
+    whole, cache, name, damage, message
+):
+    damage(cache / name)
+    assert [len(open_reader(cache)[number]["moments"]) for number in range(7)] == [384] * 7
+    with pytest.raises(ValueError, match=message):
+        run(whole / "photos", cache)
+
+
+@pytest.mark.parametrize("damage", [remove, halve])
+@pytest.mark.parametrize("name", ["diffnext.index.bin", "diffnext.views.jsonl", "failures.jsonl"])
+def test_what_only_saves_time_may_go(whole, cache, name, damage):
+    damage(cache / name)
+    assert run(whole / "photos", cache).written == 0
+    assert_complete(whole / "photos", cache)
+    assert open_reader(cache).checked == 7
+
+
+def test_without_metadata_a_folder_is_one_that_was_not_finished(whole, cache):
+    (cache / "METADATA").unlink()
+    with pytest.warns(UserWarning, match="its writer did not finish. 7 complete records are read"):
+        assert len(open_reader(cache)) == 7
+    assert run(whole / "photos", cache).written == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(open_reader(cache)) == 7
+    assert_complete(whole / "photos", cache)
+
+
+@pytest.mark.parametrize(("damage", "left"), [(remove, 0), (halve, 3)])
+def test_records_without_checksums_are_read_unverified(whole, cache, damage, left):
+    damage(cache / "00000.check")
+    (cache / "diffnext.index.bin").unlink()  # which holds them too
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert open_reader(cache).checked == left
+    assert [f"{7 - left} records" in str(warning.message) for warning in caught] == [True] * (
+        left > 0
+    )
+    assert run(whole / "photos", cache).written == 0
+    assert_complete(whole / "photos", cache)
+
+
+def test_a_flipped_bit_is_found_when_the_record_is_read(whole, cache):
+    flip(cache / "00000.data")
+    reader = open_reader(cache)
+    with pytest.raises(
+        ValueError, match=r"record 0 .* of .*p0\.png\) is damaged: its bytes have the"
+    ):
+        reader[0]
+    assert len(reader[1]["moments"]) == 384
+    assert run(whole / "photos", cache).written == 0  # a build reads no records
+
+
+def test_an_unfinished_folder_without_its_list_of_fields(whole, tmp_path):
+    """They are read off the first record."""
+    calls = []
+
+    def encoder(frames):
+        calls.append(frames)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(frames)
+
+    output = tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        run(whole / "photos", output, encoder=encoder)
+    (output / "diffnext.journal.json").unlink()
+    assert run(whole / "photos", output).written == 1
+    assert_complete(whole / "photos", output)
+
+
+def test_another_autoencoder_is_refused_with_both_its_names(whole, cache):
+    vae = {"class": "Stub", "weights_sha256": "abc"}
+    with pytest.raises(ValueError) as caught:
+        run(whole / "photos", cache, vae=vae)
+    assert "  vae.weights_sha256: the cache has None, this build 'abc'" in str(caught.value)
+    assert run(whole / "photos", cache).written == 0
