@@ -20,7 +20,9 @@ figure { display: inline-block; margin: .4rem; width: 9rem; vertical-align: top;
 figure img, figure video { width: 9rem; image-rendering: pixelated; border: 3px solid #d1d9e0; }
 figure.right img, figure.right video { border-color: #1a7f37; }
 figure.wrong img, figure.wrong video { border-color: #d1242f; }
-figcaption { font-size: .8rem; } svg text { font: 12px system-ui, sans-serif; fill: #57606a; }
+figcaption { font-size: .8rem; } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
+td { overflow-wrap: anywhere; } td:first-child { white-space: nowrap; }
+svg text { font: 12px system-ui, sans-serif; fill: #57606a; }
 """
 
 
@@ -50,8 +52,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def figure(path: str | Path, caption: str, *, right: bool | None = None) -> str:
     """Embed a picture or a video file with its caption; `right` frames it green or red."""
     path = Path(path)
-    media_type = MEDIA_TYPES[path.suffix.lower()]
-    source = f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return embed(path.read_bytes(), MEDIA_TYPES[path.suffix.lower()], caption, right=right)
+
+
+def embed(data: bytes, media_type: str, caption: str, *, right: bool | None = None) -> str:
+    """The content of a picture or video file as a figure; see `figure`."""
+    source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
     if media_type.startswith("video"):
         media = f'<video src="{source}" autoplay loop muted playsinline></video>'
     else:
@@ -85,7 +91,8 @@ def line_chart(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
         )
         label = f'<tspan fill="{colour}">{escape(name)}</tspan>'
-        parts.append(f'<text x="{frame.width - 150}" y="{20 + 16 * i}">{label}</text>')
+        place = f'x="{frame.width - 10}" y="{20 + 16 * i}" text-anchor="end"'
+        parts.append(f"<text {place}>{label}</text>")
     return f'<svg width="{frame.width}" height="{frame.height}" role="img">{"".join(parts)}</svg>'
 
 
@@ -121,7 +128,9 @@ class _Frame:
             across, up = self.place(x, y).split(",")
             value = 10**y if self.log_y else y
             texts.append(f'<text x="{self.left - 6}" y="{up}" text-anchor="end">{value:.3g}</text>')
-            texts.append(f'<text x="{across}" y="{floor + 16}" text-anchor="middle">{x:.5g}</text>')
+            anchor = "end" if i == 4 else "middle"  # the last one would reach beyond the picture
+            place = f'x="{across}" y="{floor + 16}" text-anchor="{anchor}"'
+            texts.append(f"<text {place}>{x:.5g}</text>")
         middle = (self.left + self.width) / 2
         texts.append(
             f'<text x="{middle}" y="{self.height - 6}" text-anchor="middle">{escape(x_label)}</text>'
