@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from diffnext.distributed import env as processes
 from diffnext.engine.tensor_index import IndexReader
 from diffnext.utils import files
 
+SHARD_SIZE = "10GB"  # of a network's files, as diffusers has it
 _WEIGHTS = "diffusion_pytorch_model{suffix}.safetensors"
 
 
@@ -141,30 +142,42 @@ class SavedTensors:
 
     def full(self) -> dict[str, Tensor]:
         """Everything, whole, on the CPU."""
-        cut = len(self.prefix)
-        tensors = {
-            name[cut:]: torch.empty(entry.size, dtype=entry.properties.dtype)
-            for name, entry in self._entries.items()
-            if name.startswith(self.prefix)
-        }
+        return self.some(self.shapes())
+
+    def some(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The tensors of these names, whole, on the CPU."""
+        tensors = dict(self.blank("cpu", names))
         self.read(tensors)
         return tensors
 
+    def blank(
+        self, device: str, names: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Tensors of the names, shapes and types of what is there, not filled."""
+        for name in self.shapes() if names is None else names:
+            entry = self._entries[self.prefix + name]
+            yield name, torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
 
-def save_network(net: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write a network so that its class's `from_pretrained` reads it.
+
+def save_network(net: nn.Module, parts: Sequence[SavedTensors], folder: Path) -> None:
+    """Write a network so that its class's `from_pretrained` reads it; a file at a time is in memory.
 
     Args:
         net: says the configuration; its own weights are not looked at.
-        tensors: the weights to write, whole, on the CPU.
+        parts: hold the weights; those of a later one take the place of an earlier one's.
     """
     folder.mkdir(parents=True)
     net.save_config(folder)
+    source = {name: part for part in parts for name in part.shapes()}
+    shapes = {name: value for part in parts for name, value in part.blank("meta")}
     split = split_torch_state_dict_into_shards(
-        dict(tensors), filename_pattern=_WEIGHTS, max_shard_size="10GB"
+        shapes, filename_pattern=_WEIGHTS, max_shard_size=SHARD_SIZE
     )
-    for name, keys in split.filename_to_tensors.items():
-        _save_shard({key: tensors[key].contiguous() for key in keys}, folder / name)
+    for file, names in split.filename_to_tensors.items():
+        found: dict[str, Tensor] = {}
+        for part in parts:
+            found |= part.some(name for name in names if source[name] is part)
+        _save_shard(found, folder / file)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         files.write_json(folder / (_WEIGHTS.format(suffix="") + ".index.json"), index)

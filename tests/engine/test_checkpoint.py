@@ -10,6 +10,7 @@ import torch
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.side import SideChannel
+from diffnext.engine import tensors
 from diffnext.engine.checkpoint import find, newest, staging
 from diffnext.engine.checkpoint import manager as managers
 from diffnext.engine.tensors import SavedTensors
@@ -248,3 +249,24 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.engine.runs.toy_net", lambda: ToyNet(depth=3))
     with pytest.raises(ValueError, match=r"does not fit role 'student'.*blocks\.2"):
         toy_run(tmp_path, max_steps=9)
+
+
+def test_a_network_is_written_and_read_a_file_at_a_time(tmp_path, monkeypatch):
+    sizes, read = [], SavedTensors.read
+
+    def spy(self, found):
+        sizes.append([tensor.nbytes for tensor in found.values()])
+        read(self, found)
+
+    trainer = toy_run(tmp_path, max_steps=2, snapshot_every=2)
+    monkeypatch.setattr(tensors, "SHARD_SIZE", "1KB")
+    monkeypatch.setattr(SavedTensors, "read", spy)
+    trainer.train()
+    assert len(sizes) > 4
+    assert all(sum(found) <= 1000 or len(found) == 1 for found in sizes)
+    weights, average = trainer.backend.weights("student"), trainer.hooks[1].ema.tensors()
+    for folder, wanted in (("checkpoints", weights), ("ema_checkpoints", weights | average)):
+        net = ToyNet.from_pretrained(tmp_path / folder / "toy_iter_2/transformer")
+        assert net.state_dict().keys() == wanted.keys()
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, wanted[name]), name

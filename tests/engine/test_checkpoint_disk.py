@@ -187,14 +187,16 @@ def test_another_error_reaches_the_loop(tmp_path, monkeypatch):
 
 def test_a_limit_of_the_system_is_told_by_its_name(tmp_path):
     resource = pytest.importorskip("resource")
+    tensors.save_tensors({"a": torch.zeros(9999)}, tmp_path / "whole")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
             tensors.save_tensors({"a": torch.zeros(9999)}, tmp_path / "state")
         net = toy_run(tmp_path).backend.learners["student"].net
+        saved = tensors.SavedTensors(tmp_path / "whole")
         with pytest.raises(OSError, match="File too large") as caught:
-            tensors.save_network(net, {"a": torch.zeros(9999)}, tmp_path / "net")
+            tensors.save_network(net, [saved], tmp_path / "net")
         assert caught.value.errno == errno.EFBIG
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -216,7 +218,7 @@ def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
 def test_the_announced_size_is_that_of_the_files(tmp_path):
     trainer = toy_run(tmp_path, max_steps=4)
     trainer.train()
-    announced = trainer.hooks[2].manager._job(trainer).size
+    announced = trainer.hooks[2].manager._job(trainer, score=None).size
     written = sum(
         size
         for kind in ("checkpoints", "ema_checkpoints")

@@ -34,13 +34,13 @@ class Export:
     def write(self, aside: Path, final: Path) -> list[Path]:
         """Write the weights into `aside`, and each average into a draft; return where these belong."""
         saved = SavedTensors(aside / "state")
-        weights = saved.below(f"roles.{self.role}.{self.module}.").full()
-        save_network(self.net, weights, aside / self.module)
+        weights = saved.below(f"roles.{self.role}.{self.module}.")
+        save_network(self.net, [weights], aside / self.module)
         places = [final.parents[1] / f"{name}_checkpoints" / final.name for name in self.averages]
         for name, place in zip(self.averages, places, strict=True):
-            average = saved.below(f"{name}.{self.role}.{self.module}.").full()
+            average = saved.below(f"{name}.{self.role}.{self.module}.")
             clear(draft_of(place))
-            save_network(self.net, weights | average, draft_of(place) / self.module)
+            save_network(self.net, [weights, average], draft_of(place) / self.module)
         return places
 
 
