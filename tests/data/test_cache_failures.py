@@ -152,10 +152,11 @@ def test_a_full_disk_stops_the_build_and_what_is_there_stays(photos, tmp_path, m
         write(self, record)
 
     monkeypatch.setattr(FolderWriter, "write", full)
+    threads = set(threading.enumerate())
     with pytest.raises(OSError, match="No space left"):
         run(photos, tmp_path / "cache", batch_size=2)
     monkeypatch.undo()
-    assert len(threading.enumerate()) == 1
+    assert set(threading.enumerate()) <= threads
     assert run(photos, tmp_path / "cache").written == 3
     assert_complete(photos, tmp_path / "cache")
 
