@@ -67,7 +67,7 @@ class Room:
                 if cache.is_dir() and not (cache / IN_USE).exists():  # not one that was ever whole
                     shutil.rmtree(cache)
                 aside.mkdir()
-                mark = held.enter_context(open(aside / IN_USE, "ab"))
+                mark = held.enter_context(open(aside / IN_USE, "a+b"))
                 _try_lock(mark, exclusive=False)
             try:
                 yield aside
@@ -136,7 +136,7 @@ class Room:
         for folder in self.folder.glob(".*/"):
             self._remove(folder)
         for draft in self.folder.glob(f"*/*{DRAFT}"):
-            with contextlib.suppress(FileNotFoundError), open(draft, "rb") as stream:
+            with contextlib.suppress(FileNotFoundError), open(draft, "r+b") as stream:
                 if _try_lock(stream, exclusive=True):
                     draft.unlink()
 
@@ -147,7 +147,7 @@ class Room:
 
     def _remove(self, cache: Path) -> None:
         """Remove a folder if no process holds it. Under the folder's lock."""
-        with contextlib.suppress(FileNotFoundError), open(cache / IN_USE, "rb") as stream:
+        with contextlib.suppress(FileNotFoundError), open(cache / IN_USE, "r+b") as stream:
             if not _try_lock(stream, exclusive=True):
                 return
         if not cache.name.startswith("."):
@@ -195,6 +195,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _try_lock(stream: io.IOBase, *, exclusive: bool) -> bool:
+    """Lock an open file; on NFS this takes one that may be written, or, if shared, read."""
     if fcntl is None:
         return True
     try:
