@@ -165,6 +165,16 @@ def test_a_removal_that_breaks_off_is_completed(tmp_path, monkeypatch):
     assert folders(tmp_path) == ["checkpoints/toy_iter_3", "ema_checkpoints/toy_iter_3"]
 
 
+def test_a_checkpoint_that_is_there_is_no_failure(tmp_path, monkeypatch, caplog):
+    def full(run_folder):
+        raise OSError(*FULL.args)
+
+    monkeypatch.setattr(managers, "point_at_best", full)
+    toy_run(tmp_path, max_steps=2, snapshot_every=2).train()
+    assert newest(tmp_path).step == 2
+    assert "best.json is old" in caplog.text and "could not be written" not in caplog.text
+
+
 def _full_at_step(step, save=tensors.save_file):
     def save_file(found, path, **options):
         if f"_iter_{step}" in str(path):

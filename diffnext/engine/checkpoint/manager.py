@@ -223,12 +223,12 @@ class CheckpointManager:
         publish(aside, final, export=job.export, run=job.run)
         logger.info(f"saved {final}")
         spare = [] if self.start is None else [self.start.checkpoint.folder]
-        best = point_at_best(self.run_folder)
-        spare += [] if best is None else [best.folder]
-        try:
+        try:  # the checkpoint is there, whatever fails now
+            best = point_at_best(self.run_folder)
+            spare += [] if best is None else [best.folder]
             forget(self.run_folder, keep=self.keep, keep_every=self.keep_every, spare=spare)
         except OSError as error:
-            logger.warning(f"an old checkpoint could not be removed: {error}")
+            logger.warning(f"best.json is old, or an old checkpoint is not removed: {error}")
 
     def _give_up(self, final: Path, size: int, error: Exception) -> None:
         """Say why there is no checkpoint, and leave none of its bytes on a disk that may be full."""
