@@ -31,6 +31,11 @@ _SET_ELSEWHERE = {  # options of a class that an option of the run, or the start
 }
 RANGES = {  # lowest and highest value of options that are numbers
     "SOLVER.BASE_LR": (0, math.inf),
+    "SOLVER.MIN_LR": (0, math.inf),
+    "SOLVER.WEIGHT_DECAY": (0, math.inf),
+    "SOLVER.DECAY_GAMMA": (0, math.inf),
+    "SOLVER.DECAY_POWER": (0, math.inf),
+    "SOLVER.WARM_UP_FACTOR": (0, 1),
     "SOLVER.MAX_STEPS": (1, math.inf),
     "SOLVER.EMA_EVERY": (1, math.inf),
     "SOLVER.SNAPSHOT_EVERY": (1, math.inf),

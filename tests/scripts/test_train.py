@@ -125,6 +125,7 @@ def test_the_same_command_goes_on_bit_for_bit(finished, tmp_path):
         ),
         (["TRAIN.BATCH_SIZE", "0"], "TRAIN.BATCH_SIZE is 0; wanted is at least 1"),
         (["TRAIN.TEXT_DROPOUT", "1.5"], "TRAIN.TEXT_DROPOUT is 1.5; wanted is from 0 to 1"),
+        (["SOLVER.DECAY_POWER", "-2"], "SOLVER.DECAY_POWER is -2.0; wanted is at least 0"),
         (["SOLVER.ACCUM_STEPS", "0"], "SOLVER.ACCUM_STEPS is 0; wanted is at least 1"),
         (["SOLVER.EMA_EVERY", "0"], "SOLVER.EMA_EVERY is 0; wanted is at least 1"),
         (["SOLVER.SNAPSHOT_EVERY", "0"], "SOLVER.SNAPSHOT_EVERY is 0; wanted is at least 1"),

@@ -33,6 +33,9 @@ _TOLD = (
     "TRAIN.CHECKPOINTING",
     "TRAIN.COMPILE",
     "TRAIN.DATASET",  # the data themselves are compared
+    "TRAIN.OTHER_SHAPES",
+    "TRAIN.REMOTE_CONFIG",
+    "TRAIN.LOADER_CONFIG.prefetch",
     "TRAIN.DEVICE_EMA",
     "TRAIN.NUM_THREADS",
     "TRAIN.RES",  # RESUME, RESET
@@ -169,7 +172,7 @@ def _compare_options(saved: str, now: str, resets: Collection[str]) -> None:
     refused = []
     for key in sorted(key for key in then.keys() | here.keys() if then.get(key) != here.get(key)):
         line = f"{key}: {then.get(key)!r} in the checkpoint, {here.get(key)!r} now"
-        if key in _REFUSED and not (key == "SOLVER.OPTIMIZER" and "optimizer" in resets):
+        if key in _REFUSED and not (key == "SOLVER.OPTIMIZER" and _may_change(then, here, resets)):
             refused.append(f"  {line}; restore it, or {_REFUSED[key]}")
         elif key in _REFUSED or (key.startswith(_TOLD) and key not in warned):
             logger.info(f"changed since the checkpoint: {line}")
@@ -177,6 +180,12 @@ def _compare_options(saved: str, now: str, resets: Collection[str]) -> None:
             logger.warning(f"changed since the checkpoint, and so is the training: {line}")
     if refused:
         raise ValueError("the checkpoint does not fit the options:\n" + "\n".join(refused))
+
+
+def _may_change(then: Mapping[str, Any], now: Mapping[str, Any], resets: Collection[str]) -> bool:
+    """Whether the optimizer begins anew, or is the same one: its name is read in any case."""
+    names = {str(options.get("SOLVER.OPTIMIZER")).lower() for options in (then, now)}
+    return "optimizer" in resets or len(names) == 1
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
