@@ -16,15 +16,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import os
 import re
 import sys
 import time
 
-from diffnext.cli.cache_prompts import add_prompts, check_prompts, describe_encoder, embed_plan
+from diffnext.cli.cache_prompts import (
+    add_prompts,
+    check_prompts,
+    describe_encoder,
+    embed_plan,
+    help_embed,
+)
 from diffnext.cli.ranks import is_one_of_many, local_count, local_rank
 from diffnext.data.view_options import add_views, positive
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -135,6 +143,11 @@ def main(argv: list[str] | None = None) -> int:
         return run(args)
     except (OSError, ValueError) as error:
         print(f"build_cache: {error}", file=sys.stderr)
+        if getattr(error, "errno", None) in FULL_DISK:
+            print(
+                f"  what is in {args.output} is kept; the same command goes on when there is room",
+                file=sys.stderr,
+            )
         return 2
     except KeyboardInterrupt:
         print("build_cache: interrupted; the same command goes on from here", file=sys.stderr)
@@ -168,6 +181,7 @@ def run(args: argparse.Namespace) -> int:
             tools,
             asked,
             lambda lock: lead(args, lock, latents, dtype, tools, asked),
+            help_out=lambda: help_embed(args, asked.get("text_encoder")),
         )
     with FolderLock(args.output) as lock:
         return lead(args, lock, latents, dtype, tools)
@@ -197,7 +211,7 @@ def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> i
     recover(args.output)
     settle(args.output)
     plan = plan_build(args, latents, dtype)
-    store = embed_plan(args, plan) if args.encode_prompts else None
+    store = embed_plan(args, plan, many=asked is not None) if args.encode_prompts else None
     report = encode(plan, lock, tools, asked)
     if store is not None:
         store.discard()

@@ -11,6 +11,7 @@ what was added to the cache since. Exit codes: 0 done, 2 wrong usage, 130 interr
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 
 from diffnext.cli.common import bar, guarded
@@ -82,7 +83,7 @@ def check_prompts(args: argparse.Namespace, *, many: bool) -> None:
         raise ValueError("--text-model and --together are for --encode-prompts; add it")
     if args.together and many:
         raise ValueError(
-            "--together is for one process; without it, one of them embeds the prompts for all"
+            "--together is for one process; without it, they share the prompts and then the media"
         )
     args.text_model = args.text_model or args.vae
 
@@ -107,13 +108,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def embed_plan(args: argparse.Namespace, plan):
+def embed_plan(args: argparse.Namespace, plan, *, many: bool):
     """Give a plan its embeddings. Returns the store that holds them; None if there is none.
 
     The text encoder is gone from memory then, unless --together.
+
+    Args:
+        many: whether other processes may take part.
     """
     from diffnext.data.prompt_cache import words_of
-    from diffnext.data.prompt_encoding import LivePrompts, copy_held, encode_texts, held_words
+    from diffnext.data.prompt_encoding import LivePrompts, copy_held, held_words
     from diffnext.data.prompt_store import PromptStore
 
     if args.together:
@@ -129,12 +133,41 @@ def embed_plan(args: argparse.Namespace, plan):
     known = len(wanted) - len(missing)
     print(f"prompts: {len(wanted)} different, {known} embedded before, {len(missing)} to embed")
     if missing:
-        encode_texts(
-            store, missing, load_encoder(args), batch_size=args.text_batch_size, progress=bar
-        )
+        embed_texts(args, plan, store, missing, many=many)
         free_memory()
     plan.prompts = store
     return store
+
+
+def embed_texts(args: argparse.Namespace, plan, store, texts, *, many: bool) -> None:
+    """Embed texts, alone or with all who take part."""
+    from diffnext.data import prompt_ranks
+    from diffnext.data.prompt_encoding import encode_texts
+
+    how = {"batch_size": args.text_batch_size, "progress": bar}
+    if not many:
+        encode_texts(store, texts, load_encoder(args), **how)
+        return
+    work = prompt_ranks.create(store, texts, plan.identity["text_encoder"])
+    prompt_ranks.take_part(work, store, lambda: load_encoder(args), **how)
+    work.discard()
+    store.load()
+
+
+def help_embed(args: argparse.Namespace, encoder: dict | None) -> None:
+    """Take part in the embedding of the prompts of the build that is at work, if it is at that.
+
+    Args:
+        encoder: what this process would embed with; None: its build embeds nothing.
+    """
+    from diffnext.data import prompt_ranks
+
+    batch_size = args.text_batch_size
+    load = functools.partial(load_encoder, args)
+    if encoder is not None and prompt_ranks.help_out(
+        args.output, encoder, load, batch_size=batch_size
+    ):
+        free_memory()
 
 
 def describe_encoder(args: argparse.Namespace) -> dict:

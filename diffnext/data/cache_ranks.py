@@ -36,6 +36,7 @@ def lead_or_follow(
     asked: Mapping[str, Any],
     lead: Callable[[FolderLock], int],
     *,
+    help_out: Callable[[], None] = lambda: None,
     tell: Tell = print,
 ) -> int:
     """Lead the build of a cache, or take part in it until it is done; lead it when its leader dies.
@@ -43,6 +44,8 @@ def lead_or_follow(
     Args:
         asked: what the build is asked for; see `worklist.create`.
         lead: plans and builds with this lock; what it returns is returned.
+        help_out: does what others can do for a leader before it has written its plan down; returns
+            when there is nothing more to do.
 
     Raises:
         ValueError: the build at work was asked for something else, or locks do not work here.
@@ -63,6 +66,8 @@ def lead_or_follow(
             if work is not None:
                 _check_asked(work, asked)
                 _help(work, tools, tell)
+            else:
+                help_out()
         time.sleep(POLL_S)
     return 0
 

@@ -57,16 +57,14 @@ def copy_held(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an unfinished folder
         reader = open_reader(cache)
-
-    def found() -> Iterator[dict[str, Embedding]]:
+    with store.begin() as part:
         for number, words in held:
             if left.intersection(words):
                 texts = dict(zip(words, embeddings_in(reader[number]), strict=True))
-                yield {text: texts[text] for text in texts if text in left}
+                part.write({text: texts[text] for text in texts if text in left})
                 left.difference_update(words)
-
-    store.add(found())
     reader.close()
+    store.load()
     return len(store) - before
 
 
@@ -78,21 +76,23 @@ def encode_texts(
     batch_size: int = 32,
     progress: Progress = lambda items, total, name: items,
 ) -> None:
-    """Embed texts and store them, longest first, so that a batch is of about one length.
+    """Embed texts and store them.
 
     Args:
         batch_size: texts at a time; fewer from there on where memory turns out too small.
         progress: wraps an iterable of known length, to show how far it is.
     """
-    ordered = sorted(texts, key=lambda text: (-len(text), text))
+    ordered = longest_first(texts)
     patient = PatientTextEncoder(encode, batch_size)
-    remaining = iter(progress(ordered, len(ordered), "prompts"))
+    with store.begin() as part:
+        for batch in patient.batches(progress(ordered, len(ordered), "prompts")):
+            part.write(batch)
+    store.load()
 
-    def batches() -> Iterator[dict[str, Embedding | None]]:
-        while batch := list(islice(remaining, patient.most)):
-            yield patient(batch)
 
-    store.add(batches())
+def longest_first(texts: Iterable[str]) -> list[str]:
+    """Texts in an order in which those of a batch are of about one length."""
+    return sorted(texts, key=lambda text: (-len(text), text))
 
 
 class PatientTextEncoder:
@@ -123,6 +123,12 @@ class PatientTextEncoder:
         half = len(texts) // 2
         return {**self(texts[:half]), **self(texts[half:])}
 
+    def batches(self, texts: Iterable[str]) -> Iterator[dict[str, Embedding | None]]:
+        """Embed any number of texts, as many at a time as memory allows."""
+        remaining = iter(texts)
+        while batch := list(islice(remaining, self.most)):
+            yield self(batch)
+
     def _halve(self, count: int, error: Exception) -> None:
         self.most = min(self.most, count // 2)
         logger.warning(
@@ -146,9 +152,8 @@ class LivePrompts:
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Embedding]:
         """The embeddings of those texts that have one."""
-        remaining = iter([text for text in texts if text not in self._known])
-        while batch := list(islice(remaining, self._encode.most)):
-            self._known |= self._encode(batch)
+        for batch in self._encode.batches([text for text in texts if text not in self._known]):
+            self._known |= batch
         found = {text: self._known[text] for text in texts}
         self._known = dict([*self._known.items()][-KEPT:])
         return {text: value for text, value in found.items() if value is not None}

@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embeddings of the texts of a build, each once, in a folder of records inside the cache.
+"""Embeddings of the texts of a build, each once, in folders of records inside the cache.
 
 They are made before the media are encoded, so that the text encoder is gone by then, and removed with
 the folder when the build is done. A process that is killed loses the batch in hand.
 
-    diffnext.prompts/   a folder of records: {data, shape}
-                        diffnext.json   the text encoder; the folder of another one is begun anew
-                        keys.bin        16 bytes a record, in their order: which text it is of
+    diffnext.prompts/   diffnext.json   the text encoder; the folder of another one is begun anew
+                        p-ID/           what one process embedded: records {data, shape}, and
+                            keys.bin    16 bytes a record, in their order: which text it is of
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffnext.data.prompt_cache import EMBEDDING, Embedding
-from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
+from diffnext.data.records import (
+    RecordReader,
+    open_reader,
+    open_writer,
+    read_identity,
+    write_identity,
+)
+from diffnext.utils.files import sync_file
 
-STORE = "diffnext.prompts"
+STORE, PART = "diffnext.prompts", "p-"
 KEYS = "keys.bin"
 KEY_BYTES = 16
 
@@ -31,83 +39,97 @@ class PromptStore:
 
     Args:
         cache: folder of the cache.
-        encoder: what made the embeddings, as the identity of the cache states it; None: take those
+        encoder: what makes the embeddings, as the identity of the cache states it; None: take those
             that are there.
     """
 
     def __init__(self, cache: str, encoder: Mapping[str, Any] | None = None) -> None:
         self.folder = os.path.join(cache, STORE)
-        self._keys: dict[bytes, int] = {}
-        self._reader = None
-        self._load()
-        if encoder is not None and not self._is_of(encoder):
+        self._readers: list[RecordReader] = []
+        self._places: dict[bytes, tuple[RecordReader, int]] = {}
+        if encoder is not None and read_identity(self.folder) != encoder:
             self.discard()
             write_identity(self.folder, encoder)
+        self.load()
 
     def __contains__(self, text: str) -> bool:
-        return _key(text) in self._keys
+        return _key(text) in self._places
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._places)
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Embedding]:
         """The embeddings of those texts that have one."""
-        numbers = {text: self._keys.get(_key(text)) for text in texts}
-        return {text: self._reader[n] for text, n in numbers.items() if n is not None}
+        places = {text: self._places.get(_key(text)) for text in texts}
+        return {text: at[0][at[1]] for text, at in places.items() if at is not None}
 
-    def add(self, batches: Iterable[Mapping[str, Embedding | None]]) -> None:
-        """Store embeddings, batch by batch; a text with None has none."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a killed build left: to go on is the purpose
-            writer = open_writer(self.folder, EMBEDDING, append=True)
-        with writer:
-            for batch in batches:
-                good = {text: value for text, value in batch.items() if value is not None}
-                self._append([_key(text) for text in good])
-                for value in good.values():
-                    writer.write(value)
-        self._load()
+    def begin(self) -> PromptPart:
+        """A new part to write to; what is in it counts after `load`."""
+        return PromptPart(os.path.join(self.folder, f"{PART}{secrets.token_hex(6)}"))
+
+    def load(self) -> None:
+        """Look at what there is, by whomever it was made."""
+        self._close()
+        names = sorted(os.listdir(self.folder)) if os.path.isdir(self.folder) else []
+        for name in names:
+            if name.startswith(PART):
+                self._load_part(os.path.join(self.folder, name))
 
     def discard(self) -> None:
         """Remove the folder."""
-        if self._reader is not None:
-            self._reader.close()
+        self._close()
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._keys, self._reader = {}, None
 
-    def _append(self, keys: list[bytes]) -> None:
-        """Write keys down, before their records: as many too many are there as were not finished."""
-        with open(os.path.join(self.folder, KEYS), "ab") as stream:
-            stream.truncate(len(self._keys) * KEY_BYTES)
-            stream.write(b"".join(keys))
-            stream.flush()
-            os.fsync(stream.fileno())
-        for key in keys:
-            self._keys[key] = len(self._keys)
+    def _close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self._readers, self._places = [], {}
 
-    def _load(self) -> None:
+    def _load_part(self, folder: str) -> None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._reader = open_reader(self.folder)
+                warnings.simplefilter("ignore")  # of a part that was not finished
+                reader = open_reader(folder)
+            with open(os.path.join(folder, KEYS), "rb") as stream:
+                data = stream.read(len(reader) * KEY_BYTES)
         except (FileNotFoundError, ValueError):  # nothing in it yet
-            self._reader = None
             return
-        self._keys = self._read_keys(len(self._reader))
+        if len(data) < len(reader) * KEY_BYTES:  # the power failed: which text is which, is lost
+            return
+        self._readers.append(reader)
+        for number in range(len(reader)):
+            key = data[number * KEY_BYTES : (number + 1) * KEY_BYTES]
+            self._places[key] = (reader, number)
 
-    def _is_of(self, encoder: Mapping[str, Any]) -> bool:
-        """Whether the folder is of this encoder, and whole: power that failed may have cost keys."""
-        records = 0 if self._reader is None else len(self._reader)
-        return read_identity(self.folder) == encoder and len(self._keys) == records
 
-    def _read_keys(self, most: int) -> dict[bytes, int]:
-        try:
-            with open(os.path.join(self.folder, KEYS), "rb") as stream:
-                data = stream.read(most * KEY_BYTES)
-        except FileNotFoundError:
-            return {}
-        count = len(data) // KEY_BYTES
-        return {data[n * KEY_BYTES : (n + 1) * KEY_BYTES]: n for n in range(count)}
+class PromptPart:
+    """What one process adds to a store; to be closed, or used as a context manager."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._writer = open_writer(folder, EMBEDDING)
+
+    def write(self, batch: Mapping[str, Embedding | None]) -> None:
+        """Store the embeddings of texts; a text with None has none.
+
+        Keys go first, so a process that is killed leaves as many as there are records, or more.
+        """
+        good = {text: value for text, value in batch.items() if value is not None}
+        with open(os.path.join(self.folder, KEYS), "ab") as stream:
+            stream.write(b"".join(map(_key, good)))
+        for value in good.values():
+            self._writer.write(value)
+
+    def sync(self) -> None:
+        """Bring to the disk what was written, so that other machines see it."""
+        for name in os.listdir(self.folder):
+            sync_file(os.path.join(self.folder, name))
+
+    def __enter__(self) -> PromptPart:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._writer.__exit__(*error)
 
 
 def _key(text: str) -> bytes:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embeddings in records: which texts, in which layout; and the store that keeps them before."""
 
+from pathlib import Path
+
 import codewithgpu
 import numpy as np
 import pytest
@@ -101,29 +103,23 @@ def test_an_error_that_is_not_of_memory_is_raised(tmp_path):
 
 def test_a_store_goes_on_after_any_end_and_begins_anew_for_another_encoder(tmp_path):
     store = PromptStore(str(tmp_path), ENCODER)
-
-    def batches():
-        yield {"a": embedding_of(states_of("a"))}
-        yield {"b": embedding_of(states_of("b"))}
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        store.add(batches())
-    with open(tmp_path / "diffnext.prompts" / KEYS, "ab") as stream:
-        stream.write(bytes(KEY_BYTES + 3))  # of a batch whose records were not written
+    part = store.begin()
+    part.write({"a": embedding_of(states_of("a")), "bad": None})
+    part.write({"b": embedding_of(states_of("b"))})
+    with open(Path(part.folder, KEYS), "ab") as stream:  # killed before it wrote the records
+        stream.write(bytes(KEY_BYTES + 3))
     store = PromptStore(str(tmp_path), ENCODER)
-    assert len(store) == 2 and "a" in store and "c" not in store
-    store.add([{"c": embedding_of(states_of("c")), "bad": None}])
+    assert len(store) == 2 and "a" in store and "c" not in store and "bad" not in store
+    with store.begin() as more:
+        more.write({"c": embedding_of(states_of("c"))})
+    store.load()
     for again in (store, PromptStore(str(tmp_path))):
         found = again(["a", "b", "c", "bad"])
         assert {one: bytes(value["data"]) for one, value in found.items()} == {
             one: states_of(one).tobytes() for one in "abc"
         }
-    (tmp_path / "diffnext.prompts" / KEYS).write_bytes(
-        b""
-    )  # power was cut before it was on the disk
-    assert len(PromptStore(str(tmp_path), ENCODER)) == 0
-    store.add([{"a": embedding_of(states_of("a"))}])
+    Path(part.folder, KEYS).write_bytes(b"")  # power failed before it was on the disk
+    assert len(PromptStore(str(tmp_path), ENCODER)) == 1
     assert len(PromptStore(str(tmp_path), ENCODER | {"dtype": "bfloat16"})) == 0
 
 
