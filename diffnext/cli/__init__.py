@@ -23,6 +23,8 @@ COMMANDS = {
     "cache filter": ("cache_filter", "make a cache of some of the records of another"),
     "cache merge": ("cache_merge", "make one cache of several"),
     "cache split": ("cache_split", "make parts of a cache by chance, to hold one out"),
+    "cache import": ("cache_import", "make a cache of latents that other software stored"),
+    "cache export": ("cache_export", "write a cache as other software stores latents"),
 }
 ALIASES = {"sample": "generate"}
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 A = TypeVar("A")
+LAYOUTS = ("fastvideo", "lightningdit", "mar", "webdataset")  # of other software
 
 
 def bar(items: Iterable[A], total: int, name: str) -> Iterable[A]:

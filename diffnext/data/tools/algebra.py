@@ -21,7 +21,7 @@ from diffnext.data.records import write_identity
 from diffnext.data.records.folder_writer import FolderWriter
 from diffnext.data.records.layout import SAMPLES
 from diffnext.data.records.wire import decode
-from diffnext.data.tools.conditions import OF_PLACE, all_hold, parse_condition
+from diffnext.data.tools.conditions import OF_JOURNAL, all_hold, parse_condition
 from diffnext.data.tools.draft import draft
 from diffnext.data.tools.lineage import derived
 from diffnext.data.tools.opening import Cache, Progress, silent
@@ -45,8 +45,9 @@ def filter_cache(
     cache = Cache(path)
     conditions = [parse_condition(text, cache.reader.fields) for text in where]
     names = {condition.name for condition in conditions}
-    if "source" in names and not cache.has_journal:
-        raise ValueError(f"{path} has no journal, and so no sources")
+    asked = sorted(names & (set(OF_JOURNAL) - set(cache.reader.fields)))
+    if asked and not cache.has_journal:
+        raise ValueError(f"{path} has no journal, which alone knows {' and '.join(asked)}")
     with draft(output) as folder:
         with Copy(folder, [cache], "filter", {"where": list(where)}) as copy:
             rows = progress(range(len(cache)), len(cache), "filter")
@@ -216,9 +217,10 @@ def _values(
         values |= {"frames": 1, "height": shape[-2], "width": shape[-1]}
     if len(shape) == 4:
         values["frames"] = shape[1]
-    if "source" in names:
-        values["source"] = entry.path
-    asked = {name: cache.reader.fields[name] for name in names if name not in OF_PLACE}
+    if entry is not None:
+        values |= {"source": entry.path, "flip": int(entry.view.flip)}
+    fields = cache.reader.fields
+    asked = {name: fields[name] for name in names & fields.keys() if name != "shape"}
     return {**values, **decode(cache.reader.raw(row)[0], asked)} if asked else values
 
 

@@ -5,6 +5,7 @@ name      a field of the records, or one of
             shape             8x64x64, as stored
             frames, height, width   of the latents
             source            the path that the journal has
+            flip              1 if the record is mirrored, by the journal
             record            the number of the record
 operator  =  !=  one of several values, or none of them; for text and paths with * and ?
           <  <=  >  >=  numbers
@@ -21,7 +22,8 @@ from typing import Any
 
 OPERATORS = ("!=", "<=", ">=", "!~", "=", "<", ">", "~")  # longer ones first
 OF_SHAPE = ("shape", "frames", "height", "width")
-OF_PLACE = (*OF_SHAPE, "source", "record")
+OF_JOURNAL = ("source", "flip")
+OF_PLACE = (*OF_SHAPE, *OF_JOURNAL, "record")
 NUMBERS = ("INT64", "FLOAT32")
 
 

@@ -159,6 +159,8 @@ def test_split_keeps_the_views_of_a_medium_together(photos, tmp_path):
     run(photos, tmp_path / "c", rules=rules)
     outputs = [str(tmp_path / "train"), str(tmp_path / "held")]
     assert split_cache(str(tmp_path / "c"), outputs, [0.7, 0.3]) == [20, 8]
+    filter_cache(str(tmp_path / "c"), str(tmp_path / "m"), ["flip=1", "width=4"])
+    assert [e.view.flip for e in entries(tmp_path / "m")] == [True] * 7
     found = [set(names(output)) for output in outputs]
     assert not found[0] & found[1]
     assert len(found[0] | found[1]) == 7

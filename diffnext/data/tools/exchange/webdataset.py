@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tars of members that share a name, as webdataset has them: NAME.npy or NAME.npz, .txt, .json, .cls.
+
+The array, or `moments` in the .npz, are moments (2C, H, W) or (2C, T, H, W); whether they were shifted
+and scaled, no file says. The .txt is the caption, .cls the label, .json any of the fields.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffnext.data.fields import FIELDS, parse_fields
+from diffnext.data.tools.exchange.sample import Options, Row, Sample, from_arrays, to_arrays
+
+KNOWN: dict[str, Any] = {}
+PARTS = ("npy", "npz", "txt", "json", "cls")
+SHARD_BYTES = 1 << 30
+
+
+def read(source: str, options: Options) -> tuple[Iterator[Sample], None, dict[str, Any]]:
+    """Samples of a tar or a folder of tars; how many is not known before they are read.
+
+    Raises:
+        ValueError: no tar there.
+    """
+    files = [source]
+    if os.path.isdir(source):
+        files = sorted(glob.glob(os.path.join(glob.escape(source), "*.tar*")))
+    if not files:
+        raise ValueError(f"{source} holds no .tar")
+    return _samples(files, options), None, {}
+
+
+def write(folder: str, rows: Iterable[Row], options: Options) -> list[str]:
+    """Write records as tars of about 1 GiB, named 000000.tar and so on. Returns no remarks."""
+    tar, number, size = None, 0, 0
+    try:
+        for row in rows:
+            parts = _members(row)
+            if tar is None or size > SHARD_BYTES:
+                if tar is not None:
+                    tar.close()
+                tar = tarfile.open(os.path.join(folder, f"{number:06d}.tar"), "w")
+                number, size = number + 1, 0
+            for suffix, data in parts.items():
+                info = tarfile.TarInfo(f"{row.number:09d}.{suffix}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+                size += len(data)
+    finally:
+        if tar is not None:
+            tar.close()
+    return []
+
+
+def _members(row: Row) -> dict[str, bytes]:
+    embedded = {name: value for name, value in row.fields.items() if isinstance(value, Mapping)}
+    plain = {name: value for name, value in row.fields.items() if name not in embedded}
+    packed = io.BytesIO()
+    np.savez(packed, moments=row.moments, **to_arrays(embedded))
+    return {"npz": packed.getvalue(), "json": json.dumps(plain, ensure_ascii=False).encode()}
+
+
+def _samples(files: Iterable[str], options: Options) -> Iterator[Sample]:
+    for path in files:
+        for name, parts in _groups(path):
+            if "npy" in parts or "npz" in parts:
+                yield from _sample(parts, f"{path}/{name}", options)
+
+
+def _groups(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Members of one name, which lie one after another."""
+    name, parts = "", {}
+    try:
+        with tarfile.open(path, "r|*") as tar:
+            for member in tar:
+                folder, base = os.path.split(member.name)
+                stem, _, suffix = base.partition(".")
+                if not member.isfile() or suffix.lower() not in PARTS:
+                    continue
+                if os.path.join(folder, stem) != name and parts:
+                    yield name, parts
+                    parts = {}
+                name = os.path.join(folder, stem)
+                parts[suffix.lower()] = tar.extractfile(member).read()
+    except (OSError, tarfile.TarError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if parts:
+        yield name, parts
+
+
+def _sample(parts: Mapping[str, bytes], origin: str, options: Options) -> Iterator[Sample]:
+    try:
+        arrays = _arrays(parts)
+        values = json.loads(parts.get("json", b"{}"))
+        if not isinstance(values, dict):
+            raise ValueError(f"its .json holds {type(values).__name__}, an object is wanted")
+        values |= {"caption": parts["txt"].decode().strip()} if "txt" in parts else {}
+        values |= {"label": parts["cls"].decode().strip()} if "cls" in parts else {}
+        fields = {**parse_fields(values), **_exact(values)}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{origin}: {error}") from error
+    if "moments" not in arrays:
+        raise ValueError(f"{origin}: no array 'moments', only {sorted(arrays)}")
+    moments = arrays.pop("moments")
+    fields |= from_arrays(arrays, origin)
+    if options.flips or not fields.get("flip"):
+        yield Sample(moments, fields, origin)
+
+
+def _arrays(parts: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    if "npy" in parts:
+        return {"moments": np.load(io.BytesIO(parts["npy"]), allow_pickle=False)}
+    with np.load(io.BytesIO(parts["npz"]), allow_pickle=False) as opened:
+        return dict(opened)
+
+
+def _exact(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts as they stand there, empty ones too, and the mark of mirrored ones."""
+    texts = {n: v for n, v in values.items() if n in ("caption", "text") and isinstance(v, str)}
+    if isinstance(values.get("captions"), list) and "captions" in FIELDS:
+        texts["captions"] = [str(caption) for caption in values["captions"]]
+    return texts | ({"flip": int(values["flip"])} if "flip" in values else {})
