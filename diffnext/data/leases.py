@@ -85,8 +85,13 @@ class Member:
         host = re.sub(r"[^\w-]", "_", socket.gethostname())
         self.name = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._path = os.path.join(members.folder, self.name)
-        with open(self._path, "x", encoding="utf-8") as stream:
-            json.dump({"machine": _machine(), "pid": os.getpid()}, stream)
+        try:
+            with open(self._path, "x", encoding="utf-8") as stream:
+                json.dump({"machine": _machine(), "pid": os.getpid()}, stream)
+        except OSError:  # of a full disk: others must not wait for this one
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            raise
         self._pause_s = members.lease_s / SIGNS
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="signs-of-life", daemon=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds on a disk that is full after so many pages, or that takes no larger files; then on with room.
 
-`python -m tests.faults.disk FOLDER full|large`: photos are in FOLDER/photos. For `full`, a disk of 400 kB
+`python -m tests.faults.disk FOLDER SCENARIO ...`, of full and large: photos are in FOLDER/photos. For `full`, a disk of 400 kB
 is mounted on FOLDER/disk, so the process must be allowed to. What was found is printed as JSON.
 """
 
@@ -72,7 +72,7 @@ def is_whole(photos, output, wanted):
 def full(folder, build, wanted):
     """Leave more and more room."""
     codes, whole = [], []
-    for pages in (0, 1, 2, 4, 7, 11, 18, 48):
+    for pages in (0, 1, 2, 4, 8, 16, 48):
         disk = folder / "disk"
         shutil.rmtree(disk / "cache", ignore_errors=True)
         free = os.statvfs(disk).f_bavail - pages
@@ -87,7 +87,7 @@ def full(folder, build, wanted):
 def large(folder, build, wanted):
     """Let files be larger and larger."""
     codes, whole = [], []
-    for number, limit in enumerate((0, 100, 400, 700, 1200, 2000, 3200, 4500, 10**6)):
+    for number, limit in enumerate((0, 300, 900, 2000, 3200, 10**6)):
         output = folder / f"{build.__name__}{number}"
         codes.append(child(build, folder / "photos", output, limit))
         whole.append(child(build, folder / "photos", output) == 0)
@@ -96,10 +96,14 @@ def large(folder, build, wanted):
 
 
 if __name__ == "__main__":
-    folder, scenario = Path(sys.argv[1]), globals()[sys.argv[2]]
-    if scenario is full:
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    if "full" in names:
         (folder / "disk").mkdir()
         command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder / "disk")]
         subprocess.run(command, check=True)
     wanted = cache_builds.expected(folder / "photos")
-    print(json.dumps([scenario(folder, build, wanted) for build in (alone, shared)]))
+    found = {
+        name: [globals()[name](folder, build, wanted) for build in (alone, shared)]
+        for name in names
+    }
+    print(json.dumps(found))
