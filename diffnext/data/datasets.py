@@ -132,16 +132,21 @@ class JoinedReader:
     def __getitem__(self, index: int) -> Record:
         return self._merge(self.first[index], self.second[index])
 
+    def read(self, indices: Sequence[int], **options: Any) -> list[Record]:
+        """Decode several records."""
+        both = (reader.read(indices, **options) for reader in (self.first, self.second))
+        return [self._merge(a, b) for a, b in zip(*both, strict=True)]
+
     def read_into(
         self, indices: Sequence[int], field: str, outs: Sequence[memoryview], **options: Any
     ) -> list[Record]:
         """Read one BYTES field of several records straight into `outs`; return the other fields."""
         if field in self.second.fields:
-            first = [self.first[index] for index in indices]
+            first = self.first.read(indices, **options)
             second = self.second.read_into(indices, field, outs, **options)
         else:
             first = self.first.read_into(indices, field, outs, **options)
-            second = [self.second[index] for index in indices]
+            second = self.second.read(indices, **options)
         merged = [self._merge(a, b) for a, b in zip(first, second, strict=True)]
         return [{k: v for k, v in record.items() if k != field} for record in merged]
 
@@ -212,6 +217,10 @@ class SelectedReader:
 
     def __getitem__(self, index: int) -> Record:
         return self.source[int(self.chosen[index])]
+
+    def read(self, indices: Sequence[int], **options: Any) -> list[Record]:
+        """Decode several records."""
+        return self.source.read(self.chosen[list(indices)].tolist(), **options)
 
     def read_into(
         self, indices: Sequence[int], field: str, outs: Sequence[memoryview], **options: Any

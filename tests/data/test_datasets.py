@@ -14,7 +14,8 @@ from diffnext.data.datasets import (
     split_spec,
 )
 from diffnext.data.loader import Loader
-from diffnext.data.records import open_writer, write_identity
+from diffnext.data.records import DamagedRecord, Times, open_writer, write_identity
+from diffnext.data.records.folder_reader import FolderReader
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,31 @@ def test_joined_moments_bring_their_shape(tmp_path):
     for batch in keys_and_fields(readers, weights):
         assert batch.moments.shape == (3, 4, 1, 3, 5)
         assert batch.moments[:, 0, 0, 0, 0].tolist() == [i + 50 for i in batch.index.tolist()]
+
+
+@pytest.mark.parametrize("damaged", ["a", "b"])
+def test_joined_folders_are_read_at_once_and_verified_as_asked_for(tmp_path, monkeypatch, damaged):
+    a = images(tmp_path / "a")
+    b = write(tmp_path / "b", [{"caption": f"new {i}"} for i in range(6)])
+    with open(tmp_path / damaged / "00000.check", "r+b") as stream:
+        stream.write(b"another!")
+    (tmp_path / damaged / "diffnext.index.bin").unlink()
+    monkeypatch.setattr(FolderReader, "__getitem__", None)  # one record after the other
+    [reader], _ = open_datasets(a, b)
+    chosen = select_shapes(reader, ())
+    for indices, values in (([4, 0, 2], [4, 0, 2]), ([1], [1])):
+        outs = [memoryview(bytearray(32)) for _ in indices]
+        times = Times()
+        records = chosen.read_into(indices, "moments", outs, verify=False, times=times)
+        assert [record["caption"] for record in records] == [f"new {i}" for i in values]
+        assert [np.frombuffer(out, "<f2")[0] for out in outs] == values
+        assert records == [
+            {name: value for name, value in record.items() if name != "moments"}
+            for record in chosen.read(indices, verify=False)
+        ]
+        assert times.read_s > 0 and times.decode_s > 0
+    with pytest.raises(DamagedRecord, match=rf"{damaged}/00000\.data record 0 "):
+        chosen.read_into([0], "moments", [memoryview(bytearray(32))])
 
 
 def test_joined_folders_have_one_length(tmp_path):

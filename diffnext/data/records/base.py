@@ -63,6 +63,12 @@ class RecordReader(Protocol):
 
     def __getitem__(self, index: int) -> Record: ...
 
+    def read(
+        self, indices: Sequence[int], *, verify: bool = True, times: Times | None = None
+    ) -> list[Record]:
+        """Decode several records, which are read at the same time; see `read_into`."""
+        ...
+
     def read_into(
         self,
         indices: Sequence[int],

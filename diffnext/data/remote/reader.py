@@ -92,6 +92,13 @@ class RemoteReader:
         with self._naming_url():
             return self._folder[index]
 
+    def read(
+        self, indices: Sequence[int], *, verify: bool = True, times: Times | None = None
+    ) -> list[Record]:
+        """Decode several records, which are asked for at the same time."""
+        with self._naming_url():
+            return self._folder.read(indices, verify=verify, times=times)
+
     def read_into(
         self,
         indices: Sequence[int],
