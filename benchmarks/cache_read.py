@@ -9,7 +9,8 @@ The floor is measured in the same run: pread of the same records, in the same or
 order and places are worked out before. Each reader has a process of its own, in which it and the floor
 are timed in turns, so that a change of the machine's load falls on both. The peak of memory is what
 the process grew by while reading, before the floor was measured; of a reader that maps its files,
-mapped pages count. "first" is the time from opening to the first batch.
+mapped pages count. "first" is the time from opening to the first batch, in a process that has opened
+the folder before: what a reader imports is loaded.
 
 With threads, the consumer takes each batch as soon as it is there and copies it, as a transfer to a
 device would.
@@ -107,7 +108,9 @@ def peak_mib() -> float:
 def measure(name: str, folder: Path, examples: Examples, seconds: float) -> dict[str, float]:
     """Figures of one reader; run in a process of its own."""
     torch.set_num_threads(1)  # the copy of the consumer; threads of OpenMP would spin
-    before, start = peak_mib(), time.perf_counter()
+    before = peak_mib()
+    next(READERS[name].read(folder, examples))
+    start = time.perf_counter()
     batches = READERS[name].read(folder, examples)
     next(batches)
     first = time.perf_counter() - start

@@ -41,7 +41,8 @@ class Loader:
         rank: number of this process among those that get different data.
         world: how many these are.
         num_threads: readers ahead of the consumer; 0 reads when a batch is asked for.
-        prefetch: micro-batches that are read ahead.
+        prefetch: micro-batches that are read ahead, two for each thread if not given: what lies
+            longer has left the processor's cache when it is used, and its memory when it is filled.
         weights: how often each dataset passes in an epoch, 1 each if not given.
         short_caption: probability that a sample is trained on its short caption.
         pin_memory: make batches in page-locked memory.
@@ -64,7 +65,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         num_threads: int = 4,
-        prefetch: int = 8,
+        prefetch: int | None = None,
         weights: Sequence[float] | None = None,
         short_caption: float = 0.5,
         pin_memory: bool = False,
@@ -79,7 +80,7 @@ class Loader:
         self.rank = rank
         self.world = world
         self.num_threads = num_threads
-        self.prefetch = max(1, prefetch)
+        self.prefetch = max(1, 2 * num_threads if prefetch is None else prefetch)
         self.wait_s = 0.0  # seconds that the consumer has waited for data, since the start
         size = world * accum_steps * batch_size
         buckets = group(self.readers, weights)
