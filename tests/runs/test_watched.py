@@ -99,3 +99,27 @@ def test_a_run_without_its_autoencoder_trains_on(runs, tmp_path, capsys):
     config = make_config(tmp_path / "run.yml", "t2i", **(WATCHED | {"EVAL.EVERY": 0} | data))
     assert train("--cfg", str(config), "--exp-dir", str(tmp_path / "run")) == 0
     assert "no samples of step 2, training goes on" in capsys.readouterr().out
+
+
+def test_held_out_data_are_looked_at_before_a_run(runs, tmp_path, capsys):
+    config = make_config(
+        tmp_path / "run.yml",
+        "t2i",
+        **{"MODEL.WEIGHTS": str(runs / "model"), "TRAIN.DATASET": str(runs / "cache")},
+    )
+
+    def dry_run(dataset):
+        command = ("--cfg", str(config), "--dry-run", "EVAL.EVERY", "2", "EVAL.DATASET", dataset)
+        return train(*command), capsys.readouterr()
+
+    code, said = dry_run(str(runs / "held"))
+    assert code == 0
+    assert f"held out   5 records of {runs / 'held'}, evaluated every 2 steps" in said.out
+    assert "trained on too" not in said.out
+    code, said = dry_run(str(runs / "cache"))
+    assert code == 0 and f"WARNING    {runs / 'cache'} is trained on too" in said.out
+    code, said = dry_run("")
+    assert code == 2 and "EVAL.EVERY is 2 and EVAL.DATASET is empty" in said.err
+    other = make_cache(tmp_path / "other", "t2i", channels=2, size=4, width=64)
+    code, said = dry_run(str(other))
+    assert code == 2 and str(other) in said.err

@@ -21,12 +21,7 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
             f"data       {reader.path}: {len(reader)} records of {shapes}, weight {share:g}"
         )
     lines += plan.data.notes
-    if plan.held_out is not None:
-        count = min(cfg.EVAL.SAMPLES, sum(map(len, plan.held_out.readers)))
-        places = ", ".join(str(reader.path) for reader in plan.held_out.readers)
-        lines.append(
-            f"held out   {count} records of {places}, evaluated every {cfg.EVAL.EVERY} steps"
-        )
+    lines += _describe_held_out(cfg, plan)
     every = sum(p.numel() for p in plan.skeleton.parameters())
     learning = sum(p.numel() for p in plan.skeleton.parameters() if p.requires_grad)
     source = "random weights" if plan.settings else f"weights of {cfg.MODEL.WEIGHTS}"
@@ -53,3 +48,20 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
         f"checkpoint at step {first} for the first time, about {4 * saved / 2**30:.2f} GiB"
     )
     return lines
+
+
+def _describe_held_out(cfg: Config, plan: Plan) -> list[str]:
+    """What is evaluated on, and what is odd about it."""
+    if plan.held_out is None:
+        return []
+    places = [str(reader.path) for reader in plan.held_out.readers]
+    count = min(cfg.EVAL.SAMPLES, sum(map(len, plan.held_out.readers)))
+    where = ", ".join(places)
+    lines = [f"held out   {count} records of {where}, evaluated every {cfg.EVAL.EVERY} steps"]
+    trained = {str(reader.path) for reader in plan.data.readers}
+    lines += [
+        f"WARNING    {place} is trained on too (TRAIN.DATASET), so its loss tells of no other data"
+        for place in places
+        if place in trained
+    ]
+    return lines + [note for note in plan.held_out.notes if note.startswith("WARNING")]
