@@ -16,6 +16,7 @@ from diffnext.data.datasets import identity_of, open_datasets
 from diffnext.data.loader import Loader
 from diffnext.data.prompt_cache import embeddings_in
 from diffnext.data.records import open_reader, read_identity
+from diffnext.data.tools.quality import caption_of
 from diffnext.engine.check_identity import check_text_encoder
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.text_encoders.loading import describe_text_encoder
@@ -130,6 +131,7 @@ def test_texts_are_embedded_once_and_none_again(photos, model, tmp_path, asked):
         (CAPTIONS["d"], ""),
     }
     assert not (cache / "diffnext.prompts").exists()
+    assert caption_of(open_reader(cache)[0]) == "A cat. It sits."
 
     asked.clear()  # another size, and then one more picture
     build(photos, cache, model, "--encode-prompts", "--flip", resolution="64,32")

@@ -210,8 +210,8 @@ def _picture(clips: Sequence[np.ndarray]) -> np.ndarray:
 
 def caption_of(record: Mapping[str, Any]) -> str:
     """A few words that say what a record is of."""
-    for name in ("text", "caption", "label"):
-        value = record.get(name)
+    words = record.get("words", ())  # where caption and text are embeddings
+    for value in (*map(record.get, ("text", "caption", "label")), *words):
         if isinstance(value, str | int) and value != "":
             return str(value)
     return ""
