@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from diffnext.engine.backends.base import Backend, local
+from diffnext.utils.threads import one_thread
 
 
 class EMA:
@@ -105,7 +106,7 @@ class Staging:
         self._buffers = [
             torch.empty_like(tensor, device="cpu", pin_memory=self._on_gpu) for tensor in like
         ]
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="average")
+        self._thread = one_thread("average")
 
     def copy(
         self, tensors: Sequence[Tensor], *, then: Callable[[Sequence[Tensor]], None]

@@ -18,12 +18,11 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -38,6 +37,7 @@ from diffnext.engine.checkpoint.staging import HostCopies, size_bytes
 from diffnext.engine.checkpoint.start import Start
 from diffnext.engine.tensors import SavedTensors, save_tensors
 from diffnext.utils.logging import logger
+from diffnext.utils.threads import one_thread
 
 if TYPE_CHECKING:
     from diffnext.engine.trainer import Trainer
@@ -101,7 +101,7 @@ class CheckpointManager:
         self._begin = 0 if start is None else start.begin
         self._channel = SideChannel()
         self._copies = HostCopies()
-        self._pool = _one_thread()
+        self._pool = one_thread("checkpoint")
         self._running: Future[None] | None = None
         self._failed: OSError | None = None  # why the latest checkpoint is not there
 
@@ -238,14 +238,3 @@ class CheckpointManager:
             f"{final} could not be written: {error}. It needs {size / 2**30:.3f} GiB, "
             f"{free / 2**30:.3f} GiB are free; older checkpoints stay"
         )
-
-
-def _one_thread() -> ThreadPoolExecutor:
-    """A thread on this process's GPU; left alone, it would begin on the first one and take memory there."""
-    options: dict[str, Any] = {"thread_name_prefix": "checkpoint"}
-    if torch.cuda.is_available():
-        options |= {
-            "initializer": torch.cuda.set_device,
-            "initargs": (torch.cuda.current_device(),),
-        }
-    return ThreadPoolExecutor(1, **options)
