@@ -49,7 +49,11 @@ def check_autoencoder(reader: RecordReader, vae: Path, expected: Expected) -> st
             f"WARNING    {reader.path} does not state what made it: autoencoder, normalisation, "
             "resize rule and text encoder cannot be compared with the model"
         )
-    differs = _state_differences(identity) + _vae_differences(identity, vae, config)
+    differs = _state_differences(identity)
+    if "vae" in identity:
+        differs += _vae_differences(identity, vae, config)
+    elif not differs:
+        return _not_stated(reader, identity)
     stated = identity.get("vae", {}).get("weights_sha256")
     found = None
     if not differs and stated is not None and has_weights(vae):
@@ -106,6 +110,16 @@ def check_text_encoder(reader: RecordReader, folder: Path, text_length: int | No
             f"more; this network reads {text_length}"
         )
     return f"cache      prompts of {reader.path} were embedded by the model's text encoder"
+
+
+def _not_stated(reader: RecordReader, identity: Mapping[str, Any]) -> str:
+    imported = identity.get("imported", {})
+    layout = imported.get("layout", "other software")
+    unknown = ", ".join(imported.get("unknown", ["vae"]))
+    return (
+        f"WARNING    {reader.path} was imported from {layout} and does not state {unknown}; this cannot be "
+        "compared with the model"
+    )
 
 
 def _vae_config(vae: Path) -> dict[str, Any]:

@@ -151,6 +151,15 @@ def test_a_cache_that_states_nothing_trains_with_a_warning(capsys, model):
     assert "does not state what made it: autoencoder, normalisation, resize rule and" in warning
 
 
+def test_an_imported_cache_trains_with_a_warning(capsys, model):
+    cache = make_cache(model.parent / "cache", "t2i")
+    imported = {"layout": "fastvideo", "unknown": ["vae", "normalisation"]}
+    write_identity(cache, {"version": 2, "dtype": {"store": "float16"}, "imported": imported})
+    out = accepted(capsys, model, cache)
+    warnings = [line for line in out.splitlines() if line.startswith("WARNING")]
+    assert "imported from fastvideo and does not state vae, normalisation" in warnings[0]
+
+
 def test_an_autoencoder_without_weights_is_compared_as_far_as_it_goes(capsys, model):
     cache = own_cache(model)
     (model / "vae" / WEIGHTS).unlink()
