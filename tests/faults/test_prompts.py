@@ -18,7 +18,7 @@ from tests.data import cache_builds
 from tests.data.texts import WIDTH, Encoder, states_of
 
 ENCODER = {"class": "Stub", "width": WIDTH, "max_length": 100}
-COUNT = 24
+COUNT = 16
 BATCH = 2
 
 
@@ -73,7 +73,7 @@ def lives(photos, output, log, seconds):
 def test_a_build_that_embeds_prompts_is_killed_over_and_over(photos, tmp_path):
     random.seed(0)
     output, log, deaths = tmp_path / "cache", tmp_path / "log", 0
-    while not lives(photos, output, log, random.uniform(0.01, 0.06) + 0.01 * deaths):
+    while not lives(photos, output, log, random.uniform(0.01, 0.06) + 0.015 * deaths):
         deaths += 1
     assert deaths >= 3
     reader = open_reader(output)
