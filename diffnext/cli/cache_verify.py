@@ -91,7 +91,8 @@ def mend(args: argparse.Namespace, report, lock) -> int:
         if not report.records:  # it cannot be opened at all
             return 1
         os.unlink(os.path.join(args.cache, SIDECAR))
-        print(f"{SIDECAR} was removed; the next reader makes it anew")
+        print(f"{SIDECAR} was removed; what it said to be damaged is looked at again")
+        return mend(args, look(args), lock)
     if "METADATA" in parts:
         repair.finish(args.cache, lock)
         print("METADATA was written; what is complete counts")

@@ -177,8 +177,9 @@ def test_files_beside_the_records(cache, tmp_path):
     at = (path / SIDECAR).read_bytes().index(reader.index.offset[3].tobytes())
     flip_byte(path / SIDECAR, at)
     assert ("index", -1) in parts(check(str(path)))
-    main(["cache", "verify", str(path), "--repair", "--drop"])
+    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
     assert not (path / SIDECAR).exists()
+    assert_as_built(path, cache)  # the record itself was never damaged
 
     path = broken("lines")
     text = (path / "00000.index").read_text().splitlines(keepends=True)
