@@ -20,7 +20,7 @@ import numpy as np
 
 from diffnext.data.journal import JOURNAL as SAMPLES
 from diffnext.data.journal import Entry, write_entries
-from diffnext.data.records import Record, open_writer
+from diffnext.data.records import Record, RecordError, open_writer
 from diffnext.data.records.files import PatientFiles, write_atomic
 from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.layout import JOURNAL, METADATA, index_names
@@ -98,14 +98,18 @@ def recover(folder: str) -> None:
         _write_json(os.path.join(folder, METADATA), orders["metadata"])
         _unlink(os.path.join(folder, JOURNAL))
         _unlink(os.path.join(side, ORDERS))
+        with contextlib.suppress(
+            OSError, RecordError
+        ):  # of damage that has nothing to do with this
+            FolderReader(folder).save_index()
     shutil.rmtree(side, ignore_errors=True)
 
 
 def _swap_shards(folder: str, side: str, orders: dict[str, Any]) -> None:
     """Remove the old shards and move the new ones in; what was done already is passed over."""
     for stem in orders["remove"]:
-        for ending in reversed(SHARD):
-            _unlink(os.path.join(folder, stem + ending))
+        for ending in reversed(SHARD):  # of this folder, whoever wrote the orders
+            _unlink(os.path.join(folder, os.path.basename(stem) + ending))
     for name in sorted(os.listdir(side)):
         stem, ending = os.path.splitext(name)
         if ending == ".index":

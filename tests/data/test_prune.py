@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records that are dropped from a cache: whichever step is the last, the old cache or the new is left."""
 
+import json
 import os
 import shutil
 
@@ -10,7 +11,8 @@ from diffnext.data import prune as pruning
 from diffnext.data.cache import build
 from diffnext.data.cache_identity import open_journal
 from diffnext.data.prune import is_pending, prune, recover
-from diffnext.data.records import folder_writer, open_reader
+from diffnext.data.records import RecordError, folder_writer, open_reader
+from diffnext.data.records.folder_reader import FolderReader
 from tests.data.cache_builds import encode, plan_for, records, run, write_photos, write_picture
 
 
@@ -58,6 +60,33 @@ def test_records_are_dropped_and_the_others_keep_their_bytes(cache, tmp_path):
     ]
     assert run(tmp_path / "photos", cache).written == 2
     assert sorted(captions(cache)) == [f"p{number}" for number in range(7)]
+
+
+def test_readers_of_what_is_left_know_its_shapes(cache, monkeypatch):
+    drop(cache, 1, 6)
+    monkeypatch.setattr(FolderReader, "_scan_shapes", None)  # reads all records
+    assert open_reader(cache).shapes() == ([(8, 4, 6)], None)
+
+
+def test_damage_elsewhere_does_not_stop_it(cache):
+    entries = open_journal(cache)[0].entries
+    os.truncate(f"{cache}/00003.data", 10)
+    prune(cache, {1}, entries)
+    assert not is_pending(cache)
+    with pytest.raises(RecordError, match=r"00003\.data has 10 bytes"):
+        open_reader(cache)
+
+
+def test_orders_of_others_reach_no_other_folder(cache, tmp_path):
+    shutil.copytree(cache, tmp_path / "other")
+    names = sorted(os.listdir(tmp_path / "other"))
+    os.mkdir(f"{cache}/diffnext.prune")
+    metadata = json.loads(open(f"{cache}/METADATA").read())
+    orders = {"remove": ["../other/00000"], "number": 4, "digits": 5, "metadata": metadata}
+    with open(f"{cache}/diffnext.prune/orders.json", "w") as stream:
+        json.dump({**orders, "metadata": {**metadata, "entries": 5}}, stream)
+    recover(cache)
+    assert sorted(os.listdir(tmp_path / "other")) == names
 
 
 def test_all_records_may_go(cache, tmp_path):

@@ -177,6 +177,12 @@ class FolderReader:
                 indexing.save(self.path, self.index, self._state)
         return self.index.groups()
 
+    def save_index(self) -> None:
+        """Keep the index, with the shapes, beside the records of a finished folder."""
+        if "shape" in self.fields:
+            self.groups()
+        indexing.save(self.path, self.index, self._state)
+
     def describe(self, index: int) -> str:
         """File and number of a record, and the sample that it was made of, for messages."""
         shard, offset, *_ = self.index.locate(index)

@@ -200,7 +200,7 @@ class RemoteReader:
             raise ValueError(
                 f"{self.path} has no {SIDECAR} that knows the shapes of its records; make one where "
                 'the folder is local: python -c "from diffnext.data.records import open_reader; '
-                "open_reader('FOLDER').shapes()\", and copy it to the URL as well"
+                "open_reader('FOLDER').save_index()\", and copy it to the URL as well"
             )
         logger.info(f"{self.path} has no {SIDECAR}: its shards are copied to find the shapes")
         for number in range(len(self._files.names)):
