@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from diffnext.data.batches import BatchReader
-from diffnext.data.buckets import Bucket, group
+from diffnext.data.buckets import Bucket, Part, group
 from diffnext.data.permutation import permute
 from diffnext.data.records.base import RecordReader
 from diffnext.data.sampler import GlobalBatch
@@ -24,7 +24,7 @@ class HeldOut:
         samples: how many records; all if there are fewer.
         batch_size: samples of a batch.
         seed: of the choice of records, and of their captions.
-        verify: compare each record with its checksum, if it has one.
+        short_caption, verify, on_damage: as for `Loader`.
     """
 
     def __init__(
@@ -34,23 +34,25 @@ class HeldOut:
         samples: int,
         batch_size: int,
         seed: int,
+        short_caption: float = 0.5,
         verify: bool = True,
+        on_damage: str = "error",
     ) -> None:
         buckets = group(readers)
         self._reader = BatchReader(
             readers,
             buckets,
             seed=seed,
-            short_caption=0.5,
+            short_caption=short_caption,
             pin_memory=False,
             verify=verify,
-            on_damage="error",
+            on_damage=on_damage,
         )
         chosen = _choose(sum(map(len, readers)), samples, seed)
         self._plans = [
             GlobalBatch(bucket.shape, part, np.zeros_like(part))
             for bucket in buckets
-            for part in _cut(chosen[np.isin(chosen, _members(bucket))], batch_size)
+            for part in _cut(_inside(bucket, chosen), batch_size)
         ]
 
     def __len__(self) -> int:
@@ -76,8 +78,17 @@ def _choose(total: int, samples: int, seed: int) -> np.ndarray:
     return np.sort(permute(np.arange(count), total, keys))
 
 
-def _members(bucket: Bucket) -> np.ndarray:
-    return np.concatenate([part.records(np.arange(part.count)) for part in bucket.parts])
+def _inside(bucket: Bucket, chosen: np.ndarray) -> np.ndarray:
+    """Those of the chosen records that have the bucket's shape."""
+    return np.concatenate([_of(part, chosen - part.start) + part.start for part in bucket.parts])
+
+
+def _of(part: Part, local: np.ndarray) -> np.ndarray:
+    """Those of `local` numbers of a dataset that are of a part of it."""
+    if part.members is None:
+        return local[(local >= 0) & (local < part.count)]
+    local = local[(local >= 0) & (local <= part.members[-1])]
+    return local[part.members[np.searchsorted(part.members, local)] == local]
 
 
 def _cut(index: np.ndarray, size: int) -> list[np.ndarray]:

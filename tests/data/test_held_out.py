@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The held-out records are the same for any number of processes, each read once."""
 
+import numpy as np
 import pytest
 
 from diffnext.data.datasets import open_datasets
 from diffnext.data.held_out import HeldOut
-from diffnext.data.records import open_reader
+from diffnext.data.records import open_reader, open_writer
 from tests.runs.tiny_nova import make_cache
 
 
@@ -40,6 +41,19 @@ def test_batches_are_of_one_shape_and_of_the_records_that_they_name(readers):
         assert len({index < 9 for index in batch.index.tolist()}) == 1
         assert batch.moments.shape[-1] == (8 if batch.index[0] < 9 else 16)
         assert batch.epoch.tolist() == [0] * len(batch)
+
+
+def test_a_dataset_may_mix_shapes(tmp_path):
+    sizes = [8, 16, 16, 8, 24, 8, 16]
+    writer = open_writer(tmp_path / "mixed", {"moments": "bytes", "shape": ["int64"]})
+    for size in sizes:
+        moments = np.zeros((4, size, size), np.float16)
+        writer.write({"moments": moments.tobytes(), "shape": list(moments.shape)})
+    writer.close()
+    twice = [open_reader(tmp_path / "mixed") for _ in range(2)]
+    data = HeldOut(twice, samples=100, batch_size=2, seed=1)
+    found = {i: b.moments.shape[-1] for b, _ in data.batches(0, 1) for i in b.index.tolist()}
+    assert [found[i] for i in range(14)] == 2 * sizes
 
 
 def test_the_choice_belongs_to_the_seed(readers):

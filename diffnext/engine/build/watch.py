@@ -48,11 +48,14 @@ def make_evaluation(
     before: Callable[[], None],
 ) -> EvaluationHook:
     """The hook that measures the loss on the held-out data of a plan; see its class."""
+    reading = ("short_caption", "verify", "on_damage")
+    given = {k: v for k, v in cfg.TRAIN.LOADER_CONFIG.items() if k in reading}
     data = HeldOut(
         plan.held_out.readers,
         samples=cfg.EVAL.SAMPLES,
         batch_size=cfg.TRAIN.BATCH_SIZE,
         seed=cfg.RNG_SEED,
+        **given,
     )
     return EvaluationHook(
         data,
