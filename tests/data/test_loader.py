@@ -104,6 +104,14 @@ def test_the_memory_of_batches_is_used_again():
     loader.close()
 
 
+@pytest.mark.parametrize(("threads", "prefetch", "ahead"), [(1, None, 2), (3, None, 6), (3, 1, 1)])
+def test_so_many_batches_are_read_ahead(threads, prefetch, ahead):
+    loader = Loader(reader(), batch_size=4, num_threads=threads, prefetch=prefetch)
+    next(loader)
+    assert len(loader._due) == ahead
+    loader.close()
+
+
 def test_one_sample_serves_any_number_of_processes():
     found = []
     for rank in range(8):
