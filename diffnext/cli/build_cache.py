@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import os
 import re
 import sys
 import time
@@ -29,11 +28,11 @@ from diffnext.cli.cache_prompts import (
     embed_plan,
     help_embed,
 )
-from diffnext.cli.ranks import is_one_of_many, local_count, local_rank
+from diffnext.cli.devices import DTYPES, pick_device, pick_workers
+from diffnext.cli.ranks import is_one_of_many
 from diffnext.data.view_options import add_views, positive
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -159,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
     from diffnext.data.cache_part import Tools
     from diffnext.data.cache_ranks import lead_or_follow
     from diffnext.data.records.lock import FolderLock
+    from diffnext.data.worklist import find
 
     device, dtype = pick_device(args.device, args.dtype)
     check_prompts(args, many=args.join or is_one_of_many())
@@ -171,6 +171,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         plan = plan_build(args, latents, dtype)
+        if find(args.output) is not None:
+            print(
+                "records of a build by many processes are not joined yet; they count as to encode"
+            )
         if args.probe and plan.tasks:
             foretell(args.probe, plan, tools)
         return 0
@@ -331,13 +335,6 @@ def load_encoder(args: argparse.Namespace, latents, device: str, dtype):
     return Encoder(vae, video=latents.time_stride > 1, compiled=args.compile)
 
 
-def pick_workers(device: str) -> int:
-    """One a core beside a GPU; few beside an autoencoder that needs the cores itself."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = max(1, cores // local_count())  # the processes of a node share its cores
-    return min(cores, 16) if device.startswith("cuda") else max(1, cores // 4)
-
-
 def summarise(plan, report, args: argparse.Namespace) -> int:
     """Print what was done; the exit code says whether it is within the failures allowed."""
     from diffnext.data.ledger import LEDGER
@@ -376,20 +373,3 @@ def latents_of(path: str):
     with torch.device("meta"):  # layers without memory
         vae = made.from_config(made.load_config(folder))
     return Latents(vae.config["latent_channels"], *strides(vae))
-
-
-def pick_device(device: str, dtype: str):
-    """Resolve `auto`, and check that the device is there. Returns its name and a torch type."""
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and torch.cuda.is_available():  # the processes of a node share its devices
-        device = f"cuda:{local_rank() % torch.cuda.device_count()}"
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f"--device {device}: torch {torch.__version__} finds {count} CUDA devices")
-    if dtype == "auto":
-        dtype = "float16" if device.startswith("cuda") else "float32"
-    return device, getattr(torch, DTYPES.get(dtype, dtype))

@@ -21,6 +21,7 @@ from diffnext.data.journal import JOURNAL
 from diffnext.data.ledger import LEDGER
 from diffnext.data.records import open_reader
 from diffnext.data.records.identity import IDENTITY
+from diffnext.data.worklist import WORK
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.autoencoders.autoencoder_kl_opensora import AutoencoderKLOpenSora
 from tests.pipelines.tiny import TEXT
@@ -88,17 +89,23 @@ def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         program, *words = shlex.split(command.replace("/path/to/", f"{tmp_path}/"))
         words = [SIZES.get(word, word) for word in words]
         if program == "diffnext":
             assert cli.main(words) == 0, command
+        elif program == "torchrun":  # the first of its processes
+            assert words.pop(0) == "--nproc-per-node"
+            with monkeypatch.context() as patch:
+                patch.setenv("WORLD_SIZE", words.pop(0))
+                run_tool(words)
         else:
             assert program == "python"
             run_tool(words)
     assert open_reader("img_cache")[0]["shape"] == [8, 8, 8]
     assert open_reader("vid_cache")[0]["shape"] == [8, 9, 6, 8]
+    assert open_reader("many_cache")[0] == open_reader("img_cache")[0]
     assert Path("sheet.png").is_file()
     assert open_reader("full_cache")[0]["words"] == ["A picture of noise.", ""]
     [joined], _ = open_datasets("img_cache", "img_prompts")
@@ -110,5 +117,5 @@ def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
 
 
 def test_files_of_the_folder_are_listed():
-    for name in (CHOICES, JOURNAL, LEDGER, IDENTITY):
+    for name in (CHOICES, JOURNAL, LEDGER, IDENTITY, WORK):
         assert f"`{name}`" in GUIDE

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds on a disk that is full after so many pages, or that takes no larger files; then on with room.
 
-`python -m tests.faults.disk FOLDER SCENARIO ...`, of full and large: photos are in FOLDER/photos. For `full`, a disk of 400 kB
-is mounted on FOLDER/disk, so the process must be allowed to. What was found is printed as JSON.
+`python -m tests.faults.disk FOLDER SCENARIO ...`, of `full` and `large`: photos are in FOLDER/photos. For
+`full`, a disk of 400 kB is mounted on FOLDER/disk, so the process must be allowed to. What was found is
+printed as JSON.
 """
 
 import errno
