@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FACTS := pyproject.toml setup.py constraints.txt
+JOBS ?= 2 # tests that run at a time, each on one core; many start processes of their own
 
 .PHONY: demo test lint install clean
 
@@ -10,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(strip $(JOBS)) --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
