@@ -158,8 +158,8 @@ _C.TRAIN.RESUME = "auto"
 _C.TRAIN.RESET = []
 # Compile each repeated block of the network with torch.compile.
 _C.TRAIN.COMPILE = False
-# Let float32 products of a GPU round their factors to 10 bits (TF32): faster where PRECISION is
-# float32. Off as in torch, so that float32 means it.
+# Let float32 products and convolutions of a GPU round their factors to 10 bits (TF32): faster where
+# PRECISION is float32. Off, so that float32 means it; torch by itself would round convolutions.
 _C.TRAIN.TF32 = False
 
 # Losses on data that are not trained on.

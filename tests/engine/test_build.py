@@ -2,9 +2,11 @@
 """Options are checked against each other before anything is loaded."""
 
 import pytest
+import torch
 
 from diffnext.config import get_cfg
 from diffnext.engine import build
+from diffnext.engine.build.run import round_products
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,15 @@ def test_a_thing_is_set_in_one_place(section, option, place):
     cfg.merge_from_list(["PIPELINE.TYPE", "nova_train_t2i", f"{section}.{option}", "1"])
     with pytest.raises(ValueError, match=f"{section} has '{option}', which {place} sets"):
         build.make_plan(cfg, world=1)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_products_and_convolutions_are_rounded_alike(tf32):
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        round_products(tf32)
+        assert torch.backends.cudnn.allow_tf32 == tf32
+        assert torch.backends.cuda.matmul.allow_tf32 == tf32
+    finally:
+        round_products(False)
+        torch.backends.cudnn.allow_tf32 = before

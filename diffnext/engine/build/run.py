@@ -64,7 +64,7 @@ def make_trainer(cfg: Config, plan: Plan, env: Env, *, begin: int) -> Trainer:
     Args:
         begin: step at which the course of the learning rate begins.
     """
-    torch.set_float32_matmul_precision("high" if cfg.TRAIN.TF32 else "highest")
+    round_products(cfg.TRAIN.TF32)
     pipe = make_pipeline(cfg, plan).to(env.device)
     backend = make_backend(cfg, plan, env)
     method = make_method(cfg, pipe, backend, plan.optimizer)
@@ -80,3 +80,9 @@ def make_trainer(cfg: Config, plan: Plan, env: Env, *, begin: int) -> Trainer:
         accum_steps=cfg.SOLVER.ACCUM_STEPS,
         max_norm=cfg.SOLVER.CLIP_GRAD,
     )
+
+
+def round_products(tf32: bool) -> None:
+    """Whether a GPU rounds the factors of float32 products; of convolutions torch itself would."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
