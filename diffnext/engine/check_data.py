@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diffnext.data.parse import moments, moments_shape
-from diffnext.data.records import Record, RecordReader
+from diffnext.data.records import DamagedRecord, Record, RecordReader
 from diffnext.models.autoencoders.modeling_utils import LatentConfig
 from diffnext.pipelines.train_base import Expected
 
@@ -97,9 +97,21 @@ def embedded_text(reader: RecordReader) -> bool:
 
 
 def look(reader: RecordReader) -> list[Record]:
-    """A few records, evenly spread."""
+    """A few records, evenly spread; damaged ones are passed over, as it is the loader's to tell of them.
+
+    Raises:
+        DamagedRecord: all of them are.
+    """
     picked = np.linspace(0, len(reader) - 1, min(len(reader), LOOKED_AT)).astype(int)
-    return [reader[int(index)] for index in picked]
+    records = []
+    for index in picked.tolist():
+        try:
+            records.append(reader[index])
+        except DamagedRecord as error:
+            last = error
+    if not records:
+        raise last
+    return records
 
 
 def check_prompts(reader: RecordReader, records: Sequence[Record], expected: Expected) -> list[str]:
