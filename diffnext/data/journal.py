@@ -115,16 +115,17 @@ def load_entries(path: str, most: int, view: View | None = None) -> list[Entry]:
     return entries
 
 
-def parse_line(line: str, view: View | None = None) -> Entry:
+def parse_line(line: str, views: dict[str, View], view: View | None = None) -> Entry:
     """The entry that a line of a journal holds.
 
     Args:
+        views: those seen so far, to have one object for all that are equal; a new one is added.
         view: of a line that names none.
 
     Raises:
         AttributeError, KeyError, TypeError, ValueError: it is no such line.
     """
-    return _entry(json.loads(line), {}, view)
+    return _entry(json.loads(line), views, view)
 
 
 def write_line(stream: TextIO, entry: Entry) -> None:

@@ -13,12 +13,13 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from diffnext.cli import main
 from diffnext.data import media
-from diffnext.data.records import open_reader
+from diffnext.data.records import open_reader, read_identity
 from diffnext.data.tools.algebra import filter_cache
 from diffnext.data.tools.quality import psnr, sheet
 from diffnext.data.tools.verify import check
 from diffnext.data.views import View
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffnext.models.autoencoders.loading import describe_vae
 from tests.data.cache_builds import write_picture
 from tests.data.tools.small import equal, flip_byte, records
 
@@ -136,6 +137,25 @@ def test_repair_by_the_autoencoder(made, tmp_path, capsys):
         assert close["moments"] and ours["caption"] == theirs["caption"]
     assert equal(found[1:], wanted[1:])
     assert len(open_reader(tmp_path / "c")) == 3
+
+
+def test_an_imported_cache_states_the_autoencoder_it_is_given(made, tmp_path, capsys):
+    wanted = records(made / "cache")
+    moments = wanted[0]["moments"].reshape(8, 4, 6).astype(np.float32)
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz" / "a.npz", moments=moments)
+    words = ["import", tmp_path / "npz", "--from", "mar", "--output", tmp_path / "c"]
+    assert main(["cache", *map(str, [*words, "--vae", made / "vae"])]) == 0
+    identity = read_identity(tmp_path / "c")
+    assert identity["vae"] == describe_vae(str(made / "vae"))
+    assert identity["strides"] == {"time": 1, "space": 8}
+    assert identity["imported"]["unknown"] == ["rules"]
+    words = ["show", tmp_path / "c", "--vae", made / "vae", "--out", tmp_path / "sheet.png"]
+    capsys.readouterr()
+    assert main(["cache", *map(str, words)]) == 0
+    assert "no source" in capsys.readouterr().out
+    shown = np.asarray(PIL.Image.open(tmp_path / "sheet.png"))[:32, :48]
+    np.testing.assert_array_equal(shown, by_hand(made, 0)[1])
 
 
 def test_psnr_and_sheet():

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from diffnext.data.cache_identity import upgrade_identity
 from diffnext.data.journal import Entry, parse_line
@@ -17,6 +16,7 @@ from diffnext.data.records import read_identity
 from diffnext.data.records.files import Files, PatientFiles
 from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.layout import METADATA, SAMPLES
+from diffnext.data.views import View
 
 A = TypeVar("A")
 Progress = Callable[[Iterable[A], int, str], Iterable[A]]
@@ -84,27 +84,17 @@ class Cache:
         if count < len(self):
             raise ValueError(f"{self.journal} has {count} lines for {len(self)} records")
 
-    def values(self) -> Iterator[dict[str, Any]]:
-        """What the lines of the journal say; an empty one for each record where there is none."""
-        if not self.has_journal:
-            yield from ({} for _ in range(len(self)))
-            return
-        for number, line in enumerate(self.lines()):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{self.journal} line {number + 1} is not JSON") from error
-
     def entries(self) -> Iterator[Entry]:
         """The entries of the journal.
 
         Raises:
             ValueError: a line that is none.
         """
+        views: dict[str, View] = {}
         view = upgrade_identity(self.identity or {})[1]
         for number, line in enumerate(self.lines()):
             try:
-                yield parse_line(line, view)
+                yield parse_line(line, views, view)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{self.journal} line {number + 1} is damaged") from error
 
