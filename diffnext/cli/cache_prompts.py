@@ -121,6 +121,7 @@ def embed_plan(args: argparse.Namespace, plan, *, many: bool):
     from diffnext.data.prompt_store import PromptStore
 
     if args.together:
+        PromptStore(plan.output).discard()  # of a build without it that did not end
         if plan.tasks:
             plan.prompts = LivePrompts(load_encoder(args), args.text_batch_size)
         return None
