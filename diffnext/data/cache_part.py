@@ -134,6 +134,7 @@ class _Desk(Report):
         self.own: set[int] = set()  # units that this process had
         self._work = work
         self._open: dict[int, _Open] = {}
+        self._dead: dict[str, frozenset[int]] = {}  # tickets in the parts of processes that died
         self._lock = threading.Lock()
 
     def tasks(self, meter: Meter) -> Iterator[Task]:
@@ -143,7 +144,7 @@ class _Desk(Report):
             self.own.add(unit)
             info = self._work.units[unit]
             tickets = range(info.ticket, info.ticket + info.samples)
-            there = recorded(self._work, tickets) if was_had else set()
+            there = self._recorded(unit) & set(tickets) if was_had else set()
             self._open[unit] = _Open(set(tickets) - there)
             meter.advance(len(there), len(there) * info.num_bytes // info.samples)
             if not self._open[unit].left:
@@ -152,6 +153,15 @@ class _Desk(Report):
                 items = tuple(item for item in task.items if item.ticket not in there)
                 if items:
                     yield Task(task.source, items, task.stamp, task.content)
+
+    def _recorded(self, unit: int) -> set[int]:
+        """What those wrote who had a unit before; of each it is read once, as they are dead."""
+        tickets: set[int] = set()
+        for name in self.leases.holders(unit) - {os.path.basename(self.part)}:
+            if name not in self._dead:
+                self._dead[name] = recorded(self._work, name)
+            tickets |= self._dead[name]
+        return tickets
 
     def fail(self, item: Item, failure: Failure) -> None:
         unit = self._work.unit_of(item.ticket)

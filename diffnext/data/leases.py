@@ -148,6 +148,14 @@ class Leases:
                 return unit, False
         return self._take_over(last)
 
+    def holders(self, unit: int) -> set[str]:
+        """The names of all that had a unit; this process is one of them if it has it now."""
+        names = set()
+        for turn in range(self._last_claims()[unit] + 1):
+            with open(self._claim(unit, turn), encoding="utf-8") as stream:
+                names.add(stream.read())
+        return names - {""}
+
     def finish(self, unit: int, content: bytes) -> None:
         """Say that a unit is done, and leave what is to be known of it for `result`."""
         write_atomic(os.path.join(self._done, str(unit)), content)

@@ -49,15 +49,13 @@ def close_part(part: str) -> None:
         pass
 
 
-def recorded(work: Worklist, tickets: range) -> set[int]:
-    """Which of these samples are in the parts, whoever wrote them."""
-    found: set[int] = set()
-    for part in _parts(work):
-        for entry in part.entries:
-            if entry.ticket in tickets:
-                found.add(entry.ticket)
-        part.close()
-    return found
+def recorded(work: Worklist, name: str) -> frozenset[int]:
+    """The samples that a process has written, by their tickets."""
+    part = _part(work, name)
+    if part is None:
+        return frozenset()
+    part.close()
+    return frozenset(entry.ticket for entry in part.entries)
 
 
 def join(output: str, work: Worklist, tell: Tell) -> None:
@@ -157,17 +155,22 @@ def _prepare(output: str, work: Worklist, tell: Tell) -> None:
 def _parts(work: Worklist) -> Iterator[_Part]:
     """The parts that hold records, each as it is now."""
     for name in sorted(os.listdir(work.parts)):
-        folder = os.path.join(work.parts, name)
-        is_closed = os.path.exists(
-            os.path.join(folder, CLOSED)
-        )  # first: it may be closed right now
-        if not index_names(folder):
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a folder that is not finished
-            reader = open_reader(folder)
-        entries = load_entries(os.path.join(folder, SAMPLES), len(reader))
-        yield _Part(folder, reader, entries, is_closed)
+        part = _part(work, name)
+        if part is not None:
+            yield part
+
+
+def _part(work: Worklist, name: str) -> _Part | None:
+    """The part of one process; None where it wrote nothing."""
+    folder = os.path.join(work.parts, name)
+    is_closed = os.path.exists(os.path.join(folder, CLOSED))  # first: it may be closed right now
+    if not os.path.isdir(folder) or not index_names(folder):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a folder that is not finished
+        reader = open_reader(folder)
+    entries = load_entries(os.path.join(folder, SAMPLES), len(reader))
+    return _Part(folder, reader, entries, is_closed)
 
 
 def _lines(index_file: str) -> int:

@@ -150,6 +150,24 @@ def test_a_build_alone_goes_on_with_what_many_left(photos, tmp_path):
     assert_complete(photos, tmp_path / "cache")
 
 
+def test_many_go_on_with_what_one_left_unfinished(photos, tmp_path):
+    calls, output = [], str(tmp_path / "cache")
+
+    def encoder(frames):
+        calls.append(frames)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return encode(frames)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, output, encoder=encoder)
+    with lock_of(output) as lock:
+        plan = plan_for(photos, output)
+        assert (len(plan.items), plan.finished) == (4, False)
+        assert build_shared(plan, tools(), lock=lock, asked=ASKED).written == 4
+    assert_complete(photos, tmp_path / "cache")
+
+
 def test_others_are_waited_for_until_they_are_silent(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_ranks, "TELL_AFTER_S", 0.1)
     output, told = str(tmp_path / "cache"), []
@@ -170,5 +188,7 @@ def test_where_locks_do_not_work_many_are_refused(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(ValueError, match=r"several processes cannot build here: .*cannot be locked"):
+    with pytest.raises(
+        ValueError, match=r"several processes cannot build here: .*cannot be locked"
+    ):
         lock_of(str(tmp_path / "cache"))

@@ -111,6 +111,7 @@ def test_the_units_of_a_dead_one_are_taken_over_once(tmp_path, members):
         assert others[1].claim() is None  # what the first has is not to be had
         age(members, "first", 31)
         assert others[1].claim() == (1, True)  # and not what is done
+        assert others[1].holders(1) == {"first", third.name}
         assert others[0].claim() is None
         others[0].finish(2, b"")
         assert not others[0].all_done()
