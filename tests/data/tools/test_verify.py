@@ -2,12 +2,14 @@
 """Damage of every kind is found and named; repair gives back the cache as it was."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from diffnext.cli import main
 from diffnext.data.journal import JOURNAL, Journal
+from diffnext.data.prune import recover
 from diffnext.data.records import open_reader
 from diffnext.data.records.index import SIDECAR
 from diffnext.data.tools import repair
@@ -119,6 +121,48 @@ def test_a_source_that_was_edited_is_not_taken(cache, tmp_path):
     assert (outcome.mended, outcome.dropped) == ([], [1, 3])
     assert check(str(path)).problems == []
     assert [e.path[-6:] for e in entries(path)] == [f"p{n}.png" for n in (0, 2, 4, 5, 6)]
+
+
+class Crash(BaseException):
+    pass
+
+
+def test_a_repair_that_breaks_off_anywhere_is_done_by_the_next(cache, tmp_path, monkeypatch):
+    """Ended at each renaming and removal of a file in turn, until one passes undisturbed."""
+    replace, unlink = os.replace, os.unlink
+    left = 0
+
+    def count(function):
+        def counted(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Crash
+            return function(*args, **options)
+
+        return counted
+
+    broken = copy(cache, tmp_path / "broken")
+    flip_byte(broken / "00000.data", place(cache, 3) + 90)
+    for ends_at in range(1, 100):
+        path = copy(broken, tmp_path / str(ends_at))
+        left = ends_at
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", count(replace))
+            patched.setattr(os, "unlink", count(unlink))
+            try:
+                mend(path, check(str(path)))
+                break
+            except Crash:
+                pass
+        recover(str(path))
+        report = check(str(path))
+        assert report.damaged in ([], [3])
+        mend(path, report)
+        assert_as_built(path, cache)
+        assert not (path / repair.ASIDE).exists()
+    assert ends_at > 10
+    assert_as_built(path, cache)
 
 
 def records_of_files(path):
