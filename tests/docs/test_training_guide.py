@@ -27,6 +27,8 @@ RULES = [
     (r"MAX_STEPS 300", "MAX_STEPS 5"),
     (r"_(STEPS|EVERY): \d+", r"_\1: 2"),
     (r"NUM_GPUS 8", "NUM_GPUS 2"),
+    (r"img_held_out", "img_dataset"),
+    (r"num_inference_steps: 32", "num_inference_steps: 2, num_diffusion_steps: 2"),
 ]
 
 
@@ -66,7 +68,7 @@ def check_torchrun(command, given) -> None:
 
 
 def check_deepspeed(command, given) -> None:
-    options = command[: command.index(str(ROOT / given[0]))]
+    options = command[: command.index(str(ROOT / "diffnext/cli/train.py"))]
     assert options[options.index("--hostfile") + 1] == "./hostfile"
     assert options[options.index("--num_gpus") + 1] == "2"
     assert command[-len(given) + 1 :] == given[1:]
@@ -85,6 +87,7 @@ def test_commands_and_snippets(tmp_path, monkeypatch):
     assert len(rows("t2i_8")) == len(rows("t2i_zero2")) == 2  # two processes each
     assert not Path("runs/t2i_nodes").exists() and not Path("runs/t2i_hosts").exists()
     check_text(runner.texts)
+    check_watched()
     check_keys(rows("t2v"))
     long = yaml.safe_load(Path("runs/long/config.yaml").read_text())
     assert (long["SOLVER"]["BASE_LR"], long["TRAIN"]["BATCH_SIZE"]) == (5e-5, 4)
@@ -109,6 +112,16 @@ def check_text(texts: list[str]) -> None:
     assert shown == {path.name for path in Path(root).iterdir()}
     inside = next(Path(root, "checkpoints").glob("*_iter_2"))
     assert all(path.name in tree for path in inside.iterdir())
+
+
+def check_watched() -> None:
+    """The guide names the curves that there are, and what a watched run leaves."""
+    guide = PATH.read_text()
+    for row in read_rows("runs/watched/logs/eval.jsonl"):
+        assert set(re.findall(r"`(eval/loss\w*)`", guide)) <= set(row)
+    assert Path("runs/watched/best.json").exists()
+    assert Path("runs/watched/samples/step_2/00001.png").exists()
+    assert "two cats on a red sofa" in Path("runs/watched/report.html").read_text()
 
 
 def shape(line: str) -> str:
