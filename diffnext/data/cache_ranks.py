@@ -138,6 +138,10 @@ def build_shared(
         asked: see `worklist.create`.
         show: called with where the whole build is, that of all processes.
         lease_s: silence in seconds after which others take over the work of a process.
+
+    Raises:
+        ValueError: samples got lost.
+        OSError: the disk is full or failed.
     """
     before = len(plan.journal.entries)
     plan.begin()
@@ -151,7 +155,14 @@ def build_shared(
     join(plan.output, work, tell)
     plan.journal = open_journal(plan.output)[0]
     failures = [f for f in load_failures(plan.output) if f.stage != "dropped"]
-    return Report(len(plan.journal.entries) - before, failures)
+    report = Report(len(plan.journal.entries) - before, failures)
+    lost = work.samples + len(plan.failures) - report.written - len(failures)
+    if lost:
+        raise ValueError(
+            f"{lost} samples of {plan.output} were done but are not there: a machine or its disk "
+            "failed; the same command encodes them"
+        )
+    return report
 
 
 def settle(output: str, tell: Tell = print) -> None:

@@ -2,6 +2,8 @@
 """Who leads a build by several processes, who follows, and what they must agree on."""
 
 import errno
+import os
+import shutil
 import threading
 import time
 
@@ -166,6 +168,21 @@ def test_many_go_on_with_what_one_left_unfinished(photos, tmp_path):
         assert (len(plan.items), plan.finished) == (4, False)
         assert build_shared(plan, tools(), lock=lock, asked=ASKED).written == 4
     assert_complete(photos, tmp_path / "cache")
+
+
+def test_samples_that_get_lost_are_missed(photos, tmp_path, monkeypatch):
+    """As when a machine fails that had not written to the server what it said was done."""
+    output = str(tmp_path / "cache")
+
+    def lose(work, tell):
+        [part] = os.listdir(work.parts)
+        shutil.rmtree(os.path.join(work.parts, part))
+
+    monkeypatch.setattr(cache_ranks, "wait_for_others", lose)
+    (photos / "p2.png").write_bytes(b"no picture")
+    with lock_of(output) as lock, pytest.raises(ValueError, match=r"^6 samples of .* are not there"):
+        build_shared(plan_for(photos, output), tools(), lock=lock, asked=ASKED)
+    assert run(photos, output).written == 6
 
 
 def test_others_are_waited_for_until_they_are_silent(photos, tmp_path, monkeypatch):
