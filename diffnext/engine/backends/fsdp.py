@@ -29,6 +29,9 @@ class Sharded(Learner):
                 module.reshard()  # a forward without backward has left whole weights in their place
         return super().named_learning()
 
+    def learning(self) -> list[nn.Parameter]:
+        return list(self.named_learning().values())  # after a step, whole weights would be old
+
 
 @BACKENDS.register("fsdp")
 class FSDPBackend(Backend):
