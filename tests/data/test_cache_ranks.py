@@ -180,7 +180,10 @@ def test_samples_that_get_lost_are_missed(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cache_ranks, "wait_for_others", lose)
     (photos / "p2.png").write_bytes(b"no picture")
-    with lock_of(output) as lock, pytest.raises(ValueError, match=r"^6 samples of .* are not there"):
+    with (
+        lock_of(output) as lock,
+        pytest.raises(ValueError, match=r"^6 samples of .* are not there"),
+    ):
         build_shared(plan_for(photos, output), tools(), lock=lock, asked=ASKED)
     assert run(photos, output).written == 6
 
