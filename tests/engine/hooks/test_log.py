@@ -93,6 +93,7 @@ class Terminal(io.StringIO):
 
 def test_the_bar_on_a_terminal_stays_below_the_lines(tmp_path, monkeypatch):
     terminal = Terminal()
+    monkeypatch.setattr(logger, "propagate", logger.propagate)  # comes back with the streams
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
     setup(file=str(tmp_path / "train.log"))

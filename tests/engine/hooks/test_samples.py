@@ -2,6 +2,7 @@
 """Samples are drawn with the averaged weights, shown, and never the end of a run."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -68,7 +69,8 @@ def test_what_goes_wrong_is_a_warning(tmp_path, caplog, monkeypatch):
         raise torch.OutOfMemoryError("no room for a picture")
 
     _, wall = sampled_run(tmp_path / "failing", fail)
-    assert caplog.text.count("no samples of step") == 3 and not wall.shown
+    assert set(re.findall(r"no samples of step (\d)", caplog.text)) == {"0", "3", "4"}
+    assert not wall.shown
     assert "training goes on: OutOfMemoryError: no room for a picture" in caplog.text
     caplog.set_level(logging.INFO)
     (tmp_path / "plain").mkdir()
