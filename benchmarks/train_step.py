@@ -3,10 +3,13 @@
 
 python benchmarks/train_step.py                                  d48w768 at 256 px, batch 2
 python benchmarks/train_step.py --model d48w1024 --pixels 1024 --precision bfloat16
+python benchmarks/train_step.py --backend fsdp --processes 2     of two processes, gloo without a GPU
+python benchmarks/train_step.py --overhead                       the trainer's own CPU time, and data
 python benchmarks/train_step.py --small                          seconds, to see that it works
 
 Both loops step the same network with the same batches, in turns, so that a busy machine slows both.
-The peak of memory is that of a process of its own for each loop and mode.
+The peak of memory is that of a process of its own for each loop and mode; with several processes, that
+of the first one over both loops. GB are 10^9 bytes.
 """
 
 from __future__ import annotations
@@ -24,11 +27,15 @@ from pathlib import Path
 
 import torch
 from models import ARCHS, text_to_image
+from step_overhead import print_overhead
 from torch import Tensor
 
 from diffnext.data.schema import Batch
 from diffnext.distributed import env as processes
+from diffnext.distributed.launched import is_worker
+from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import Backend
+from diffnext.engine.backends.deepspeed_config import merge_config
 from diffnext.engine.blocks import compile_blocks
 from diffnext.engine.hooks.log import LogHook
 from diffnext.engine.lr_scheduler import make_schedule
@@ -54,9 +61,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=4, help="TRAIN.LOSS_REPEAT")
     parser.add_argument("--checkpointing", type=int, default=0, choices=range(4))
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--backend", default="single", help="single, ddp, fsdp or deepspeed")
+    parser.add_argument("--processes", type=int, default=1, help="that train together")
+    parser.add_argument("--zero", type=int, default=2, choices=range(4), help="deepspeed's stage")
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each loop")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
     parser.add_argument("--no-compile", action="store_true", help="measure eager only")
+    parser.add_argument("--overhead", action="store_true", help="many short steps, CPU seconds")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark")
     parser.add_argument(
         "--peak-of", nargs=2, help=argparse.SUPPRESS
@@ -85,9 +96,23 @@ def batches(args: argparse.Namespace) -> Iterator[Batch]:
         yield Batch(moments, index, torch.zeros_like(index), prompts=prompts)
 
 
+def make_backend(args: argparse.Namespace, env: processes.Env) -> Backend:
+    options = {}
+    if args.backend == "deepspeed":
+        options["config"] = merge_config(
+            {"zero_optimization": {"stage": args.zero}},
+            batch_size=args.batch,
+            accum_steps=1,
+            world=env.world,
+            precision=args.precision,
+            max_norm=0.0,
+        )
+    return BACKENDS.get(args.backend)(env, precision=args.precision, **options)
+
+
 def make_trainer(args: argparse.Namespace, env: processes.Env, log: Path) -> Trainer:
     pipe = make_pipeline(args).to(env.device)
-    backend = Backend(env, precision=args.precision)
+    backend = make_backend(args, env)
     make = optimizer_factory("AdamW", lr=1e-4, weight_decay=0.02, beta2=0.95)
     net = backend.add("student", pipe.configure(checkpointing=args.checkpointing), make)
     hook = LogHook([JsonlWriter(log)], display=10**9, samples_per_step=args.batch)
@@ -116,16 +141,20 @@ def trainer_step(trainer: Trainer) -> None:
 
 
 def plain_step(trainer: Trainer) -> Tensor:
-    """The floor: no more than a loop of a few lines needs, with the same network and optimizer."""
+    """The floor: no more than a loop of a few lines needs, with the same wrapper and optimizer."""
     learner, pipe = trainer.backend.learners["student"], trainer.pipe
     batch = next(trainer.batches)
     draws = Draws(0, trainer.step, batch.keys(), device=trainer.backend.env.device)
     inputs = pipe.prepare(batch, draws=draws)
     with trainer.backend.autocast():
-        loss = pipe.loss(learner.net, inputs).loss
-    loss.backward()
-    learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
+        loss = pipe.loss(learner.wrapped, inputs).loss
+    if hasattr(learner.wrapped, "zero_optimization"):  # an engine of DeepSpeed
+        learner.wrapped.backward(loss)
+        learner.wrapped.step()
+    else:
+        loss.backward()
+        learner.optimizer.step()
+        learner.optimizer.zero_grad(set_to_none=True)
     return loss.detach()
 
 
@@ -167,13 +196,15 @@ def print_peak(trainer: Trainer, loop: str, mode: str) -> None:
 
 def report(args: argparse.Namespace, trainer: Trainer, mode: str) -> float:
     """Measure one mode, print it, return the trainer's median."""
-    times = measure(trainer, args.steps)
+    times, env = measure(trainer, args.steps), trainer.backend.env
+    if not env.is_main:
+        return statistics.median(times["trainer"])
     for name, found in times.items():
         median = statistics.median(found)
-        peak = peak_bytes(name, mode) / 2**30
+        peak = memory_bytes(env.device) if env.world > 1 else peak_bytes(name, mode)
         print(
             f"{mode:9} {name:8} median {median:8.3f} s  best {min(found):8.3f} s  "
-            f"{args.batch / median:7.2f} samples/s  peak {peak:6.2f} GiB",
+            f"{env.world * args.batch / median:7.2f} samples/s  peak {peak / 1e9:6.2f} GB",
             flush=True,
         )
     ratio = statistics.median(t / p for t, p in zip(times["trainer"], times["plain"], strict=True))
@@ -194,21 +225,44 @@ def prepared(args: argparse.Namespace) -> Iterator[Trainer]:
             trainer.hooks[0].close()
 
 
+def measure_all(args: argparse.Namespace, trainer: Trainer) -> None:
+    """Print the figures of a network, eager, then compiled."""
+    env, net = trainer.backend.env, trainer.backend.learners["student"].net
+    say = print if env.is_main else _nothing
+    say(json.dumps(vars(args) | {"torch": torch.__version__, "device": str(env.device)}))
+    count = sum(p.numel() for p in net.parameters())
+    say(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
+    eager = report(args, trainer, "eager")
+    if not args.no_compile:
+        compile_blocks(net)
+        say(f"compiled / eager {report(args, trainer, 'compiled') / eager:.3f}")
+
+
+def _nothing(line: str) -> None:
+    """What processes print that are not the first."""
+
+
+def start_processes(count: int) -> None:
+    """Run this script by torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, f"--nproc-per-node={count}", *sys.argv]
+    subprocess.run(command, check=True)
+
+
 def main() -> None:
     args = parse_args()
+    if args.processes > 1 and not is_worker():
+        start_processes(args.processes)
+        return
+    if args.overhead:
+        vars(args).update(SMALL)
     with prepared(args) as trainer:
         if args.peak_of:
             print_peak(trainer, *args.peak_of)
-            return
-        device, net = trainer.backend.env.device, trainer.backend.learners["student"].net
-        print(json.dumps(vars(args) | {"torch": torch.__version__, "device": str(device)}))
-        count = sum(p.numel() for p in net.parameters())
-        print(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
-        eager = report(args, trainer, "eager")
-        if not args.no_compile:
-            compile_blocks(net)
-            compiled = report(args, trainer, "compiled")
-            print(f"compiled / eager {compiled / eager:.3f}")
+        elif args.overhead:
+            print_overhead(trainer, plain=plain_step, whole=trainer_step)
+        else:
+            measure_all(args, trainer)
 
 
 if __name__ == "__main__":
