@@ -13,7 +13,7 @@ from collections.abc import Callable
 from torch import nn
 
 WORTH_BYTES = 256 * 2**20  # of weights that learn; holes of less are not worth the walk
-TIMES = 4  # a backward; each costs the faults of the pages that are used again
+TIMES = 12  # a backward; each costs the faults of the pages that are used again
 
 
 def trim_while_training(net: nn.Module) -> int:
