@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,7 @@ def count_moved(case: str, folder: Path, env: processes.Env) -> None:
 def main(folder: Path, cases: list[str]) -> None:
     """Each case whole, interrupted, continued from one process, in low precision, and with a NaN."""
     torch.set_num_threads(1)
+    os.fsync = lambda handle: None  # waiting for a busy disk is most of a toy run's time
     env = processes.init()
     for case in cases:
         trainer = run(case, folder / case / "whole", env)

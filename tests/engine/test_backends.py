@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two processes on every backend, over gloo, against one process: losses, norms, weights, checkpoints."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.engine import spread
 from tests.engine.toy import WIDTH, ToyNet
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(600)  # all runs of two processes are made by the first test
 SPREAD = [case for case in spread.CASES if case != "single"]
 
 
@@ -32,18 +35,19 @@ def processes(count: int, *arguments: str) -> None:
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "tests.engine.spread", *arguments]
-    children = []
-    for rank in range(count):
-        env = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        pipe = subprocess.PIPE
-        children.append(
-            subprocess.Popen(
-                command, env=env, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    with contextlib.ExitStack() as files:
+        # not pipes: a full one that nobody reads would stop its process, and so the others
+        outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in range(count)]
+        children = []
+        for rank, output in enumerate(outputs):
+            env = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            children.append(
+                subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output)
             )
-        )
-    outputs = [child.communicate(timeout=280)[0] for child in children]
-    codes = [child.returncode for child in children]
-    assert codes == [0] * count, "\n".join(output[-3000:] for output in outputs)
+        codes = [child.wait(timeout=580) for child in children]
+        for output in outputs:
+            output.seek(0)
+        assert codes == [0] * count, "\n".join(output.read()[-3000:] for output in outputs)
 
 
 @pytest.fixture(scope="module")
