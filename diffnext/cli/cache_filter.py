@@ -5,8 +5,9 @@
 
 A condition is NAME OPERATOR VALUE. NAME is a field of the records (caption, text, label, flow, ...), or
 shape (8x64x64, as stored), frames, height, width (of the latents), source (the path of the medium),
-flip (1 if it is mirrored), record (its number). Operators: = and != take several values, separated by commas, and * and ? in text;
-< <= > >= are for numbers; ~ and !~ for regular expressions that are found anywhere, or nowhere.
+flip (1 if it is mirrored), record (its number). Operators: = and != take several values, separated
+by commas, and * and ? in text; < <= > >= are for numbers; ~ and !~ for regular expressions that are
+found anywhere, or nowhere.
 """
 
 from __future__ import annotations
