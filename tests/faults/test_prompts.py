@@ -73,7 +73,7 @@ def lives(photos, output, log, seconds):
 def test_a_build_that_embeds_prompts_is_killed_over_and_over(photos, tmp_path):
     random.seed(0)
     output, log, deaths = tmp_path / "cache", tmp_path / "log", 0
-    while not lives(photos, output, log, random.uniform(0.01, 0.06) + 0.015 * deaths):
+    while not lives(photos, output, log, random.uniform(0.005, 0.01) * 1.2**deaths):
         deaths += 1
     assert deaths >= 3
     reader = open_reader(output)
