@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,7 +23,7 @@ from diffnext.utils.files import replacing
 FOLDER = "DIFFNEXT_WATCH"  # environment variable by which a launcher says where beats are written
 HUNG = 124  # exit code of a run that was ended because it did not move, as that of `timeout`
 PHASES = ("data", "loss", "update", "hooks")  # of a step, in their order; hooks save and evaluate
-EVERY_S = 0.5  # between two beats
+EVERY_S = 0.5  # between two beats, at the most: a change of state is written at once
 STACKS = getattr(signal, "SIGQUIT", None)  # a process that gets it writes the stacks of its threads
 
 
@@ -86,6 +87,9 @@ class Heartbeat:
         self._phase: Callable[[], str] = str
         self._stopping = False  # not in `beat`, which may be in the middle of a change
         self._end = threading.Event()
+        # by a byte and not by an Event, whose lock the code under a signal handler may hold
+        self._waiting, self._waking = socket.socketpair()
+        self._waking.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="diffnext-heartbeat", daemon=True)
         self._stacks = None
 
@@ -98,6 +102,7 @@ class Heartbeat:
         """
         self._phase = phase
         self.beat = replace(self.beat, state="training", logs=str(logs), moved=time.monotonic())
+        self._wake()
 
     def move(self, step: int, *, limit_s: float) -> None:
         """The loop has come to another place, where it should stay no longer than `limit_s`."""
@@ -106,6 +111,7 @@ class Heartbeat:
     def stopping(self) -> None:
         """This process was asked for an end. Safe in a signal handler."""
         self._stopping = True
+        self._wake()
 
     def __enter__(self) -> Heartbeat:
         if STACKS is not None:
@@ -126,7 +132,10 @@ class Heartbeat:
         if error is not None:
             self.end(1, f"{kind.__name__}: {error}")
         self._end.set()
+        self._wake()
         self._thread.join()
+        self._waiting.close()
+        self._waking.close()
         self._write()
         if STACKS is not None:
             faulthandler.unregister(STACKS)
@@ -134,11 +143,18 @@ class Heartbeat:
             self._stacks.close()
 
     def _run(self) -> None:
-        while not self._end.wait(EVERY_S):
+        while not self._end.is_set():
+            if select.select([self._waiting], [], [], EVERY_S)[0]:
+                self._waiting.recv(64)
             if self.folder:
                 self._write()
             elif self.beat.overdue_s > 0:
                 self._give_up()
+
+    def _wake(self) -> None:
+        """Let the thread write now. Safe in a signal handler."""
+        with contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
+            self._waking.send(b".")
 
     def _now(self) -> Beat:
         now = time.monotonic()
