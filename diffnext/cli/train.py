@@ -196,14 +196,14 @@ def train_in(
 def run(trainer: Trainer, cfg: CfgNode, heart: Heartbeat, *, logs: Path) -> None:
     """Train, watched, until all is done or a signal asks for an end."""
     from diffnext.engine.hooks.heartbeat import HeartbeatHook
-    from diffnext.engine.signals import on_signals
+    from diffnext.engine.signals import ECHO_S, on_signals
 
     def ask(name: str) -> None:
         heart.stopping()
         trainer.request_stop(name)
 
     trainer.hooks.insert(0, HeartbeatHook(heart, timeout_s=cfg.SOLVER.HANG_TIMEOUT, logs=logs))
-    with on_signals(ask):
+    with on_signals(ask, echo_s=ECHO_S if heart.folder else 0.0):
         trainer.train()
 
 

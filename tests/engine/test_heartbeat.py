@@ -70,11 +70,24 @@ def test_an_error_is_the_last_sign(tmp_path):
 
 def test_signs_are_written_while_the_process_works(tmp_path):
     with Heartbeat(0, folder=str(tmp_path)) as heart:
+        heart.move(7, limit_s=0.0)  # the loop does not wait for its being written
+        wait_for(tmp_path, lambda beat: beat.step == 7)
+
+
+def test_a_stop_is_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffnext.engine.heartbeat.EVERY_S", 600.0)
+    with Heartbeat(0, folder=str(tmp_path)) as heart:
+        heart.train(lambda: "loss", logs=tmp_path)
+        wait_for(tmp_path, lambda beat: beat.state == "training")
         heart.stopping()
-        deadline = time.monotonic() + 30
-        while not read_beats(tmp_path)[0].stopping:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(tmp_path, lambda beat: beat.stopping)
+
+
+def wait_for(folder, condition):
+    deadline = time.monotonic() + 30
+    while not condition(read_beats(folder)[0]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_process_that_nobody_watches_watches_itself(tmp_path, monkeypatch):

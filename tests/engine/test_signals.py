@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_a_second_signal_ends_at_once():
     )
     assert done.stdout.split("\n")[:2] == ["SIGTERM", "still here"]
     assert done.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize(("waits_s", "ends"), [(0.0, 0), (0.3, 128 + signal.SIGTERM)])
+def test_the_echo_of_a_signal_is_the_same_signal(waits_s, ends):
+    child = os.fork()
+    if child == 0:
+        with on_signals(lambda name: None, echo_s=0.2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(waits_s)
+            os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ends
 
 
 def test_a_request_is_heard_where_nobody_reads_what_is_said(monkeypatch):

@@ -145,7 +145,6 @@ def test_a_signal_ends_the_run_in_order_however_long_it_takes(tmp_path, everybod
     if everybody:
         for pid in children:
             os.kill(pid, signal.SIGTERM)
-        time.sleep(1.0)  # the launcher knows by them whom it need not ask again
     running.send_signal(signal.SIGTERM)
     output = running.communicate(timeout=100)[0]
     assert running.returncode == 0, output

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from diffnext.distributed import launched
 from diffnext.engine.heartbeat import EVERY_S, FOLDER, Heartbeat
-from diffnext.engine.signals import on_signals
+from diffnext.engine.signals import ECHO_S, on_signals
 
 STEPS, BAD_STEP, LIMIT_S = 400, 3, 4.0
+ASKED_AHEAD = 2  # steps from a request to the end: by then the other process has read of it
 
 
 def go_wrong(kind: str) -> None:
@@ -53,9 +54,14 @@ def meet_by_gloo() -> Callable[[int], None]:
     return lambda step: processes.barrier()
 
 
+def read_asked(folder: Path) -> list[int]:
+    """The steps in which processes were asked for an end."""
+    return [int(path.read_text() or STEPS) for path in folder.glob("asked?")]
+
+
 def main(kind: str, folder: Path) -> int:
     """Go wrong in step BAD_STEP of rank 1; "save" ends in order, and takes its time for it."""
-    rank, asked = launched.rank(), folder / "asked"
+    rank, last = launched.rank(), STEPS - 1
     with Heartbeat(rank) as heart:
         meet = meet_by_gloo() if "GLOO" in os.environ else meet_by_files(folder)
         heart.train(lambda: "loss", logs=folder)
@@ -63,16 +69,18 @@ def main(kind: str, folder: Path) -> int:
 
         def ask(name: str) -> None:
             heart.stopping()
-            asked.touch()
+            (folder / f"asked{rank}").write_text(str(step))
 
-        with on_signals(ask):
+        step = 0
+        with on_signals(ask, echo_s=ECHO_S):
             for step in range(1, STEPS):
                 heart.move(step, limit_s=LIMIT_S)
                 if rank == 1 and step == BAD_STEP and kind != "save":
                     go_wrong(kind)
                 meet(step)
                 time.sleep(0.05)
-                if asked.exists():
+                last = min([last, *(ASKED_AHEAD + asked for asked in read_asked(folder))])
+                if step == last:
                     break
             heart.move(step, limit_s=60)
             time.sleep(3 * (kind == "save" and rank == 0))
