@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Media to moments to records: decoded ahead by workers, encoded in batches of one size, written behind.
+"""Media to moments to records: decoded ahead by workers, encoded in batches of one size, written.
 
     tasks -> decode workers -> samples that wait for their batch -> autoencoder -> writer
              decoding.py       batching.py                          encoding.py    cache_sink.py
 
-What waits between two stages is bounded, so that the slowest one sets the pace of all.
+What waits between two stages is bounded, so that the slowest one sets the pace of all. A batch is
+written before the next is encoded; what of that takes long is done meanwhile (see cache_sink.py).
 """
 
 from __future__ import annotations
@@ -170,6 +171,7 @@ class Line:
 
     def _store(self, batch: Sequence[Sample]) -> None:
         """Encode one batch and hand it to the sink."""
+        self._sink.announce([sample.entry for sample in batch])
         with self._meter.encode.at_work(len(batch)):
             outcomes = self._encode([sample.frames for sample in batch])
         rows: list[Row] = []

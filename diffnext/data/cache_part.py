@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 from diffnext.data.batching import Batcher
 from diffnext.data.cache import Line, Report, Sample, make_order
 from diffnext.data.cache_plan import Item, Task
 from diffnext.data.cache_sink import RecordSink
-from diffnext.data.decoding import LIMIT_S, decode_ahead
+from diffnext.data.decoding import LIMIT_S, Order, decode_ahead
 from diffnext.data.encoding import Encode
 from diffnext.data.journal import Entry, Journal
 from diffnext.data.leases import Leases
@@ -59,7 +60,7 @@ def take_part(
     """
     with work.members.enter() as member:
         desk = _Desk(work, work.leases(member.name), os.path.join(work.parts, member.name))
-        if desk.leases.all_done():
+        if desk.all_done():
             return 0
         os.makedirs(desk.part)
         try:
@@ -73,8 +74,8 @@ def _encode(work: Worklist, desk: _Desk, tools: Tools, show: Callable[[Meter], N
     num_bytes = sum(unit.num_bytes for unit in work.units)
     meter = Meter(work.samples, num_bytes, max(1, tools.workers))
     crowd = _Crowd(work, desk, show)
-    line = None
     with (
+        contextlib.closing(desk),
         FolderLock(desk.part) as lock,
         RecordSink(
             desk.part,
@@ -85,28 +86,29 @@ def _encode(work: Worklist, desk: _Desk, tools: Tools, show: Callable[[Meter], N
             on_written=desk.note,
         ) as sink,
     ):
-        while not desk.leases.all_done():
+        batcher: Batcher[Sample] = Batcher(tools.batch_size, [work.smallest])
+        line = functools.cache(lambda: Line(work, tools.load(), sink, desk, meter, batcher))
+        while not desk.all_done():
             tasks = desk.tasks(meter)
             first = next(tasks, None)
             if first is None:
                 crowd.show(meter)
                 time.sleep(POLL_S)
                 continue
-            if line is None:
-                batcher: Batcher[Sample] = Batcher(tools.batch_size, [work.smallest])
-                line = Line(work, tools.load(), sink, desk, meter, batcher)
             orders = ((task, make_order(task, work)) for task in _chain(first, tasks))
-            decoded = decode_ahead(
-                orders,
-                workers=tools.workers,
-                limit_s=tools.decode_timeout_s,
-                ahead_bytes=min(AHEAD_BYTES, num_bytes // SHARES),
-            )
-            with contextlib.closing(decoded):
-                line.run(decoded, crowd.show)
-            sink.put([])  # the last batch is in the folder then
+            with contextlib.closing(_decode(orders, tools, num_bytes)) as decoded:
+                line().run(decoded, crowd.show)
         crowd.show(meter)
     return sink.written
+
+
+def _decode(orders: Iterator[tuple[Task, Order]], tools: Tools, num_bytes: int) -> Iterator:
+    return decode_ahead(
+        orders,
+        workers=tools.workers,
+        limit_s=tools.decode_timeout_s,
+        ahead_bytes=min(AHEAD_BYTES, num_bytes // SHARES),
+    )
 
 
 def _chain(first: Task, rest: Iterator[Task]) -> Iterator[Task]:
@@ -125,7 +127,7 @@ class _Open:
 class _Desk(Report):
     """The units that this process has, and which of their samples are settled: written, or failed.
 
-    For two threads: samples fail in that of the autoencoder, and are written in another.
+    A unit is finished in a thread of its own, as that waits for the disk.
     """
 
     def __init__(self, work: Worklist, leases: Leases, part: str) -> None:
@@ -135,7 +137,8 @@ class _Desk(Report):
         self._work = work
         self._open: dict[int, _Open] = {}
         self._dead: dict[str, frozenset[int]] = {}  # tickets in the parts of processes that died
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "cache-units")
+        self._ending: list[Future[None]] = []  # units that are settled and not said to be done
 
     def tasks(self, meter: Meter) -> Iterator[Task]:
         """Take units, one after another, as long as there are any, and yield their tasks."""
@@ -174,21 +177,39 @@ class _Desk(Report):
             self._settle(self._work.unit_of(entry.ticket), entry.ticket)
 
     def _settle(self, unit: int, ticket: int) -> None:
-        with self._lock:
-            left = self._open[unit].left
-            left.discard(ticket)
-            is_done = not left
-        if is_done:
+        left = self._open[unit].left
+        left.discard(ticket)
+        if not left:
             self._finish(unit)
 
     def _finish(self, unit: int) -> None:
+        """Say that a unit is done, some time soon."""
+        done = self._open.pop(unit)
+        content = [[ticket, asdict(failure)] for ticket, failure in done.failures]
+        while self._ending and self._ending[0].done():
+            self._ending.pop(0).result()
+        self._ending.append(self._thread.submit(self._end, unit, json.dumps(content).encode()))
+
+    def _end(self, unit: int, content: bytes) -> None:
         """Say that a unit is done, once its records have reached the disk."""
         for name in index_names(self.part)[-1:]:
             for ending in SHARD:
                 sync_file(os.path.join(self.part, name.removesuffix(".index") + ending))
-        done = self._open.pop(unit)
-        content = [[ticket, asdict(failure)] for ticket, failure in done.failures]
-        self.leases.finish(unit, json.dumps(content).encode())
+        self.leases.finish(unit, content)
+
+    def all_done(self) -> bool:
+        """Whether no unit is left, now that those which are settled here are said to be done.
+
+        Raises:
+            OSError: it could not be said of one.
+        """
+        while self._ending:
+            self._ending.pop(0).result()
+        return self.leases.all_done()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
 
 
 class _Crowd:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a build: records and their lines in the journal, written in a thread of their own."""
+"""The end of a build: records, and their lines in the journal."""
 
 from __future__ import annotations
 
-import queue
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from diffnext.data.journal import Entry, Journal
@@ -18,10 +17,16 @@ Row = tuple[Entry, Mapping[str, Any]]  # a line of the journal and its record
 
 
 class RecordSink:
-    """Writes one batch while the next is encoded, and no more than one.
+    """Writes a batch before the next is encoded, so that a killed process loses one batch and no more.
 
-    A process that is killed has encoded that batch for nothing; so a second one is not taken before
-    the first is in the folder.
+    Lines must reach the disk before their records (see journal.py), which takes longer than all else
+    that is written. So they go there while their batch is encoded, each time the same way:
+
+        sink.announce(entries)
+        ... the batch is encoded
+        sink.put(rows)
+
+    Records wait for no disk: the page cache of the system, which outlives the process, writes behind.
 
     Args:
         folder: where the records go; what an unfinished build left there is gone on with.
@@ -29,7 +34,7 @@ class RecordSink:
         journal: of that folder.
         lock: on the folder, held by the caller.
         stage: counts what is written.
-        on_written: told the lines of each batch that is in the folder, in the thread of the writer.
+        on_written: told the lines of each batch that is in the folder.
     """
 
     def __init__(
@@ -49,48 +54,33 @@ class RecordSink:
             self._writer = open_writer(folder, fields, append=True, lock=lock)
         self._journal, self._stage, self._on_written = journal, stage, on_written
         self.written = 0
-        self._error: BaseException | None = None
-        self._batches: queue.Queue[Sequence[Row] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._run, name="cache-writer")
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, "cache-journal")
+        self._lines: Future[int] | None = None
+
+    def announce(self, entries: Sequence[Entry]) -> None:
+        """Begin to bring the lines of a batch to the disk, before it is known which samples come."""
+        self._lines = self._thread.submit(self._journal.append, entries)
 
     def put(self, rows: Sequence[Row]) -> None:
-        """Hand over a batch, once the one before is written.
+        """Write what came of the batch that was announced; it is in the folder when this returns.
 
         Raises:
-            OSError, ValueError: what went wrong with an earlier batch.
+            OSError, ValueError: it cannot be written.
         """
-        self._batches.join()
-        if self._error is not None:
-            raise self._error
-        self._batches.put(rows)
+        with self._stage.at_work(len(rows)):
+            announced, self._lines = self._lines.result(), None
+            if len(rows) < announced:
+                self._journal.take_back(announced)
+                self._journal.append([entry for entry, _ in rows])
+            for _, record in rows:
+                self._writer.write(record)
+                self.written += 1
+        self._on_written([entry for entry, _ in rows])
 
     def __enter__(self) -> RecordSink:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Finish the folder, or leave it to be gone on with where there was an error."""
-        self._batches.put(None)
-        self._thread.join()
-        failed = kind or (type(self._error) if self._error else None)
-        self._writer.__exit__(failed, *rest)
-        if kind is None and self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        while (rows := self._batches.get()) is not None:
-            try:
-                if self._error is None:
-                    self._write(rows)
-            except BaseException as error:
-                self._error = error
-            finally:
-                self._batches.task_done()
-
-    def _write(self, rows: Sequence[Row]) -> None:
-        with self._stage.at_work(len(rows)):
-            self._journal.append([entry for entry, _ in rows])  # before the records: see journal.py
-            for _, record in rows:
-                self._writer.write(record)
-                self.written += 1
-            self._on_written([entry for entry, _ in rows])
+        self._thread.shutdown()
+        self._writer.__exit__(*error)

@@ -92,13 +92,21 @@ class Journal:
         write_entries(self.path, self.entries)
         self.moved = 0
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Add lines and bring them to the disk."""
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.writelines(_line(entry) for entry in entries)
+    def append(self, entries: Sequence[Entry]) -> int:
+        """Add lines and bring them to the disk. Returns how many."""
+        with open(self.path, "ab") as stream:
+            stream.writelines(_line(entry).encode() for entry in entries)
             stream.flush()
             os.fsync(stream.fileno())
         self.entries.extend(entries)
+        return len(entries)
+
+    def take_back(self, count: int) -> None:
+        """Remove the last lines again: not all of their records come."""
+        first = len(self.entries) - count
+        size = sum(len(_line(entry).encode()) for entry in self.entries[first:])
+        os.truncate(self.path, os.path.getsize(self.path) - size)
+        del self.entries[first:]
 
 
 def load_entries(path: str, most: int, view: View | None = None) -> list[Entry]:

@@ -12,9 +12,8 @@ from diffnext.data import cache, media, motion
 from diffnext.data.cache import build
 from diffnext.data.cache_identity import Latents
 from diffnext.data.decoding import decode_ahead
-from diffnext.data.journal import JOURNAL
+from diffnext.data.journal import JOURNAL, Journal
 from diffnext.data.records import open_reader
-from diffnext.data.records.folder_writer import FolderWriter
 from diffnext.data.view_rules import ViewRules
 from tests.data import odd_work
 from tests.data.cache_builds import (
@@ -142,22 +141,22 @@ def test_the_slowest_stage_sets_the_pace(photos, tmp_path, monkeypatch):
     """Stages that sleep: one after the other they would take twice as long as the slowest."""
     for number in range(10, 43):
         write_picture(photos, f"p{number}", number)
-    begun, write = [], FolderWriter.write
+    begun, append = [], Journal.append
 
-    def slow_write(self, record):
-        time.sleep(0.005)
-        write(self, record)
+    def slow_append(self, entries):
+        time.sleep(0.01 * len(entries))
+        return append(self, entries)
 
     def slow_encode(frames):
         begun.append(time.monotonic())
         time.sleep(0.02 * len(frames))
         return encode(frames)
 
-    monkeypatch.setattr(FolderWriter, "write", slow_write)
+    monkeypatch.setattr(Journal, "append", slow_append)
     monkeypatch.setattr(cache, "decode_ahead", partial(decode_ahead, work=odd_work.slow_decode))
     build(plan_for(photos, tmp_path / "cache"), slow_encode, batch_size=4, workers=2)
     taken = time.monotonic() - begun[0]  # without the start of the workers
-    slowest, all_in_turn = 40 * 0.02, 40 * (0.02 + 0.005 + odd_work.SLOW_S / 2)
+    slowest, all_in_turn = 40 * 0.02, 40 * (0.02 + 0.01 + odd_work.SLOW_S / 2)
     assert taken < (slowest + all_in_turn) / 2
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from diffnext.data import media
 from diffnext.data.cache import build
+from diffnext.data.journal import JOURNAL
 from diffnext.data.ledger import LEDGER
 from diffnext.data.plan_table import table
 from diffnext.data.records.folder_writer import FolderWriter
@@ -21,6 +22,7 @@ from tests.data.cache_builds import (
     assert_complete,
     encode,
     plan_for,
+    records,
     run,
     write_photos,
     write_picture,
@@ -71,6 +73,11 @@ def test_bad_moments_are_failures(photos, tmp_path):
         ("p1.png", "encode", "ValueError: moments are NaN or beyond the range of float16"),
         ("p5.png", "encode", "ValueError: moments are constant, 3 everywhere"),
     ]
+    lines = (tmp_path / "cache" / JOURNAL).read_text().splitlines()
+    paths = [json.loads(line)["path"] for line in lines]  # line n is record n
+    assert [Path(path).with_suffix(".txt").read_text() for path in paths] == list(
+        records(tmp_path / "cache")
+    )
 
 
 def test_a_batch_that_fails_is_taken_sample_by_sample(photos, tmp_path):
