@@ -50,7 +50,7 @@ def read_sizes(info: VideoInfo, wanted: Mapping[Size, Sequence[int]]) -> dict[Si
             f"{info.path}: {info.num_frames} frames can be decoded, {ids[-1] + 1} are wanted"
         )
     results = {size: np.empty((len(n), *size, 3), np.uint8) for size, n in wanted.items()}
-    scalers = {size: _Scaler(info.rotation, size) for size in wanted}
+    scalers = {size: _Scaler(info, size) for size in wanted}
     for number, frame in find_frames(info, ids):
         for size, numbers in wanted.items():
             rows = np.flatnonzero(np.equal(numbers, number))
@@ -66,9 +66,9 @@ class _Scaler:
     plain scaler of the same library places the samples of colour differently.
     """
 
-    def __init__(self, rotation: int, size: Size) -> None:
-        self.quarters = rotation // 90
-        self.height, self.width = size if rotation in (0, 180) else size[::-1]
+    def __init__(self, info: VideoInfo, size: Size) -> None:
+        self.quarters, self.mirrored = info.rotation // 90, info.mirrored
+        self.height, self.width = size if info.rotation in (0, 180) else size[::-1]
         self._format = ""
         self._graph: av.filter.Graph | None = None
 
@@ -76,7 +76,8 @@ class _Scaler:
         if frame.format.name != self._format:
             self._format, self._graph = frame.format.name, self._made_for(frame)
         self._graph.push(frame)
-        return np.rot90(self._graph.pull().to_ndarray(), self.quarters)  # (H, W, 3)
+        picture = self._graph.pull().to_ndarray()
+        return np.rot90(picture[::-1] if self.mirrored else picture, self.quarters)  # (H, W, 3)
 
     def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
         graph = av.filter.Graph()

@@ -87,6 +87,8 @@ def _from_key(info: VideoInfo, opened: tuple, key: int, ids: Sequence[int]) -> F
             if landed is None or landed.pts is None or landed.pts > info.pts[wanted[0]]:
                 continue
             number = bisect_left(info.pts, landed.pts)
+            if number not in info.keys:  # its time is not the one that it had when all was read
+                continue
             yield from _pick(_expected(info, chain([landed], packets), number), wanted)
             return
         except (av.FFmpegError, ValueError):

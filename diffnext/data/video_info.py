@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -16,6 +18,9 @@ import numpy as np
 from diffnext.data.location import Location
 
 STREAMS = ("mpegts", "mpeg")  # where lost packets leave no other trace than a gap in time
+# Not every packet of a program stream states its time; the others get one from what was read before
+# them, so that behind a seek they get a wrong one.
+UNSEEKABLE = ("mpeg",)
 MOST_LOST = 3  # frame times between two frames of a stream; more are lost packets
 REORDERED = 16  # places that a frame may be stored away from where it is shown
 
@@ -29,12 +34,13 @@ class VideoInfo:
     width: int
     num_frames: int  # that are shown; a damaged file may decode to fewer
     rotation: int  # degrees to turn decoded frames counterclockwise: 0, 90, 180 or 270
+    mirrored: bool  # before that, they are turned upside down
     coded: tuple[int, int]  # height and width of a decoded frame, pixels
     time_base: Fraction  # seconds
     rate: Fraction  # frames a second, as the file says
     is_stream: bool  # one of STREAMS
     pts: Sequence[int] | None  # times of the frames, increasing; None: only their order is known
-    keys: Sequence[int]  # increasing numbers of the frames that decoding can begin at
+    keys: Sequence[int]  # increasing numbers of the frames that a seek can find; none in UNSEEKABLE
     is_timed: bool  # decoded frames carry these times, and can be sought by them
 
     @property
@@ -91,27 +97,46 @@ def probe(location: Location) -> VideoInfo:
         packets, first = _packets_and_frame(container, stream)
         if first is None:
             raise ValueError(f"{location}: no frame can be decoded")
-        rotation = round(first.rotation / 90) * 90 % 360
+        rotation, mirrored = _turn(first, location)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         height, width = first.height, max(1, round(first.width * aspect))
         if rotation in (90, 270):
             height, width = width, height
         shown = [packet for packet in packets if not packet.is_discard]
         pts = _times(shown, first)
+        is_timed = pts is not None and not _are_of_decoding(shown, stream)
+        can_seek = is_timed and container.format.name not in UNSEEKABLE
+        pts = pts or _times_of_decoding(shown)
         return VideoInfo(
             location,
             height,
             width,
             len(shown if pts is None else pts),
             rotation,
+            mirrored,
             coded=(first.height, first.width),
             time_base=stream.time_base,
             rate=stream.guessed_rate or stream.average_rate or Fraction(25),
             is_stream=container.format.name in STREAMS,
             pts=pts,
-            keys=() if pts is None else _key_frames(packets, pts),
-            is_timed=pts is not None and not _are_of_decoding(shown, stream),
+            keys=_key_frames(packets, pts) if can_seek else (),
+            is_timed=is_timed,
         )
+
+
+def _turn(first: av.VideoFrame, location: Location) -> tuple[int, bool]:
+    """Degrees to turn a frame counterclockwise, and whether it is turned upside down before that."""
+    quarters = round(first.rotation / 90)
+    if abs(first.rotation - 90 * quarters) > 1:
+        raise ValueError(
+            f"{location}: its frames are to be turned by {first.rotation} degrees; multiples of 90 "
+            "are known, turn it and save it anew"
+        )
+    found = first.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return 0, False
+    a, b, _, c, d, *_ = struct.unpack("9i", bytes(found))  # x' = a x + c y, y' = b x + d y
+    return quarters * 90 % 360, a * d < b * c
 
 
 def _packets_and_frame(container, stream) -> tuple[list[av.Packet], av.VideoFrame | None]:
@@ -137,6 +162,14 @@ def _times(shown: list[av.Packet], first: av.VideoFrame) -> Sequence[int] | None
     if np.abs(order - np.arange(len(order))).max(initial=0) > REORDERED:
         return None
     return _compact([time for time in sorted(stored) if time >= first.pts])
+
+
+def _times_of_decoding(shown: list[av.Packet]) -> Sequence[int] | None:
+    """When frames are decoded, which tells how long each is shown, as of AVI; None where it does not."""
+    stored = [packet.dts for packet in shown]
+    if None in stored or any(before >= after for before, after in pairwise(stored)):
+        return None
+    return _compact(stored)
 
 
 def _are_of_decoding(shown: list[av.Packet], stream) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -67,6 +68,15 @@ def write_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return str(path)
+
+
+def set_matrix(path: str, a: float, b: float, c: float, d: float) -> None:
+    """Let an mp4 file show what lies at (x, y) at (a x + c y, b x + d y)."""
+    data = bytearray(Path(path).read_bytes())
+    at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # version and flags, times and numbers, layers
+    sides = [round(value * 2**16) for value in (a, b, 0, c, d, 0, 0, 0)]
+    data[at : at + 36] = struct.pack(">9i", *sides, 2**30)
+    Path(path).write_bytes(data)
 
 
 def cut_start(path: str, frames: int, *, timescale_per_frame: int) -> None:

@@ -10,7 +10,16 @@ import pytest
 
 from diffnext.data import video, video_frames
 from diffnext.data.location import TarMember
-from tests.data.clips import HEIGHT, WIDTH, cut_start, numbered, numbers, package_file, write_clip
+from tests.data.clips import (
+    HEIGHT,
+    WIDTH,
+    cut_start,
+    numbered,
+    numbers,
+    package_file,
+    set_matrix,
+    write_clip,
+)
 
 B_FRAMES = {"bf": "3", "g": "30"}
 OPEN = {"bf": "3", "g": "20", "x264-params": "open-gop=1"}
@@ -34,6 +43,7 @@ def read_ids(path, ids=IDS, size=(HEIGHT, WIDTH)):
         ("stream.ts", "libx264", B_FRAMES),
         ("flash.flv", "libx264", B_FRAMES),
         ("program.mpg", "mpeg2video", {"bf": "2", "g": "12"}),
+        ("several_frames_to_a_time.vob", "mpeg2video", {"bf": "2", "g": "12"}),
         ("old.avi", "mpeg4", {"bf": "2"}),
         ("order.avi", "libx264", B_FRAMES),
         ("web.webm", "libvpx-vp9", {"deadline": "realtime", "g": "20"}),
@@ -76,12 +86,45 @@ def test_a_turned_clip_shows_what_a_player_shows(tmp_path):
     assert numbers(upright[None]) == [1]
 
 
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((-1, 0, 0, 1), lambda frame: frame[:, ::-1]),
+        ((1, 0, 0, -1), lambda frame: frame[::-1]),
+        ((0, 1, 1, 0), lambda frame: frame.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda frame: frame[::-1, ::-1].transpose(1, 0, 2)),
+    ],
+)
+def test_a_mirrored_clip_is_mirrored(tmp_path, matrix, expected):
+    path = write_clip(tmp_path / "clip.mp4", 2)
+    (frame,) = read_ids(path, [1])
+    set_matrix(path, *matrix)
+    (found,) = read_ids(path, [1], expected(frame).shape[:2])
+    np.testing.assert_allclose(found, expected(frame), atol=1)  # of filtering
+
+
+def test_a_clip_that_is_turned_by_a_part_of_a_right_angle_is_refused(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", 2)
+    set_matrix(path, 0.7, 0.7, -0.7, 0.7)
+    with pytest.raises(ValueError, match=r"clip\.mp4: its frames are to be turned by -?45 degrees"):
+        video.probe(path)
+
+
 def test_variable_frame_rate(tmp_path):
     times = np.cumsum(np.random.default_rng(0).integers(5, 200, 100)).tolist()
     path = write_clip(tmp_path / "vfr.mkv", times=times, options=B_FRAMES)
     assert numbers(read_ids(path)) == list(IDS)
     seconds = (np.array(times) - times[0]) / 1000
     np.testing.assert_allclose(video.probe(path).times_s, seconds, atol=1e-3)
+
+
+def test_pauses_of_an_avi_are_as_long_as_its_packets_are_apart(tmp_path):
+    """Its packets state no time of showing; by the rate of the file all would pass in 0.1 s."""
+    times = np.cumsum([500 if number % 10 == 0 else 33 for number in range(100)])
+    path = write_clip(tmp_path / "pauses.avi", times=times.tolist(), options=B_FRAMES)
+    assert numbers(read_ids(path)) == list(IDS)
+    seconds = (times - times[0]) / 1000
+    np.testing.assert_allclose(video.probe(path).times_s, seconds, atol=0.5)  # of reordering
 
 
 def test_an_edit_list_moves_the_first_frame(tmp_path):
