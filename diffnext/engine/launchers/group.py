@@ -143,7 +143,9 @@ class Group:
     def _find_fault(self, beats: Sequence[Beat]) -> None:
         if self.fault is not None or self.deadline != float("inf") or len(self.received) > 1:
             return
-        self.fault = faults.find_death(beats)
+        if faults.find_death(beats) is not None:
+            # once more: what is gone may have written its last sign after these were read
+            self.fault = faults.find_death(read_beats(self.folder))
         if self.fault is not None:
             say(f"error: {self.fault.text}; ending the others")
             self.deadline = time.monotonic() + DIE_AFTER_S
@@ -166,7 +168,7 @@ class Group:
         own = faults.exit_code(fault, self.folder)
         if own is not None and not fault.code:
             say(f"error: {fault.beat} ended by {faults.in_words(own)}")
-        code = fault.code or own or code or 1
+        code = fault.code or own or max(code, 0) or 1  # it may be us who have killed the command
         return code if code > 0 else 128 - code
 
 

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a launcher does when a process dies, stands still, or is asked to end: with real processes."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from diffnext.engine.launchers.group import run_group
+from diffnext.engine.heartbeat import Heartbeat
+from diffnext.engine.launchers.group import Group, run_group
 
 ROOT = Path(__file__).parents[3]
 WORKER = Path(__file__).with_name("worker.py")
@@ -164,6 +166,21 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert time.monotonic() - begin < 10
     assert running.returncode == 128 + signal.SIGTERM
     assert all(map(gone, children))
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_no_death(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    with Heartbeat(1, folder=str(tmp_path)) as heart:
+        heart.beat = replace(heart.beat, pid=ended.pid, state="training", step=7)
+        before = [heart.beat]
+        heart.end(0)
+    ended.wait()
+    group = Group(ended, str(tmp_path), grace_s=1.0)
+    group._find_fault(before)
+    assert group.fault is None
+    (tmp_path / "rank_1.json").write_text(json.dumps(asdict(before[0])))
+    group._find_fault(before)
+    assert "is gone, last seen in step 7" in group.fault.text
 
 
 def test_what_nohup_has_made_ignored_stays_ignored():
