@@ -211,12 +211,14 @@ def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> i
     """
     from diffnext.data.cache_ranks import settle
     from diffnext.data.prune import recover
+    from diffnext.data.shelf import Shelf
 
     recover(args.output)
     settle(args.output)
-    plan = plan_build(args, latents, dtype)
-    store = embed_plan(args, plan, many=asked is not None) if args.encode_prompts else None
-    report = encode(plan, lock, tools, asked)
+    with Shelf(args.output) as shelf:
+        plan = plan_build(args, latents, dtype, shelf)
+        store = embed_plan(args, plan, many=asked is not None) if args.encode_prompts else None
+        report = encode(plan, lock, tools, asked)
     if store is not None:
         store.discard()
     if args.prune:
@@ -224,8 +226,12 @@ def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> i
     return summarise(plan, report, args)
 
 
-def plan_build(args: argparse.Namespace, latents, dtype):
-    """Make the plan and show it; refuse one that the disk has no room for."""
+def plan_build(args: argparse.Namespace, latents, dtype, shelf=None):
+    """Make the plan and show it; refuse one that the disk has no room for.
+
+    Args:
+        shelf: where what is fetched for the plan stays for the build.
+    """
     from diffnext.data import motion
     from diffnext.data.cache_plan import make_plan
     from diffnext.data.plan_table import summary, table
@@ -233,6 +239,8 @@ def plan_build(args: argparse.Namespace, latents, dtype):
     from diffnext.models.autoencoders.loading import describe_vae
 
     listing = scan(args.input, parse_columns(args.columns))
+    if shelf is not None:
+        listing.sources = shelf.serve(listing.sources)
     rules = view_rules(args, latents)
     if args.motion:
         motion.load_opencv()  # to be told now, not by every video, if it is missing
@@ -254,6 +262,8 @@ def plan_build(args: argparse.Namespace, latents, dtype):
     )
     print(table(plan))
     print(summary(plan, time.perf_counter() - start), flush=True)
+    if plan.num_bytes > plan.free_bytes and shelf is not None:
+        shelf.clear()
     if plan.num_bytes > plan.free_bytes:
         raise ValueError(f"--output {args.output}: the disk is too small for this plan")
     return plan

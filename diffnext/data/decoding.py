@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from diffnext.data import media
-from diffnext.data.location import Location
+from diffnext.data.location import Fetched, Location
 from diffnext.data.motion import motion_score
 from diffnext.data.views import View
 from diffnext.data.workers import Pool, WorkError
@@ -58,24 +58,6 @@ class Decoded:
     content: str  # sha256; "" where it was not wanted
     flows: list[float | None]  # motion scores, one a view; None where they were not wanted
     seconds: float  # that it took
-
-
-@dataclass(frozen=True)
-class Fetched(Location):
-    """A medium whose bytes are here, and the place that they come from."""
-
-    origin: Location
-    data: bytes
-
-    def __str__(self) -> str:
-        return str(self.origin)
-
-    @property
-    def kind(self) -> str | None:
-        return self.origin.kind
-
-    def read_bytes(self) -> bytes:
-        return self.data
 
 
 def view_bytes(view: View) -> int:

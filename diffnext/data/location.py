@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import posixpath
+import shutil
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -27,6 +29,9 @@ VIDEO_SUFFIXES = (
 )
 # fmt: on
 BLOCK = 1 << 20  # bytes that are hashed at a time
+HEAD_BLOCK = (
+    1 << 16
+)  # bytes of a remote picture that are fetched at a time: its size is in the first
 
 
 def kind_of(path: str) -> str | None:
@@ -37,31 +42,61 @@ def kind_of(path: str) -> str | None:
     return "video" if suffix in VIDEO_SUFFIXES else None
 
 
-class Location:
+class Location(ABC):
     """A place that a medium can be read from. Subclasses say how."""
 
     __slots__ = ()
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """File and member, for people."""
 
     @property
     def kind(self) -> str | None:
         """ "image", "video", or None for neither; by the name where nothing else is known."""
         return kind_of(str(self))
 
+    @abstractmethod
     def stamp(self) -> tuple[int, int]:
         """Size in bytes and time of change (ns) of what must be read: while both stay, it stays.
 
         Raises:
             OSError, ValueError: nothing is there.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read_bytes(self) -> bytes:
         """The whole medium.
 
         Raises:
             OSError, ValueError: it cannot be read.
         """
-        raise NotImplementedError
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether each read of it goes over a network, by its path."""
+        return False
+
+    def num_bytes(self, stamp: tuple[int, int]) -> int:
+        """Bytes of the medium, given its stamp; 0 if that is not known."""
+        return stamp[0]
+
+    def fetch(self, stamp: tuple[int, int]) -> bool:
+        """Bring it near, if there is a place for that (see `shelf`): it will be read more than once.
+
+        Returns:
+            Whether it can be read without a network.
+        """
+        return not self.is_remote
+
+    def copy_to(self, path: str) -> None:
+        """Write the whole medium to a new local file.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or not be written.
+        """
+        with open(path, "wb") as stream:
+            stream.write(self.read_bytes())
 
     def local_path(self) -> str | None:
         """The path of a plain local file that holds the medium and nothing else; None if it is none."""
@@ -97,6 +132,9 @@ class File(Location):
     def handle(self) -> str:
         return self.path
 
+    def copy_to(self, path: str) -> None:
+        shutil.copyfile(self.path, path)
+
     def digest(self) -> str:
         digest = hashlib.sha256()
         with open(self.path, "rb") as stream:
@@ -118,14 +156,21 @@ class Url(Location):
     def kind(self) -> str | None:
         return kind_of(urlsplit(self.url).path)  # what follows a question mark is no name
 
+    @property
+    def is_remote(self) -> bool:
+        return True
+
     def stamp(self) -> tuple[int, int]:
         return urls.stamp(self.url)
 
     def read_bytes(self) -> bytes:
         return urls.read(self.url)
 
+    def copy_to(self, path: str) -> None:
+        urls.copy(self.url, path)
+
     def handle(self) -> BinaryIO:
-        return urls.open_file(self.url)  # reads what is asked for: of a picture's size, its head
+        return urls.open_file(self.url, HEAD_BLOCK if self.kind == "image" else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +191,10 @@ class TarMember(Location):
 
     def __str__(self) -> str:
         return f"{self.path}/{self.name}"
+
+    @property
+    def is_remote(self) -> bool:
+        return urls.is_url(self.path)
 
     def stamp(self) -> tuple[int, int]:
         """The member's size, and the time of change of the tar: that of the member may be anything."""
@@ -178,6 +227,10 @@ class Cell(Location):
         return f"{self.path}/{self.column}[{self.row}]"
 
     @property
+    def is_remote(self) -> bool:
+        return urls.is_url(self.path)
+
+    @property
     def kind(self) -> str:
         return self.medium
 
@@ -185,11 +238,35 @@ class Cell(Location):
         """Of the whole file: the size of one cell is not known before it is read."""
         return urls.stamp(self.path)
 
+    def num_bytes(self, stamp: tuple[int, int]) -> int:
+        return len(self.read_bytes())  # whose row group stays in memory for a while
+
     def read_bytes(self) -> bytes:
         data = tables.read_cell(self.path, self.column, self.row)
         if data is None:
             raise ValueError(f"{self}: there are no bytes in this row")
         return data
+
+
+@dataclass(frozen=True)
+class Fetched(Location):
+    """A medium whose bytes are here, and the place that they come from."""
+
+    origin: Location
+    data: bytes
+
+    def __str__(self) -> str:
+        return str(self.origin)
+
+    @property
+    def kind(self) -> str | None:
+        return self.origin.kind
+
+    def stamp(self) -> tuple[int, int]:
+        return self.origin.stamp()
+
+    def read_bytes(self) -> bytes:
+        return self.data
 
 
 def of_path(path: str) -> File | Url:

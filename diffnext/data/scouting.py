@@ -59,6 +59,7 @@ class Scout:
             return Failure(path, "probe", _reason(error), attempt(path, stamp))
 
     def _choose(self, source: Source, stamp: tuple[int, int]) -> Chosen:
+        source.location.fetch(stamp)
         order = (source.location, self._rules)
         is_picture = source.location.kind == "image"
         chosen = examine(order) if is_picture else self._pool.submit(order).result()
@@ -70,6 +71,7 @@ class Scout:
         known = self._journal.content(source.path, stamp)
         if known or not self._journal.may_hold(stamp):
             return known
+        source.location.fetch(stamp)
         return source.location.digest()
 
 

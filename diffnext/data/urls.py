@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import posixpath
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 # What file systems call the mark of a version, the best first.
@@ -15,6 +17,7 @@ VERSION_KEYS = (
     "last_modified", "updated", "created",
 )
 # fmt: on
+SILENCE_S = 60  # of an HTTP server, after which a request has failed
 
 
 def is_url(path: str) -> bool:
@@ -30,18 +33,37 @@ def join(base: str, name: str) -> str:
     return posixpath.join(base, name) if is_url(base) else os.path.join(base, name)
 
 
-def open_file(path: str) -> BinaryIO:
-    """Open a local file or a URL for reading; of a URL only what is read is fetched."""
+def open_file(path: str, block_bytes: int | None = None) -> BinaryIO:
+    """Open a local file or a URL for reading; of a URL only what is read is fetched.
+
+    Where the server hands out whole files alone, the whole is fetched at once.
+
+    Args:
+        block_bytes: what is fetched at a time; None: as the file system does, mostly 5 MiB.
+    """
     if not is_url(path):
         return open(path, "rb")
-    system, inner = _file_system(path)
-    return system.open(inner, "rb")
+    system, inner = file_system(path)
+    stream = system.open(inner, "rb", block_size=block_bytes)
+    try:
+        stream.seek(0, os.SEEK_END)
+    except ValueError:  # a stream that goes one way
+        stream.close()
+        return io.BytesIO(read(path))
+    stream.seek(0)
+    return stream
+
+
+def copy(url: str, path: str) -> None:
+    """Write all bytes of a URL to a local file."""
+    system, inner = file_system(url)
+    system.get_file(inner, path)
 
 
 def read(path: str) -> bytes:
     """All bytes of a file or URL."""
     if is_url(path):
-        system, inner = _file_system(path)
+        system, inner = file_system(path)
         return system.cat_file(inner)
     with open(path, "rb") as stream:
         return stream.read()
@@ -50,7 +72,7 @@ def read(path: str) -> bytes:
 def read_range(path: str, offset: int, size: int) -> bytes:
     """Some bytes of a file or URL in one positioned read; fewer where the file ends."""
     if is_url(path):
-        system, inner = _file_system(path)
+        system, inner = file_system(path)
         data = system.cat_file(inner, start=offset, end=offset + size)
         return (
             data if len(data) <= size else data[offset : offset + size]
@@ -65,37 +87,57 @@ def stamp(path: str) -> tuple[int, int]:
     if not is_url(path):
         stat = os.stat(path)
         return stat.st_size, stat.st_mtime_ns
-    system, inner = _file_system(path)
+    system, inner = file_system(path)
     info = system.info(inner)
-    version = next((info[key] for key in VERSION_KEYS if info.get(key)), None)
-    if version is None:
-        return int(info["size"] or 0), 0
-    digest = hashlib.blake2b(str(version).encode(), digest_size=8).digest()
-    return int(info["size"] or 0), int.from_bytes(digest, "little") >> 1
+    size, version = int(info.get("size") or 0), version_of(info)
+    if not version:
+        return size, 0
+    digest = hashlib.blake2b(version.encode(), digest_size=8).digest()
+    return size, int.from_bytes(digest, "little") >> 1
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What changes with the content of a file, as its server describes it; "" if it does not say."""
+    return next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
 
 
 def find(url: str) -> list[str]:
     """The URLs of all files below a URL."""
-    system, inner = _file_system(url)
+    system, inner = file_system(url)
     start, base = len(inner.rstrip("/")), url.rstrip("/")
     return [base + path[start:] for path in system.find(inner)]
 
 
 def is_folder(url: str) -> bool:
     """Whether there is something below a URL."""
-    system, inner = _file_system(url)
+    system, inner = file_system(url)
     return system.isdir(inner)
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+def file_system(url: str, **options: Any) -> tuple[Any, str]:
     """The file system of a URL, and the path in it.
+
+    Args:
+        options: of fsspec's file system, such as endpoint_url.
 
     Raises:
         ValueError: fsspec or what it needs for this scheme is not installed.
     """
+    if url.startswith(("http://", "https://")):
+        options = {"get_client": _client} | options
     try:
         from fsspec.core import url_to_fs
 
-        return url_to_fs(url)
+        return url_to_fs(url, **options)
     except ImportError as error:
-        raise ValueError(f"{url}: {error}; pip install fsspec and what it names") from error
+        raise ValueError(
+            f"{url} needs another package ({error}); pip install diffnext[remote]"
+        ) from error
+
+
+async def _client(**options: Any) -> Any:
+    """A client that gives up on a silent server, and not on a large file."""
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
+    return aiohttp.ClientSession(timeout=timeout, **options)

@@ -51,6 +51,7 @@ KNOWN = {
     "diffnext.data.cache_identity": ("Latents",),
     "diffnext.data.cache_plan": ("Item", "Task"),
     "diffnext.data.location": ("Cell", "File", "TarMember", "Url"),
+    "diffnext.data.shelf": ("Kept",),
     "diffnext.data.sources.listing": ("Source",),
     "diffnext.data.views": ("View",),
 }

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from diffnext.data import urls
 from diffnext.data.records.layout import METADATA
 
 T = TypeVar("T")
@@ -22,9 +23,7 @@ Range = tuple[str, int, int]  # name, first byte, number of bytes
 ATTEMPTS = 6  # with the pauses between them, about 15 s
 PAUSE_S = 0.5  # before the second attempt; doubled before each further one
 LONGEST_PAUSE_S = 30.0
-SILENCE_S = 60  # of an HTTP server, after which a request has failed
 REQUESTS = 16  # at a time, for what takes one request a file
-VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "Last-Modified")
 
 
 class RemoteError(ConnectionError):
@@ -200,32 +199,17 @@ class Store:
 def _open(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
     if url.startswith(("http://", "https://")):
-        options = {"headers": {"Accept-Encoding": "identity"}, "get_client": _client} | options
-    try:
-        from fsspec.core import url_to_fs
-
-        system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **options)
-    except ImportError as error:
-        raise ValueError(
-            f"{url} needs another package ({error}); pip install diffnext[remote]"
-        ) from (error)
+        options = {"headers": {"Accept-Encoding": "identity"}} | options
+    options = {"use_listings_cache": False, "skip_instance_cache": True} | options
+    system, root = urls.file_system(url, **options)
     return system, root.rstrip("/")
-
-
-async def _client(**options: Any) -> Any:
-    """A client that gives up on a silent server, and not on a large file."""
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
-    return aiohttp.ClientSession(timeout=timeout, **options)
 
 
 def _describe(entry: Mapping[str, Any]) -> RemoteFile | None:
     """What a server says of a file; None if it does not say the size."""
     if entry.get("size") is None:
         return None
-    version = next((str(entry[key]) for key in VERSIONS if entry.get(key)), "")
-    return RemoteFile(int(entry["size"]), version, _md5(entry))
+    return RemoteFile(int(entry["size"]), urls.version_of(entry), _md5(entry))
 
 
 def _md5(entry: Mapping[str, Any]) -> str | None:

@@ -28,6 +28,7 @@ class Web:
         self.faults: dict[str, list[str]] = {}  # file -> what goes wrong with the next requests
         self.forbidden: set[str] = set()
         self.sent: Counter[str] = Counter()  # bytes by file
+        self.gets: Counter[str] = Counter()  # requests by file, those for its head left out
         self.lock = threading.Lock()
         self.url = ""
 
@@ -62,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(403 if name in self.web.forbidden else 404, b"", body)
         content = file.read_bytes()
         part, code, headers = self._part(content)
+        with self.web.lock:
+            self.web.gets[name] += body
         fault = self.web.next_fault(name) if body else ""
         if fault == "500":
             return self._send(500, b"", body)
