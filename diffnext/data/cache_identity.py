@@ -14,6 +14,7 @@ from diffnext.data.journal import Journal
 from diffnext.data.prune import is_pending
 from diffnext.data.records import STORAGES, open_reader, read_identity
 from diffnext.data.records.identity import LINEAGE
+from diffnext.data.records.layout import METADATA
 from diffnext.data.view_rules import ViewRules
 from diffnext.data.views import View
 from diffnext.data.worklist import is_joining
@@ -175,13 +176,15 @@ def open_journal(output: str) -> tuple[Journal, bool]:
         )
     if not (os.path.isdir(output) and _holds_records(output)):
         return Journal(output, 0), True
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")  # a reader warns of a folder that was not finished
+    finished = os.path.exists(os.path.join(output, METADATA))
+    with warnings.catch_warnings():
+        if not finished:
+            warnings.simplefilter("ignore")  # to go on with such a folder is the purpose
         reader = open_reader(output)
     view = upgrade_identity(read_identity(output) or {})[1]
     journal = Journal(output, len(reader), view)
     reader.close()
-    return journal, not caught
+    return journal, finished
 
 
 def _other_prompts(held: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 """Whole builds with a stand-in for the autoencoder: what is written, what not, what a second run does."""
 
 import json
+import os
 import time
 from functools import partial
 
@@ -14,6 +15,7 @@ from diffnext.data.cache_identity import Latents
 from diffnext.data.decoding import decode_ahead
 from diffnext.data.journal import JOURNAL, Journal
 from diffnext.data.records import open_reader
+from diffnext.data.records.index import SIDECAR
 from diffnext.data.view_rules import ViewRules
 from tests.data import odd_work
 from tests.data.cache_builds import (
@@ -64,6 +66,13 @@ def test_again_nothing_is_encoded(photos, tmp_path):
         raise AssertionError("nothing is left to encode")
 
     assert run(photos, tmp_path / "cache", encoder=never).written == 0
+    assert {p.name: p.read_bytes() for p in (tmp_path / "cache").iterdir()} == before
+    os.truncate(tmp_path / "cache" / "00000.check", 8)
+    (tmp_path / "cache" / SIDECAR).unlink()  # which has the sums too
+    del before[SIDECAR]
+    before["00000.check"] = before["00000.check"][:8]
+    with pytest.warns(UserWarning, match="6 records .* have none; they are read unverified"):
+        assert run(photos, tmp_path / "cache", encoder=never).written == 0
     assert {p.name: p.read_bytes() for p in (tmp_path / "cache").iterdir()} == before
 
 
