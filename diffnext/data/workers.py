@@ -258,6 +258,7 @@ def _read(stream: io.FileIO, size: int, deadline: float) -> bytearray:
 
 
 def _wait(stream: io.FileIO, deadline: float) -> None:
-    ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
-    if not ready:
+    poll = select.poll()  # unlike select, for descriptors of any number
+    poll.register(stream, select.POLLIN)
+    if not poll.poll(max(0.0, 1e3 * (deadline - time.monotonic()))):
         raise TimeoutError

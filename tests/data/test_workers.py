@@ -2,6 +2,7 @@
 """Workers hang, crash, print and raise: one call is lost by it, with the reason, and no other."""
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -23,6 +24,20 @@ ROOT = Path(__file__).parents[2]
 def pool():
     with Pool(odd_work.work, workers=1, limit_s=20) as pool:
         yield pool
+
+
+@pytest.fixture
+def many_open_files():
+    """More than select can wait for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("the system allows few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+    yield
+    for file in files:
+        os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def alive(pid):
@@ -61,7 +76,7 @@ def test_a_call_that_fails_says_why_and_the_next_one_works(pool, order, reason):
     assert after.result() == 2
 
 
-def test_a_call_that_hangs_is_ended_in_time():
+def test_a_call_that_hangs_is_ended_in_time(many_open_files):
     with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
         first = pool.submit(("pid", None)).result()
         start = time.monotonic()
