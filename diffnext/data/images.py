@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import PIL.TiffImagePlugin
 
 from diffnext.data.location import Location, of_path
 
+IMAGE_WIDTH, IMAGE_LENGTH = 0x0100, 0x0101  # tags of TIFF
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 WHITE = (255, 255, 255, 255)
@@ -24,7 +26,7 @@ def size(where: Location | str) -> tuple[int, int]:
         OSError, ValueError: not a picture, or one of more pixels than Pillow deems safe (179 million).
     """
     with _opened(where) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         exif = PIL.Image.Image.getexif(image)  # that of PNG would decode the pixels
         turned = exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
@@ -42,6 +44,13 @@ def load(where: Location | str) -> PIL.Image.Image:
     with _opened(where) as image:
         image.load()
         return to_rgb(PIL.ImageOps.exif_transpose(image))
+
+
+def _stored_size(image: PIL.Image.Image) -> tuple[int, int]:
+    """Width and height before the picture is turned; Pillow says those of a turned TIFF after it."""
+    if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
+        return image.tag_v2[IMAGE_WIDTH], image.tag_v2[IMAGE_LENGTH]
+    return image.size
 
 
 @contextlib.contextmanager

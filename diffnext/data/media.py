@@ -63,6 +63,12 @@ def read(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
 
 def _read_picture(medium: Probe, views: Sequence[View]) -> list[np.ndarray]:
     picture = images.load(medium.location)
+    if (picture.height, picture.width) != (medium.height, medium.width):
+        raise ValueError(
+            f"{medium.path}: its head says {medium.height}x{medium.width} px, it decodes to "
+            f"{picture.height}x{picture.width}: EXIF that turns it stands behind the pixels, or the "
+            "head lies; save it anew"
+        )
     resized: dict[tuple[int, int], np.ndarray] = {}
     cuts = []
     for view in views:

@@ -79,8 +79,9 @@ def test_animation_gives_its_first_frame(tmp_path):
     assert pixel(path) == RED
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
+def test_exif_orientation(tmp_path, orientation, name):
     """The corner that EXIF calls top left comes out top left, for all eight values."""
     upright = np.zeros((40, 60, 3), np.uint8)
     upright[:20, :30] = RED
@@ -96,7 +97,7 @@ def test_exif_orientation(tmp_path, orientation):
     }[orientation]
     exif = PIL.Image.Exif()
     exif[images.ORIENTATION] = orientation
-    path = saved(tmp_path, PIL.Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+    path = saved(tmp_path, PIL.Image.fromarray(np.ascontiguousarray(stored)), name, exif=exif)
     assert images.size(path) == (40, 60)
     np.testing.assert_array_equal(np.asarray(images.load(path)), upright)
 

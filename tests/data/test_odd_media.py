@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from diffnext.data import media
+from diffnext.data import images, media
 from diffnext.data.sources import scan
 from diffnext.data.views import View
 from tests.data.clips import HEIGHT, WIDTH, cut_start, numbered, numbers, write_clip
@@ -284,6 +284,20 @@ def test_videos(tmp_path, name):
 
 def test_there_are_forty_kinds():
     assert len(PICTURES) + len(VIDEOS) >= 40
+
+
+def test_exif_that_stands_behind_the_pixels(tmp_path):
+    """Its head promises a landscape, for which views are chosen, and the picture is a portrait."""
+    exif = PIL.Image.Exif()
+    exif[images.ORIENTATION] = 6
+    path = tmp_path / "a.png"
+    PIL.Image.new("RGB", (60, 40)).save(path, exif=exif)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])  # before IEND
+    with pytest.raises(ValueError, match=r"a\.png: its head says 40x60 px, it decodes to 60x40"):
+        media.read(media.probe(str(path)), [View(32, 32)])
 
 
 @pytest.mark.parametrize(("make", "seconds"), [(late_times, 0.04), (irregular, None)])
