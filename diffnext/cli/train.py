@@ -11,92 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffnext.config import CfgNode, get_cfg
+from diffnext.cli.train_args import check_packages, parse_args, read_config, rendezvous
+from diffnext.config import CfgNode
 from diffnext.distributed import launched
 
 if TYPE_CHECKING:
+    from diffnext.engine.build import Plan
+    from diffnext.engine.checkpoint import Start
     from diffnext.engine.coordinator import Coordinator
     from diffnext.engine.heartbeat import Heartbeat
     from diffnext.engine.trainer import Trainer
 
 USER_ERRORS = (ValueError, FileNotFoundError)
-# options of torchrun that are handed on, for runs on several nodes
-RENDEZVOUS = (
-    "nnodes",
-    "node-rank",
-    "master-addr",
-    "master-port",
-    "rdzv-backend",
-    "rdzv-endpoint",
-    "rdzv-id",
-    "rdzv-conf",
-)
-# what a resumed run may begin anew, each by a flag that adds it to TRAIN.RESET
-RESETS = {
-    "lr": "begin the course of the learning rate anew",
-    "optimizer": "begin with a new optimizer",
-    "ema": "begin the averages anew, at the loaded weights",
-    "data": "go on with other data, or another order of them",
-}
-
-
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="diffnext train", description=__doc__)
-    parser.add_argument("--cfg", required=True, help="YAML file of options; see docs/config.md")
-    parser.add_argument("--exp-dir", default="", help="experiment folder; an existing one goes on")
-    parser.add_argument(
-        "--resume", metavar="PATH|auto|none", help="where to go on from; sets TRAIN.RESUME"
-    )
-    for name, what in RESETS.items():
-        parser.add_argument(f"--reset-{name}", action="store_true", help=f"when resuming, {what}")
-    parser.add_argument(
-        "--distributed", action="store_true", help="start by torchrun, even a single process"
-    )
-    parser.add_argument("--deepspeed", default="", metavar="JSON", help="train with DeepSpeed")
-    parser.add_argument("--host", default="", metavar="HOSTFILE", help="nodes for deepspeed")
-    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard curves too")
-    parser.add_argument(
-        "--wandb",
-        action="store_true",
-        help="show the run in Weights & Biases; offline where there is no key or no server",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check data, weights and memory, print the plan, stop",
-    )
-    nodes = parser.add_argument_group("several nodes by torchrun, which explains these options")
-    for name in RENDEZVOUS:
-        nodes.add_argument(f"--{name}", default=None)
-    parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="options that take precedence over the file"
-    )
-    args = parser.parse_args(argv)
-    if args.host and not args.deepspeed:
-        parser.error("--host is for --deepspeed; torchrun takes --nnodes and --rdzv-endpoint")
-    if args.host and (args.distributed or rendezvous(args)):
-        parser.error("--host is for deepspeed's launcher, --distributed and --nnodes for torchrun")
-    return args
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """The options of the run, frozen."""
-    cfg = get_cfg()
-    cfg.merge_from_file(args.cfg)
-    cfg.merge_from_list(args.opts)
-    if args.resume is not None:
-        cfg.TRAIN.RESUME = args.resume
-    given = [name for name in RESETS if getattr(args, f"reset_{name}")]
-    cfg.TRAIN.RESET = list(dict.fromkeys([*cfg.TRAIN.RESET, *given]))
-    cfg.freeze()
-    return cfg
-
-
-def rendezvous(args: argparse.Namespace) -> list[str]:
-    """The options for torchrun that were given."""
-    given = {name: getattr(args, name.replace("-", "_")) for name in RENDEZVOUS}
-    return [f"--{name}={value}" for name, value in given.items() if value is not None]
 
 
 def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
@@ -105,11 +31,6 @@ def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
     from diffnext.engine.launchers.base import Job
 
     torchrun = bool(args.distributed or rendezvous(args))
-    if not rendezvous(args):
-        try:
-            launched.check_alone(cfg.NUM_GPUS)
-        except USER_ERRORS as error:
-            return fail(error)
     if args.deepspeed and not torchrun:
         name = "deepspeed"
     else:
@@ -121,7 +42,12 @@ def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
         hostfile=args.host,
         rendezvous=rendezvous(args),
     )
-    return LAUNCHERS.get(name)(job)
+    try:
+        return LAUNCHERS.get(name)(job)
+    except ValueError as error:
+        if name == "simple":  # of the training itself
+            raise
+        return fail(error)
 
 
 def work(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
@@ -141,13 +67,15 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
     from diffnext.engine.writer import only_writer
 
     try:
-        launched.check_count(cfg.NUM_GPUS)
         env = processes.init(gpu_id=cfg.GPU_ID, timeout_s=group_timeout(cfg))
-        name = cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE
-        coordinator = Coordinator(args.exp_dir, name=name, env=env)
-        folder = only_writer(coordinator.folder, env)
     except USER_ERRORS as error:
         return fail(error)
+    name = cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE
+    coordinator = Coordinator(args.exp_dir, name=name, env=env)
+    try:
+        folder = only_writer(coordinator.folder, env)
+    except USER_ERRORS as error:
+        return fail_together(error, code=2)
     with folder:
         code = train_in(coordinator, args, argv, cfg, heart)
     if code == 0:
@@ -168,13 +96,9 @@ def train_in(
 
     env = coordinator.env
     try:
-        start = build.find_start(cfg, coordinator.folder)
-        done = start is not None and start.checkpoint.step >= cfg.SOLVER.MAX_STEPS
-        plan = None if done else build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed)
-        if plan is not None and start is not None:
-            build.check_start(cfg, plan, start, env)
+        start, plan = prepare(coordinator, args, cfg)
     except USER_ERRORS as error:
-        return fail(error)
+        return fail_together(error, code=2)
     if plan is None:
         if env.is_main:
             folder = start.checkpoint.folder
@@ -186,11 +110,39 @@ def train_in(
     try:
         run(trainer, cfg, heart, logs=coordinator.logs)
     except NonFiniteError as error:
-        return fail_together(error)
+        return fail_together(error, code=1)
     if env.is_main and trainer.step < trainer.max_steps:
         tell(f"ended at step {trainer.step} of {trainer.max_steps}: {trainer.stop.agreed}")
         tell(f"to go on: {again(args, argv, cfg, coordinator.folder)}")
     return 0
+
+
+def prepare(
+    coordinator: Coordinator, args: argparse.Namespace, cfg: CfgNode
+) -> tuple[Start | None, Plan | None]:
+    """Where the run begins and what it will be; None if there is nothing left to do. Collective.
+
+    Raises:
+        ValueError, FileNotFoundError: what does not fit on one of the processes, or on all.
+    """
+    from diffnext.distributed import env as processes
+    from diffnext.engine import build
+
+    env = coordinator.env
+    start = build.find_start(cfg, coordinator.folder)
+    if start is not None and start.checkpoint.step >= cfg.SOLVER.MAX_STEPS:
+        return start, None
+    plan, refusal = None, None
+    try:
+        if env.is_main:  # which alone draws curves
+            check_packages(args)
+        plan = build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed)
+        if start is not None:
+            build.check_start(cfg, plan, start, env)
+    except USER_ERRORS as error:
+        refusal = error
+    processes.agree(refusal)
+    return start, plan
 
 
 def run(trainer: Trainer, cfg: CfgNode, heart: Heartbeat, *, logs: Path) -> None:
@@ -264,14 +216,14 @@ def fail(error: Exception) -> int:
     return 2
 
 
-def fail_together(error: Exception) -> int:
-    """Say what has ended all processes; none goes before the last has finished its writing."""
+def fail_together(error: Exception, *, code: int) -> int:
+    """Say once what has ended all processes; none goes before the last has finished its writing."""
     from diffnext.distributed import env as processes
 
     if processes.rank() == 0:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        fail(error)
     processes.barrier()
-    return 1
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -279,13 +231,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     try:
+        if not rendezvous(args):
+            launched.adopt_slurm()
         cfg = read_config(args)
-    except USER_ERRORS as error:
-        return fail(error)
+        if launched.is_worker():
+            launched.check_count(cfg.NUM_GPUS)
+        else:
+            check_packages(args)
+        if not rendezvous(args):
+            launched.check_alone(cfg.NUM_GPUS)
+    except USER_ERRORS as error:  # the same for all processes of a node
+        return fail(error) if launched.local_rank() == 0 else 2
     if args.dry_run:
         return dry_run(args, cfg)
-    if not rendezvous(args):
-        launched.adopt_slurm()
     if launched.is_worker():
         return work(args, argv, cfg)
     return launch(args, argv, cfg)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -80,6 +81,35 @@ def broadcast(value: object) -> object:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def agree(error: Exception | None) -> None:
+    """Raise on all processes what some of them have met. Collective.
+
+    Raises:
+        ValueError: all messages, each once; those that not all processes have met with their ranks.
+    """
+    if world_size() == 1:
+        if error is not None:
+            raise error
+        return
+    told: list[str | None] = [None] * world_size()
+    dist.all_gather_object(told, None if error is None else str(error))
+    ranks: dict[str, list[int]] = {}
+    for number, message in enumerate(told):
+        if message is not None:
+            ranks.setdefault(message, []).append(number)
+    lines = [
+        message if len(met) == len(told) else f"{message} (met by rank {_listed(met)})"
+        for message, met in ranks.items()
+    ]
+    if lines:
+        raise ValueError("\n".join(lines)) from error
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """A few of many numbers, for a message."""
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:

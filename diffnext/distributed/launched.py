@@ -20,6 +20,11 @@ def rank() -> int:
     return int(os.environ["RANK"]) if is_worker() else 0
 
 
+def local_rank() -> int:
+    """The number of this process among those of its node; 0 if it was started by itself."""
+    return int(os.environ["LOCAL_RANK"]) if is_worker() else 0
+
+
 def check_count(num_gpus: int) -> None:
     """Compare the number of processes that was asked for with what the launcher has started.
 

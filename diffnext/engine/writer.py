@@ -20,13 +20,11 @@ def only_writer(folder: Path, env: Env) -> AbstractContextManager[object]:
         ValueError: another run writes to it; raised on all processes, with who it is.
     """
     held: AbstractContextManager[object] = nullcontext()
-    refusal = ""
+    refusal = None
     if env.is_main:
         try:
             held = FolderLock(folder)
         except InUse as error:
-            refusal = str(error)
-    refusal = str(processes.broadcast(refusal))
-    if refusal:
-        raise ValueError(refusal)
+            refusal = error
+    processes.agree(refusal)
     return held

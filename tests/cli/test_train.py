@@ -41,6 +41,29 @@ def test_a_hostfile_and_torchrun_do_not_go_together(capsys):
     assert "--host is for deepspeed's launcher" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "deepspeed"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_package_that_is_not_there_is_named_before_anything_is_made(
+    tmp_path, monkeypatch, capsys, name, more
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    value = ["zero.json"] if name == "deepspeed" else []
+    config = ROOT / "configs" / "demo" / "shapes_t2i.yml"
+    assert main(["--cfg", str(config), f"--{name}", *value, *more]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: --{name} needs the package {name}, which is not installed")
+    assert told.endswith(f": pip install diffnext[{name}]\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_launchers_refuse_in_one_line(tmp_path, capsys):
+    config = tmp_path / "run.yml"
+    config.write_text("NUM_GPUS: 2")
+    assert main(["--cfg", str(config), *ZERO, "--host", "no_hosts"]) == 2
+    assert capsys.readouterr().err == "error: --host no_hosts does not exist\n"
+
+
 def test_what_is_said_at_the_end_needs_no_reader():
     code = "import sys; from diffnext.cli.train import tell; tell('on' * 99); sys.exit(0)"
     read, write = os.pipe()

@@ -29,6 +29,25 @@ def test_without_a_launcher_there_is_one_process():
     assert processes.broadcast("x") == "x"
     assert torch.equal(processes.mean_over_ranks(torch.ones(2)), torch.ones(2))
     processes.barrier()
+    processes.agree(None)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        processes.agree(FileNotFoundError("no file"))
+
+
+def test_what_some_processes_meet_is_raised_on_all(monkeypatch):
+    told = ["no disk", None, "no GPU", "no disk"]
+
+    def gather(box, mine):
+        assert mine is None  # of process 1
+        box[:] = told
+
+    monkeypatch.setattr(processes, "world_size", lambda: 4)
+    monkeypatch.setattr(processes.dist, "all_gather_object", gather)
+    with pytest.raises(ValueError) as error:
+        processes.agree(None)
+    assert str(error.value) == "no disk (met by rank 0, 3)\nno GPU (met by rank 2)"
+    told[:] = [None] * 4
+    processes.agree(None)
 
 
 def test_a_launcher_s_worker_is_recognised(monkeypatch):

@@ -181,6 +181,14 @@ def test_on_a_disk_too_small_the_run_goes_on_and_fails_in_the_end(train, whole, 
     assert "OSError: [Errno 28]" in log.splitlines()[-1]
 
 
+def test_two_processes_that_refuse_a_run_say_so_once_and_leave_nothing(train, tmp_path):
+    train("run", "NUM_GPUS", 2, "TRAIN.LOADER_CONFIG", "{prefetsh: 1}", world=2, code=2)
+    log = (tmp_path / "run.log").read_text()
+    assert log.count("error: TRAIN.LOADER_CONFIG has ['prefetsh']") == 1
+    assert log.count("error") == 1 and "met by" not in log
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["ddp", "fsdp"])
 def test_two_processes_go_on_as_one_and_as_two(train, whole, tmp_path, backend):

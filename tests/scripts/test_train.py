@@ -182,12 +182,15 @@ def test_a_dry_run_tells_where_the_run_begins_and_what_it_lacks(finished, capsys
     assert re.search(r"WARNING .* has 0\.0 MiB, too few for [0-9.]+ MiB", out)
 
 
-def test_a_wrong_option_stops_a_real_run_before_it_leaves_anything(finished, tmp_path, capfd):
+@pytest.mark.parametrize("where", [["--exp-dir", "deep/down/run"], []])
+def test_a_wrong_option_stops_a_real_run_before_it_leaves_anything(
+    finished, tmp_path, capfd, monkeypatch, where
+):
     config, _ = finished
-    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path / "run")]
-    assert train(*arguments, "TRAIN.LOADER_CONFIG", "{prefetsh: 1}") == 2
+    monkeypatch.chdir(tmp_path)
+    assert train("--cfg", str(config), *where, "TRAIN.LOADER_CONFIG", "{prefetsh: 1}") == 2
     assert "error: TRAIN.LOADER_CONFIG has ['prefetsh']" in capfd.readouterr().err
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_broken_weights_are_refused_by_name(finished, tmp_path, capsys):

@@ -37,7 +37,8 @@ class FolderLock:
     A file in the folder names the holder. What a killed process leaves of it locks nothing.
 
     Args:
-        folder: made if it is not there; removed on release if nothing came into it.
+        folder: made if it is not there, with those that it lies in; what was made is removed on
+            release if nothing came into it.
 
     Raises:
         InUse: somebody else holds it; the message says who.
@@ -46,7 +47,7 @@ class FolderLock:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = os.fspath(folder)
         self._path = os.path.join(self.folder, LOCK)
-        self._made = not os.path.isdir(self.folder)
+        self._made = _missing(self.folder)
         self._file = _locked(self._path)
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
         self.holder = _words(holder)
@@ -60,15 +61,24 @@ class FolderLock:
         if _in_place(self._file, self._path):
             os.unlink(self._path)
         self._file.close()
-        if self._made:
-            with contextlib.suppress(OSError):  # not empty, as a rule
-                os.rmdir(self.folder)
+        with contextlib.suppress(OSError):  # not empty, as a rule
+            for folder in self._made:
+                os.rmdir(folder)
 
     def __enter__(self) -> FolderLock:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _missing(folder: str) -> list[str]:
+    """The folder and those that it lies in, as far as they are not there; itself first."""
+    missing = []
+    while folder and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    return missing
 
 
 def _locked(path: str) -> io.FileIO:

@@ -34,10 +34,8 @@ def find_start(cfg: Config, folder: str | Path) -> Start | None:
             )
         except ValueError as caught:
             error = caught
-    found, told = processes.broadcast((found, None if error is None else str(error)))
-    if told is not None:
-        raise error or ValueError(told)
-    return found
+    processes.agree(error)
+    return processes.broadcast(found)
 
 
 def check_start(cfg: Config, plan: Plan, start: Start, env: Env) -> None:
