@@ -3,8 +3,11 @@
 
 A process shows that it lives by touching a file of its own. A unit of work belongs to whoever made the
 last file of its name: `7.0`, then `7.1` by one that took it over, and so on. The system makes a file
-for one process only, on network file systems too; so two never get the same unit at the same time,
-unless the first was taken for dead. Times are compared by the clock of the file system alone.
+for one process only, on network file systems too (O_EXCL, atomic since NFS 3); so two never get the
+same unit at the same time, unless the first was taken for dead. Times are compared by the clock of the
+file system alone.
+
+Units are claimed in their order, so which ones are free is found by a few looks, however many there are.
 """
 
 from __future__ import annotations
@@ -50,8 +53,8 @@ class Members:
 
     def now(self) -> float:
         """The clock of the file system, in seconds."""
-        path = os.path.join(self.folder, f".clock.{os.getpid()}.{threading.get_ident()}")
-        with open(path, "wb") as stream:
+        path = os.path.join(self.folder, f".clock.{secrets.token_hex(8)}")
+        with open(path, "xb") as stream:
             stream.write(b".")
             stream.flush()
             now = os.fstat(stream.fileno()).st_mtime
@@ -133,6 +136,7 @@ class Leases:
         self.count = count
         self._name, self._members = name, members
         self._next = 0  # units below it were claimed
+        self._left = list(range(count))  # units that are not known to be done
 
     def claim(self) -> tuple[int, bool] | None:
         """Take a unit that nobody has, or one of a process that died before the unit was done.
@@ -140,18 +144,18 @@ class Leases:
         Returns:
             Its number, and whether somebody had it before; None if there is none to be had now.
         """
-        last = self._last_claims()
         while self._next < self.count:
             unit = self._next
             self._next += 1
-            if unit not in last and self._take(unit, 0):
+            if self._take(unit, 0):
                 return unit, False
-        return self._take_over(last)
+            self._next = self._first_free()
+        return self._take_over()
 
     def holders(self, unit: int) -> set[str]:
         """The names of all that had a unit; this process is one of them if it has it now."""
         names = set()
-        for turn in range(self._last_claims()[unit] + 1):
+        for turn in range(self._last_turn(unit) + 1):
             with open(self._claim(unit, turn), encoding="utf-8") as stream:
                 names.add(stream.read())
         return names - {""}
@@ -170,15 +174,40 @@ class Leases:
         return {int(name) for name in os.listdir(self._done) if name.isdigit()}
 
     def all_done(self) -> bool:
-        return len(self.done()) == self.count
+        """Whether no unit is left; as long as the last one is, the others are not asked after."""
+        if self._left and os.path.exists(os.path.join(self._done, str(self._left[-1]))):
+            self._look()
+        return not self._left
 
-    def _last_claims(self) -> dict[int, int]:
-        """The number of the last claim on each unit that was claimed."""
-        last: dict[int, int] = {}
-        for name in os.listdir(self._claims):
-            unit, _, turn = name.partition(".")
-            last[int(unit)] = max(last.get(int(unit), 0), int(turn))
-        return last
+    def _look(self) -> None:
+        """Find out which units are left."""
+        done = self.done()
+        self._left = [unit for unit in self._left if unit not in done]
+
+    def _first_free(self) -> int:
+        """The first unit from `_next` on that nobody claimed: ahead in steps that double, then between."""
+        free, step = self._next, 1
+        while free + step <= self.count and self._is_claimed(free + step - 1):
+            free += step
+            step *= 2
+        end = min(free + step - 1, self.count)
+        while free < end:
+            middle = (free + end) // 2
+            if self._is_claimed(middle):
+                free = middle + 1
+            else:
+                end = middle
+        return free
+
+    def _is_claimed(self, unit: int, turn: int = 0) -> bool:
+        return os.path.exists(self._claim(unit, turn))
+
+    def _last_turn(self, unit: int) -> int:
+        """The number of the last claim on a unit that was claimed."""
+        turn = 0
+        while self._is_claimed(unit, turn + 1):
+            turn += 1
+        return turn
 
     def _take(self, unit: int, turn: int) -> bool:
         """Make the file of a claim; False if it is there."""
@@ -189,13 +218,13 @@ class Leases:
             return False
         return True
 
-    def _take_over(self, last: dict[int, int]) -> tuple[int, bool] | None:
-        open_units = sorted(last.keys() - self.done())
-        if not open_units:
-            return None
-        now = self._members.now()
-        for unit in open_units:
-            if not self._is_held(unit, last[unit], now) and self._take(unit, last[unit] + 1):
+    def _take_over(self) -> tuple[int, bool] | None:
+        """All are claimed: take one that is not done, and whose holder died."""
+        self._look()
+        now = self._members.now() if self._left else 0.0
+        for unit in self._left:
+            turn = self._last_turn(unit)
+            if not self._is_held(unit, turn, now) and self._take(unit, turn + 1):
                 return unit, True
         return None
 

@@ -99,6 +99,39 @@ def test_each_unit_goes_to_one(tmp_path, members):
     assert sorted(taken) == [(unit, False) for unit in range(200)]
 
 
+def test_a_claim_looks_at_few_units_however_many_are_claimed(tmp_path, members, monkeypatch):
+    """By the folder of claims, which is never listed: it may be large, and lie on another machine."""
+    names, looks, exists = [f"{unit}.0" for unit in range(120)], [], os.path.exists
+    with members.enter() as first, members.enter() as second:
+        early = leases(tmp_path, members, first.name, count=130)
+        for name in names:
+            (tmp_path / "units" / "claims" / name).write_text(first.name)
+        late = leases(tmp_path, members, second.name, count=130)
+        monkeypatch.setattr(os, "listdir", None)
+        monkeypatch.setattr(os.path, "exists", lambda path: looks.append(path) or exists(path))
+        assert late.claim() == (120, False)
+        assert len(looks) <= 15
+        assert [late.claim()[0] for _ in range(4)] == [121, 122, 123, 124]
+        assert len(looks) <= 15
+        assert [early.claim()[0], late.claim()[0], early.claim()[0]] == [125, 126, 127]
+
+
+def test_two_machines_with_equal_process_numbers_read_the_clock_at_once(members, monkeypatch):
+    """As in two containers: each has a file of its own for it."""
+    nested, unlink = [], os.unlink
+
+    def meanwhile(path):
+        if not nested:
+            nested.append(None)
+            nested.append(members.now())
+        unlink(path)
+
+    with members.enter() as member:
+        monkeypatch.setattr(os, "unlink", meanwhile)
+        assert members.now() == pytest.approx(nested[1], abs=10)
+        assert os.listdir(members.folder) == [member.name]
+
+
 def test_the_units_of_a_dead_one_are_taken_over_once(tmp_path, members):
     with members.enter() as second, members.enter() as third:
         foreign(members, "first")
