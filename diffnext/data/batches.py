@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
-from torch import Tensor
 
 from diffnext.data.buckets import Bucket
 from diffnext.data.buffers import Buffers
@@ -82,8 +81,8 @@ class BatchReader:
         """
         begin, times = time.perf_counter(), Times()
         index, epoch = plan.index[rows].copy(), plan.epoch[rows].copy()
-        buffer = self._buffers.take((len(index), *plan.shape))
-        records = self._read_or_replace(plan.shape, index, _slots(buffer, len(index)), times)
+        buffer, slots = self._buffers.take((len(index), *plan.shape))
+        records = self._read_or_replace(plan.shape, index, slots, times)
         self._check_shapes(records, index, plan.shape)
         prompts = self._prompts(records, index.tolist(), epoch.tolist())
         batch = collate(records, prompts, moments=buffer, index=index, epoch=epoch)
@@ -200,13 +199,6 @@ class BatchReader:
             self._told.add(index)
         if not known:
             warnings.warn(f"{error}; the next record is read instead", stacklevel=2)
-
-
-def _slots(buffer: Tensor, count: int) -> list[memoryview]:
-    """The memory of each of the samples of a batch."""
-    whole = memoryview(buffer.numpy()).cast("B")
-    size = len(whole) // count
-    return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
 def _explain(reader: RecordReader, index: int) -> None:

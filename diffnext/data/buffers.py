@@ -20,8 +20,7 @@ class Buffers:
     """A pool of float16 arrays, as many as were held at a time, for batches of whichever size.
 
     An array is free when no tensor, nor any view of one, refers to it; the interpreter's own count
-    of references tells. How high it is for a free array differs between interpreters, and is counted
-    on one that is free for certain. So a consumer may keep a batch as long as it likes.
+    of references tells. So a consumer may keep a batch as long as it likes.
 
     Args:
         pinned: take page-locked memory, from which a GPU copies by itself. PyTorch pools it.
@@ -29,32 +28,61 @@ class Buffers:
 
     def __init__(self, *, pinned: bool = False) -> None:
         self.pinned = pinned
-        self._free = _references([np.empty(0, np.float16)])[0]
-        self._arrays: list[np.ndarray] = []
+        self._blocks: list[_Block] = []
         self._lock = threading.Lock()
 
-    def take(self, shape: tuple[int, ...]) -> Tensor:
-        """A float16 tensor with any content."""
+    def take(self, shape: tuple[int, ...]) -> tuple[Tensor, list[memoryview]]:
+        """A float16 tensor with any content, and the memory of each of its rows."""
         if self.pinned:
-            return torch.empty(shape, dtype=torch.float16, pin_memory=True)
-        count = math.prod(shape)
+            tensor = torch.empty(shape, dtype=torch.float16, pin_memory=True)
+            return tensor, _rows(tensor.numpy())
         with self._lock:
-            return torch.from_numpy(self._unheld(count)[:count].reshape(shape))
+            block = self._unheld(math.prod(shape))
+            if block.array.shape != shape:
+                block.look_as(shape)
+            return torch.from_numpy(block.array), block.rows
 
-    def _unheld(self, count: int) -> np.ndarray:
-        """The smallest free array of `count` numbers or more; a new one in place of one too small."""
-        held = _references(self._arrays)
-        free = [place for place, number in enumerate(held) if number == self._free]
-        free.sort(key=lambda place: self._arrays[place].size)
-        for place in free:
-            if self._arrays[place].size >= count:
-                return self._arrays[place]
+    def _unheld(self, count: int) -> _Block:
+        """The smallest free block of `count` numbers or more; a new one in place of one too small."""
+        free = sorted((block for block in self._blocks if block.is_free()), key=_size)
+        for block in free:
+            if block.memory.size >= count:
+                return block
         if free:
-            del self._arrays[free[0]]
-        self._arrays.append(np.empty(count, np.float16))
-        return self._arrays[-1]
+            self._blocks.remove(free[0])
+        self._blocks.append(_Block(count))
+        return self._blocks[-1]
 
 
-def _references(arrays: list[np.ndarray]) -> list[int]:
-    """References to each array: those of this function and of the list, and any others."""
-    return [sys.getrefcount(array) for array in arrays]
+class _Block:
+    """Memory, and what is made of it for each batch of one shape as long as no other is asked for.
+
+    How high the count of references to a free array is differs between interpreters; it is counted
+    when the array is free for certain.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.memory = np.empty(count, np.float16)
+        self.look_as((1, count))
+
+    def look_as(self, shape: tuple[int, ...]) -> None:
+        self.array = self.memory[: math.prod(shape)].reshape(shape)
+        self.rows = _rows(self.array)
+        self._free = self._references()
+
+    def is_free(self) -> bool:
+        return self._references() == self._free
+
+    def _references(self) -> int:
+        return sys.getrefcount(self.array)
+
+
+def _size(block: _Block) -> int:
+    return block.memory.size
+
+
+def _rows(array: np.ndarray) -> list[memoryview]:
+    """The bytes of each row."""
+    whole = memoryview(array).cast("B")
+    size = len(whole) // len(array)
+    return [whole[start : start + size] for start in range(0, len(whole), size)]

@@ -174,18 +174,22 @@ def test_texts_are_decoded_as_any_field(values, order, cut):
     types = dict.fromkeys("abc", "STRING")
     written = {name: values[name] for name in order if name in values}
     data = b"".join(encode(written, dict.fromkeys(written, "STRING")))
-    record, end = wire.decode_texts(data, "abc")
+    entries, record = [wire.TextEntry(name) for name in "abc"], {}
+    end = wire.decode_texts(data, entries, record)
     assert {**record, **wire.decode_present(data, end, len(data), types)} == written
     torn = data[: len(data) - cut]
-    record, end = wire.decode_texts(torn, "abc")
+    record = {}
+    end = wire.decode_texts(torn, entries, record)
     assert end <= len(torn) and all(written[name] == text for name, text in record.items())
 
 
 def test_texts_of_any_length():
+    entries = [wire.TextEntry("other"), wire.TextEntry("caption")]
     for size in [*range(300), 2**14 - 20, 2**14 - 1, 2**14, 2**21]:
         text = "x" * size
         data = b"".join(encode({"caption": text}, {"caption": "STRING"}))
-        record, end = wire.decode_texts(data, ["other", "caption"])
+        record = {}
+        end = wire.decode_texts(data, entries, record)
         assert {**record, **wire.decode_present(data, end, len(data), {"caption": "STRING"})} == {
             "caption": text
         }

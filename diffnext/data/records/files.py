@@ -99,8 +99,10 @@ class Files:
         if not hasattr(os, "preadv"):
             return [self._copy_into(*job) for job in jobs]
         files = [self._file(number) for number, _, _ in jobs]
-        calls = [(f.descriptor, job[2], job[1]) for f, job in zip(files, jobs, strict=True)]
-        return [os.preadv(*call) for call in calls]
+        return [
+            os.preadv(file.descriptor, buffers, offset)
+            for file, (_, offset, buffers) in zip(files, jobs, strict=True)
+        ]
 
     def _copy_into(
         self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]

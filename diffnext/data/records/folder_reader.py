@@ -34,6 +34,7 @@ class FolderReader:
 
     Args:
         path: the folder.
+        folder: where its files are, if not there: those of a folder behind a URL.
         files: gives access to the shards, by folder and names; another one than `Files` may read
             shards that are not in the folder.
 
@@ -45,15 +46,17 @@ class FolderReader:
         self,
         path: str | os.PathLike[str],
         *,
+        folder: str | None = None,
         files: Callable[[str, list[str]], Files] = Files,
     ) -> None:
         self.path = os.fspath(path)
-        self._state = indexing.text_state(self.path)
+        self.folder = self.path if folder is None else folder
+        self._state = indexing.text_state(self.folder)
         names = [name for name, *_ in self._state]
-        self._files = files(self.path, [name.removesuffix(".index") + ".data" for name in names])
-        metadata = read_json(os.path.join(self.path, METADATA))
+        self._files = files(self.folder, [name.removesuffix(".index") + ".data" for name in names])
+        metadata = read_json(os.path.join(self.folder, METADATA))
         entries = None if metadata is None else metadata["entries"]
-        self.index = open_index(self.path, self._state, self._files.sizes(), entries)
+        self.index = open_index(self.folder, self._state, self._files.sizes(), entries)
         if metadata is None:
             metadata = {"features": self._recover_fields(), "entries": len(self)}
         self.fields: Mapping[str, wire.FeatureType] = wire.feature_types(metadata["features"])
@@ -62,7 +65,8 @@ class FolderReader:
                 f"{self.path}/METADATA says {metadata['entries']} records, the index files list "
                 f"{len(self)}: one was lost or added (remove METADATA to read what is listed)"
             )
-        self._texts = [name for name, kind in self.fields.items() if kind == "STRING"]
+        texts = [name for name, kind in self.fields.items() if kind == "STRING"]
+        self._texts = [wire.TextEntry(name) for name in texts]
         self._payload_at: dict[tuple[str, int], int] = {}
         self._heads: dict[bytes, Record | None] = {}
 
@@ -174,21 +178,23 @@ class FolderReader:
         if self.index.shapes is None:
             self.index = self._scan_shapes()
             if len(self) >= LARGE:
-                indexing.save(self.path, self.index, self._state)
+                indexing.save(self.folder, self.index, self._state)
         return self.index.groups()
 
     def save_index(self) -> None:
         """Keep the index, with the shapes, beside the records of a finished folder."""
         if "shape" in self.fields:
             self.groups()
-        indexing.save(self.path, self.index, self._state)
+        indexing.save(self.folder, self.index, self._state)
 
     def describe(self, index: int) -> str:
         """File and number of a record, and the sample that it was made of, for messages."""
         shard, offset, *_ = self.index.locate(index)
-        place = [f"number {index} of the folder", f"byte {offset}", sample_of(self.path, index)]
+        sample = sample_of(self.folder, index)
+        place = [f"number {index} of the folder", f"byte {offset}", sample]
         line = index - int(self.index.first[shard])
-        return f"{self._files.paths[shard]} record {line} ({', '.join(filter(None, place))})"
+        file = os.path.join(self.path, os.path.basename(self._files.paths[shard]))
+        return f"{file} record {line} ({', '.join(filter(None, place))})"
 
     def close(self) -> None:
         """Close the files; a later read opens them again."""
@@ -240,12 +246,11 @@ class FolderReader:
 
     def _jobs(self, rows: Sequence[Row], field: str, outs: Sequence[memoryview]) -> list[Job]:
         """What to read: a payload into each of `outs`, and what lies before it and behind it."""
-        jobs = []
-        for (shard, offset, size, _), out in zip(rows, outs, strict=True):
-            start = self._payload_at.get((field, len(out)), 0)
-            rest = max(0, size - start - len(out))
-            jobs.append((shard, offset, (bytearray(start), out, bytearray(rest))))
-        return jobs
+        start = self._payload_at.get((field, len(outs[0])), 0)  # they are all alike as a rule
+        return [
+            (shard, offset, (bytearray(start), out, bytearray(max(0, size - start - len(out)))))
+            for (shard, offset, size, _), out in zip(rows, outs, strict=True)
+        ]
 
     def _decode_ends(self, index: int, field: str, parts: Parts) -> Record | None:
         """The other fields; None if it was not the field's payload that stood between the two."""
@@ -254,14 +259,14 @@ class FolderReader:
             before = self._heads.get(bytes(head)) or self._learn(bytes(head), field, out)
             if before is None:
                 return None
-            behind, done = wire.decode_texts(tail, self._texts)
+            record = before.copy()
+            done = wire.decode_texts(tail, self._texts, record)
             if done < len(tail):
-                behind |= wire.decode_present(tail, done, len(tail), self.fields)
-                if field in behind:  # a second time, which is the one that counts
+                record |= wire.decode_present(tail, done, len(tail), self.fields)
+                if field in record:  # a second time, which is the one that counts
                     return None
         except ValueError as error:
             raise self._damaged(index, str(error)) from error
-        record = before | behind
         if len(record) + 1 < len(self.fields):
             record = wire.complete(record, self.fields)
             del record[field]
@@ -295,7 +300,7 @@ class FolderReader:
     # ------------------------------------------------------------------------ folders of others
 
     def _recover_fields(self) -> Mapping[str, Any]:
-        journal = read_json(os.path.join(self.path, JOURNAL))
+        journal = read_json(os.path.join(self.folder, JOURNAL))
         if journal is not None:
             return journal["features"]
         if not len(self):

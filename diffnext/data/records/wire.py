@@ -74,34 +74,46 @@ def decode_present(
     return record
 
 
-def decode_texts(data: bytes | bytearray, names: Sequence[str]) -> tuple[dict[str, str], int]:
-    """The STRING entries that `data` begins with, and where they end.
+class TextEntry(dict):
+    """How an entry of one STRING field begins, by the size of its body: the bytes before the text,
+    their number, and the size of the entry; bytes that begin no entry where no text fits.
+    """
 
-    They are looked for in the order of `names`, where any may be absent. All that stands before a
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __missing__(self, size: int) -> tuple[bytes, int, int]:
+        self[size] = found = _text_entry(self.name, size)
+        return found
+
+
+def decode_texts(
+    data: bytes | bytearray, entries: Sequence[TextEntry], record: dict[str, Any]
+) -> int:
+    """Add the STRING entries that `data` begins with to `record`; return where they end.
+
+    They are looked for in the order of `entries`, where any may be absent. All that stands before a
     text follows from the field's name and the size of the entry, so one comparison checks it.
 
     Raises:
         ValueError: text that is not utf-8.
     """
-    record, pos, end = {}, 0, len(data)
-    for name in names:
+    pos, end = 0, len(data)
+    for entry in entries:
         if pos + 2 >= end:
             break
         size = data[pos + 1]
         if size > 0x7F:  # two digits; a text that needs three is decoded as any other field
             size += (data[pos + 2] - 1) << 7
-        opening, start, total = _text_entry(name, size)
-        if data.startswith(opening, pos) and pos + total <= end:
-            record[name] = data[pos + start : pos + total].decode()
-            pos += total
-    return record, pos
+        opening, start, total = entry[size]
+        stop = pos + total
+        if stop <= end and data.startswith(opening, pos):
+            record[entry.name] = data[pos + start : stop].decode()
+            pos = stop
+    return pos
 
 
-@functools.lru_cache(maxsize=8192)
 def _text_entry(name: str, size: int) -> tuple[bytes, int, int]:
-    """All that comes before the text in an entry with a body of `size` bytes, its length, and that
-    of the entry; bytes that begin no entry where no text fits.
-    """
     total = 1 + len(encode_varint(size)) + size
     longest = size - len(name.encode()) - 6  # tags and lengths of one byte each
     for length in range(longest, max(-1, longest - 16), -1):
