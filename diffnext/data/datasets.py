@@ -103,7 +103,7 @@ def identity_of(reader: RecordReader, field: str) -> dict[str, Any] | None:
     """
     while isinstance(reader, JoinedReader | SelectedReader):
         reader = reader.source_of(field)
-    return read_identity(getattr(reader, "home", reader.path))
+    return read_identity(getattr(reader, "folder", reader.path))
 
 
 class JoinedReader:

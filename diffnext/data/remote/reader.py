@@ -12,32 +12,30 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from diffnext.data.records.base import DamagedRecord, Record, Times
 from diffnext.data.records.checks import checksum
 from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.identity import IDENTITY
-from diffnext.data.records.index import SIDECAR, adopt_copy
+from diffnext.data.records.index import SIDECAR, Index, adopt_copy
 from diffnext.data.records.layout import METADATA
 from diffnext.data.remote.room import HAS_LOCKS, Room, hold
 from diffnext.data.remote.shards import RemoteFiles
 from diffnext.data.remote.store import ATTEMPTS, REQUESTS, RemoteError, RemoteFile, Store
+from diffnext.utils.files import replacing
 from diffnext.utils.hashes import user_cache
 from diffnext.utils.logging import logger
 
 GIB = 1 << 30
 
 
-class RemoteReader:
-    """Random access to a record folder behind a URL; a RecordReader.
+class RemoteReader(FolderReader):
+    """Random access to a record folder behind a URL; its `folder` is that of the copies.
 
     Args:
         url: of the folder.
@@ -63,66 +61,42 @@ class RemoteReader:
         options: Mapping[str, Any] | None = None,
         attempts: int = ATTEMPTS,
     ) -> None:
-        self.path = url.rstrip("/")
+        url = url.rstrip("/")
         self._arguments = {
             "folder": folder,
             "gib": gib,
             "options": dict(options or {}),
             "attempts": attempts,
         }
-        store = Store(url, options=options, attempts=attempts)
-        files = store.list(_is_needed)
-        if METADATA not in files:
-            raise ValueError(f"{self.path} has no {METADATA}: no records, or a build that goes on")
+        self._store = Store(url, options=options, attempts=attempts)
+        self.remote_files = self._store.list(_is_needed)
+        if METADATA not in self.remote_files:
+            raise ValueError(f"{url} has no {METADATA}: no records, or a build that goes on")
         self._room = Room(
             os.path.expanduser(folder) or user_cache() / "remote", int(gib * GIB) or None
         )
-        self._has_ranges = store.find_ranges(files[METADATA].size)
-        self.home, self._held = _open_copy(store, files, self._room)
-        self.num_bytes = sum(f.size for name, f in files.items() if name.endswith(".data"))
-        self._check_room()
-        self._files: RemoteFiles
-        self._folder = FolderReader(self.home, files=partial(self._make_files, store, files))
-        self.fields = self._folder.fields
+        self._has_ranges = self._store.find_ranges(self.remote_files[METADATA].size)
+        copies, held = _open_copy(self._store, self.remote_files, self._room)
+        self.release = weakref.finalize(self, held.close)  # from then on others may remove them
+        sizes = (file.size for name, file in self.remote_files.items() if name.endswith(".data"))
+        self.num_bytes = sum(sizes)
+        self._check_room(url)
+        super().__init__(url, folder=copies, files=self._make_files)
 
-    def __len__(self) -> int:
-        return len(self._folder)
+    def fetch(self, name: str) -> bool:
+        """Copy a further file, as it is now, beside those that describe the folder.
 
-    def __getitem__(self, index: int) -> Record:
-        with self._naming_url():
-            return self._folder[index]
+        Returns:
+            Whether there is one.
 
-    def read(
-        self, indices: Sequence[int], *, verify: bool = True, times: Times | None = None
-    ) -> list[Record]:
-        """Decode several records, which are asked for at the same time."""
-        with self._naming_url():
-            return self._folder.read(indices, verify=verify, times=times)
-
-    def read_into(
-        self,
-        indices: Sequence[int],
-        field: str,
-        outs: Sequence[memoryview],
-        *,
-        verify: bool = True,
-        times: Times | None = None,
-    ) -> list[Record]:
-        """Read one BYTES field of several records straight into `outs`; return the other fields."""
-        with self._naming_url():
-            return self._folder.read_into(indices, field, outs, verify=verify, times=times)
-
-    def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
-        self._read_shapes()
-        return self._folder.shapes()
-
-    def groups(self) -> list[tuple[tuple[int, ...], np.ndarray | None]]:
-        self._read_shapes()
-        return self._folder.groups()
-
-    def describe(self, index: int) -> str:
-        """URL and number of a record, for messages."""
-        return self._folder.describe(index).replace(self.home, self.path)
+        Raises:
+            RemoteError: it cannot be had.
+        """
+        file = self._store.find(name)
+        if file is not None:
+            with replacing(os.path.join(self.folder, name), durable=False) as aside:
+                self._store.copy(name, str(aside), file.size)
+        return file is not None
 
     def about(self) -> str:
         """What is read from where, for the plan of a run."""
@@ -137,31 +111,23 @@ class RemoteReader:
             "others are read over the network in each epoch; TRAIN.REMOTE_CONFIG.gib allows more"
         )
 
-    def close(self) -> None:
-        """Stop copying and close the files; a later read opens them again."""
-        self._folder.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(RemoteReader, **self._arguments), (self.path,)
 
-    def _make_files(
-        self, store: Store, files: Mapping[str, RemoteFile], folder: str, names: list[str]
-    ) -> RemoteFiles:
-        room = self._room if HAS_LOCKS else None
-        self._files = RemoteFiles(
+    def _make_files(self, folder: str, names: list[str]) -> RemoteFiles:
+        return RemoteFiles(
             folder,
             names,
-            store=store,
-            files=files,
-            room=room,
+            store=self._store,
+            files=self.remote_files,
+            room=self._room if HAS_LOCKS else None,
             has_ranges=self._has_ranges,
             flaw_of=self._flaw_of,
         )
-        return self._files
 
     def _flaw_of(self, shard: int, path: Path) -> str:
         """The first record of a shard's copy whose checksum is not that of its bytes."""
-        index = self._folder.index
+        index = self.index
         if index.sums is None:
             return ""
         with open(path, "rb") as stream:
@@ -172,30 +138,20 @@ class RemoteReader:
                     return f"record {record} of the folder was damaged on the way, or is there"
         return ""
 
-    @contextmanager
-    def _naming_url(self) -> Iterator[None]:
-        """Say of damage where the folder comes from."""
-        try:
-            yield
-        except DamagedRecord as error:
-            raise DamagedRecord(f"{error}; the folder is a copy of {self.path}") from error
-
-    def _check_room(self) -> None:
+    def _check_room(self, url: str) -> None:
         """Whole files have to fit, all of them: records are read in random order."""
         if self._has_ranges:
             return
         limit = self._room.limit_bytes if HAS_LOCKS else 0
         if self.num_bytes > limit:
             raise RemoteError(
-                f"the server of {self.path} hands out whole files alone, {self.num_bytes} bytes in "
+                f"the server of {url} hands out whole files alone, {self.num_bytes} bytes in "
                 f"all, and {self._room.folder} may hold {limit}; raise TRAIN.REMOTE_CONFIG.gib, or "
                 "use a server that answers Range requests"
             )
 
-    def _read_shapes(self) -> None:
+    def _scan_shapes(self) -> Index:
         """Copy the shards of a folder whose index does not know the shapes, which are in them."""
-        if self._folder.index.shapes is not None:
-            return
         if self.num_bytes > self._room.limit_bytes:
             raise ValueError(
                 f"{self.path} has no {SIDECAR} that knows the shapes of its records; make one where "
@@ -205,6 +161,7 @@ class RemoteReader:
         logger.info(f"{self.path} has no {SIDECAR}: its shards are copied to find the shapes")
         for number in range(len(self._files.names)):
             self._files.wait_for(number)
+        return super()._scan_shapes()
 
 
 def _is_needed(name: str) -> bool:

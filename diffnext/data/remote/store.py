@@ -84,6 +84,19 @@ class Store:
         with ThreadPoolExecutor(REQUESTS) as pool:
             return known | dict(zip(unknown, pool.map(self._info, unknown), strict=True))
 
+    def find(self, name: str) -> RemoteFile | None:
+        """A file of the folder; None if there is none of this name.
+
+        Raises:
+            RemoteError: the server does not say.
+        """
+        try:
+            return self._info(name)
+        except RemoteError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
     def read(self, name: str, start: int, size: int) -> bytes:
         """Some bytes of a file.
 
@@ -188,12 +201,8 @@ class Store:
         return found
 
     def _if_there(self, name: str) -> dict[str, RemoteFile]:
-        try:
-            return {name: self._info(name)}
-        except RemoteError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return {}
-            raise
+        file = self.find(name)
+        return {} if file is None else {name: file}
 
 
 def _open(url: str, options: dict[str, Any]) -> tuple[Any, str]:

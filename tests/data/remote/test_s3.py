@@ -62,7 +62,7 @@ def test_a_bucket_is_read_like_a_folder(s3, tmp_path):
         assert same_as(folder, reader)
     wait_for_copies(reader, 5)
     for name in copies(reader):
-        assert Path(reader.home, name).read_bytes() == (folder / name).read_bytes()
+        assert Path(reader.folder, name).read_bytes() == (folder / name).read_bytes()
     reader.close()
 
 
@@ -122,7 +122,7 @@ def test_large_records_come_in_pieces(s3, tmp_path, monkeypatch):
     reader = RemoteReader(url, **options(s3, tmp_path))
     reader[0]
     wait_for_copies(reader, 1)
-    assert Path(reader.home, "00000.data").read_bytes() == (folder / "00000.data").read_bytes()
+    assert Path(reader.folder, "00000.data").read_bytes() == (folder / "00000.data").read_bytes()
     assert os.path.getsize(folder / "00000.data") > 10_000
     assert np.array_equal(reader[39]["moments"], open_reader(folder)[39]["moments"])
     reader.close()
