@@ -30,8 +30,10 @@ class Batch:
         return self.moments.size(0)
 
     def to(self, device: torch.device) -> Batch:
-        """The same with its moments, nearly all of its bytes, on a device; nothing is waited for."""
-        return replace(self, moments=self.moments.to(device, non_blocking=True))
+        """The same with its numbers on a device, prompts and keys left; nothing is waited for."""
+        fields = {name: getattr(self, name) for name in ("moments", "labels", "flow")}
+        there = {k: v.to(device, non_blocking=True) for k, v in fields.items() if v is not None}
+        return replace(self, **there)
 
     def keys(self) -> list[tuple[int, int]]:
         """(epoch, record number) of each sample: what its random numbers are drawn from."""
@@ -51,7 +53,8 @@ def collate(
     Args:
         records: B decoded records, for `label` and `flow`.
         prompts: B texts, embeddings (L, D), or None.
-        moments: (B, 2C, T, H, W) float16.
+        moments: (B, 2C, T, H, W) float16; where they are in page-locked memory, labels and motion
+            are too, since a copy from other memory holds up the host.
         index: (B,) int64, number of each record in its dataset.
         epoch: (B,) int64, how many times that was gone through before.
 
@@ -62,13 +65,16 @@ def collate(
     labels = _column([record.get("label") for record in records], "label", numbers)
     flow = _column([record.get("flow") for record in records], "flow", numbers)
     texts = _column(prompts, "prompt", numbers)
+    pinned = moments.is_pinned()
     return Batch(
         moments=moments,
         index=torch.from_numpy(index),
         epoch=torch.from_numpy(epoch),
         prompts=texts and [p if isinstance(p, str) else torch.from_numpy(p) for p in texts],
-        labels=None if labels is None else torch.tensor(labels, dtype=torch.int64),
-        flow=None if flow is None else torch.tensor(flow, dtype=torch.float32),
+        labels=None
+        if labels is None
+        else torch.tensor(labels, dtype=torch.int64, pin_memory=pinned),
+        flow=None if flow is None else torch.tensor(flow, dtype=torch.float32, pin_memory=pinned),
     )
 
 

@@ -25,6 +25,21 @@ def test_labels_motion_and_texts():
     assert made.keys() == [(0, 4), (1, 9)] and len(made) == 2
 
 
+def test_numbers_are_where_the_moments_are(monkeypatch):
+    """Page-locked memory needs a GPU: what is asked for is all that shows here."""
+    asked, make = [], torch.tensor
+
+    def tensor(values, *, dtype, pin_memory):
+        asked.append(pin_memory)
+        return make(values, dtype=dtype)
+
+    monkeypatch.setattr(torch, "tensor", tensor)
+    batch([{"label": 7, "flow": 2.5}] * 2)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: True)
+    batch([{"label": 7, "flow": 2.5}] * 2)
+    assert asked == [False, False, True, True]
+
+
 def test_fields_that_nobody_has():
     made = batch([{}, {}])
     assert made.labels is None and made.flow is None and made.prompts is None

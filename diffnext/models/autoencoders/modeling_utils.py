@@ -93,12 +93,10 @@ class LatentConfig(LatentScale):
 
 def per_channel(value: float | Sequence[float] | Tensor, latents: Tensor) -> Tensor:
     """Make `value`, one number or C of them, broadcast against (B, C, ...) in its type."""
-    if isinstance(value, Tensor):
-        tensor = value.to(latents)
-    else:
-        tensor = torch.tensor(value, dtype=latents.dtype).to(latents.device, non_blocking=True)
+    tensor = torch.as_tensor(value, dtype=latents.dtype)
     if tensor.dim() == 0:
-        return tensor
+        return tensor  # of the host: kernels take it as an argument, and there is nothing to copy
+    tensor = tensor.to(latents.device, non_blocking=True)
     return tensor.view(1, -1, *[1] * (latents.dim() - 2))
 
 

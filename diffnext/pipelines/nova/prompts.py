@@ -91,7 +91,8 @@ def _encode_texts(
         # the encoder is causal: what pads on the right is never seen by the tokens of a prompt
         length = max_length if full_length else max(len(tokens) for tokens in ids.values())
         padded = [tokens + [0] * (length - len(tokens)) for tokens in ids.values()]
-        tokens_in = torch.tensor(padded).to(device, non_blocking=True)  # (B, L)
+        pinned = torch.device(device).type == "cuda"  # else the host waits for what is before
+        tokens_in = torch.tensor(padded, pin_memory=pinned).to(device, non_blocking=True)  # (B, L)
         hidden = text_encoder(tokens_in).last_hidden_state  # (B, L, D)
         for (text, tokens), one in zip(ids.items(), hidden, strict=True):
             states[text] = one[: len(tokens)]

@@ -122,14 +122,16 @@ class NOVATrainPipeline(TrainPipeline):
         """Keyword arguments of the network's `embed`; `dropped` (B,) samples have no prompt."""
         prompts = self._states(batch)
         text, length = self.transformer.text_embed.pad(prompts)
-        device = dropped.device
-        length = torch.where(dropped, 0, length.to(device))
-        cond = {"text": text.to(device), "text_length": length}
+        cond = {"text": text, "text_length": torch.where(dropped, 0, length)}
         if self.transformer.has_motion:
-            flow = torch.full((len(batch),), DEFAULT_FLOW) if batch.flow is None else batch.flow
-            cond["flow"] = flow.to(device, non_blocking=True)
-            cond["fps"] = torch.full((len(batch),), DEFAULT_FPS, device=device)
+            cond["flow"], cond["fps"] = self._motion(batch, dropped.device)
         return cond
+
+    def _motion(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Motion score and frames a second of each sample, (B,) each."""
+        row = torch.ones(len(batch), device=device)
+        flow = DEFAULT_FLOW * row if batch.flow is None else batch.flow
+        return flow.to(device, non_blocking=True), DEFAULT_FPS * row
 
     def _states(self, batch: Batch) -> Sequence[Tensor]:
         if batch.prompts is None:

@@ -187,11 +187,18 @@ class NowhereDraws(Draws):
 def test_the_host_does_not_wait_for_the_batch(name):
     pipe, batch = family(name), batch_of(name)
     pipe.model.to(NOWHERE)
+    draws = NowhereDraws(3, 4, batch.keys(), device=NOWHERE)
     with Transfers() as transfers:
-        inputs = pipe.prepare(batch, draws=NowhereDraws(3, 4, batch.keys(), device=NOWHERE))
+        there = batch.to(NOWHERE)
+        moved = len(transfers.seen)
+        inputs = pipe.prepare(there, draws=draws)
     assert inputs.latents.device == NOWHERE
-    assert (tuple(batch.moments.shape), True) in transfers.seen
+    assert all(value.device == NOWHERE for value in inputs.cond.values())
+    assert (tuple(batch.moments.shape), True) in transfers.seen[:moved]
     assert all(free for _, free in transfers.seen), transfers.seen
+    text = inputs.cond.get("text")
+    padded = [] if text is None else [tuple(text.shape), (len(INDEX),)]  # states and lengths
+    assert [shape for shape, _ in transfers.seen[moved:]] == padded
 
 
 def test_the_share_of_masked_tokens_is_common_to_the_global_batch():
