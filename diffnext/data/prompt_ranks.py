@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes that embed the texts of one build: units of texts, handed out by leases.
 
-    diffnext.prompts/work-ID/   head.json    the text encoder and where each unit begins
-                                texts.jsonl  the texts, a unit a line
-                                members/, units/   see leases.py
+    diffnext.prompts/work-ID/   head.json, members/, units/   see shared_work.py
+                                texts.jsonl   the texts, a unit a line
 
-Each process writes a part of the store. A unit that two embedded, as one was taken for dead, is there
+Each process writes a part of the store. A text that two embedded, as one was taken for dead, is there
 twice, and either will do.
 """
 
@@ -15,24 +14,24 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from diffnext.data.leases import LEASE_S, Leases, Member, Members
+from diffnext.data.leases import LEASE_S, Leases
 from diffnext.data.prompt_encoding import EncodeTexts, PatientTextEncoder, Progress, longest_first
 from diffnext.data.prompt_store import STORE, PromptStore
 from diffnext.data.records.files import write_atomic
+from diffnext.data.shared_work import SharedWork, folders, in_units, remove, write_head
 
-WORK, HEAD, TEXTS = "work-", "head.json", "texts.jsonl"
-UNIT_TEXTS = 512
+WORK, TEXTS = "work-", "texts.jsonl"
+UNIT_TEXTS = 512  # of the smallest units
 POLL_S = 0.2
 
 Load = Callable[[], EncodeTexts]  # makes the text encoder ready
 
 
-class PromptWork:
+class PromptWork(SharedWork):
     """Texts that are to be embedded, as files.
 
     Args:
@@ -43,31 +42,15 @@ class PromptWork:
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
-        with open(os.path.join(folder, HEAD), encoding="utf-8") as stream:
-            head = json.load(stream)
-        self.encoder: dict[str, Any] = head["encoder"]
-        self.offsets: list[int] = head["offsets"]
-        self.members = Members(os.path.join(folder, "members"), head["lease_s"])
-
-    @property
-    def is_there(self) -> bool:
-        return os.path.exists(os.path.join(self.folder, HEAD))
-
-    def leases(self, member: Member) -> Leases:
-        """Hands out units."""
-        units = os.path.join(self.folder, "units")
-        return Leases(units, len(self.offsets), member.name, self.members)
+        super().__init__(folder)
+        self.encoder: dict[str, Any] = self.head["encoder"]
+        self.offsets: list[int] = self.head["units"]
 
     def texts(self, unit: int) -> list[str]:
         """The texts of a unit."""
         with open(os.path.join(self.folder, TEXTS), "rb") as stream:
             stream.seek(self.offsets[unit])
             return json.loads(stream.readline())
-
-    def discard(self) -> None:
-        """Remove the work, at one moment for all that see it."""
-        _remove(self.folder)
 
 
 def create(
@@ -79,23 +62,22 @@ def create(
     unit_texts: int = UNIT_TEXTS,
 ) -> PromptWork:
     """Write down the texts for all who take part; a work that is there is given up."""
-    for folder in _folders(store.folder):
-        _remove(folder)
+    for folder in folders(store.folder, WORK):
+        remove(folder)
     folder = os.path.join(store.folder, f"{WORK}{secrets.token_hex(6)}")
     os.makedirs(folder)
-    ordered, offsets, lines = longest_first(texts), [0], []
-    for start in range(0, len(ordered), unit_texts):
-        lines.append(json.dumps(ordered[start : start + unit_texts]).encode() + b"\n")
+    offsets, lines = [0], []
+    for unit in in_units(longest_first(texts), lambda text: 1, unit_texts):
+        lines.append(json.dumps(unit).encode() + b"\n")
         offsets.append(offsets[-1] + len(lines[-1]))
     write_atomic(os.path.join(folder, TEXTS), *lines)
-    head = {"encoder": dict(encoder), "offsets": offsets[:-1], "lease_s": lease_s}
-    write_atomic(os.path.join(folder, HEAD), json.dumps(head).encode())
+    write_head(folder, offsets[:-1], lease_s, encoder=dict(encoder))
     return PromptWork(folder)
 
 
 def find(cache: str) -> PromptWork | None:
     """The work that is being done at a cache, or was left undone by processes that died."""
-    for folder in _folders(os.path.join(cache, STORE)):
+    for folder in folders(os.path.join(cache, STORE), WORK):
         with contextlib.suppress(FileNotFoundError):
             return PromptWork(folder)
     return None
@@ -118,7 +100,7 @@ def take_part(
             it, and is gone.
     """
     with work.members.enter() as member, contextlib.ExitStack() as stack:
-        leases = work.leases(member)
+        leases = work.leases(member.name)
         desk = _Desk(work, leases, store, load, batch_size, stack)
         for _ in progress(desk.units(), len(work.offsets), "prompts"):
             pass
@@ -175,7 +157,7 @@ class _Desk:
             if claim is None:
                 time.sleep(POLL_S)
             else:
-                for batch in encode.batches(self._work.texts(claim[0])):
+                for batch in encode.batches(self._texts(*claim)):
                     part.write(batch)
                 part.sync()
                 self._leases.finish(claim[0], b"")
@@ -184,13 +166,10 @@ class _Desk:
             told |= news
             yield from news
 
-
-def _remove(folder: str) -> None:
-    gone = os.path.join(os.path.dirname(folder), f"old-{secrets.token_hex(4)}")
-    os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def _folders(store: str) -> list[str]:
-    names = sorted(os.listdir(store)) if os.path.isdir(store) else []
-    return [os.path.join(store, name) for name in names if name.startswith(WORK)]
+    def _texts(self, unit: int, was_had: bool) -> list[str]:
+        """The texts of a unit, but those that one who died had embedded."""
+        texts = self._work.texts(unit)
+        if not was_had:
+            return texts
+        self._store.load()
+        return [text for text in texts if text not in self._store]

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan that several processes carry out, as files inside the cache; each reads what it works on.
 
-    diffnext.work/s-ID/   head.json    what all must know; written last, so a work with it is complete
-                          tasks.bin    the tasks, unit by unit
+    diffnext.work/s-ID/   head.json, members/, units/   see shared_work.py
+                          tasks.bin        the tasks, unit by unit
                           failures.jsonl   what the plan itself left out
-                          members/     signs of life; see leases.py
-                          units/       who has which unit, and which are done
-                          parts/NAME/  the records of one process, with their journal
-                          join.json    what becomes of the parts; see parts.py
+                          parts/NAME/      the records of one process, with their journal
+                          join.json        what becomes of the parts; see parts.py
 
 Each sample of the plan has a number, its ticket, that goes with its record.
 """
@@ -18,32 +16,39 @@ import contextlib
 import functools
 import importlib
 import io
-import json
 import os
 import pickle
 import secrets
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from diffnext.data.decoding import view_bytes
-from diffnext.data.leases import LEASE_S, Leases, Members
+from diffnext.data.leases import LEASE_S
 from diffnext.data.ledger import write_ledger
 from diffnext.data.prompt_cache import WORDS, Find
 from diffnext.data.prompt_store import PromptStore
-from diffnext.data.records.files import write_atomic
+from diffnext.data.shared_work import (
+    GONE,
+    HEAD,
+    SharedWork,
+    folders,
+    in_units,
+    remove,
+    write_head,
+)
 
 if TYPE_CHECKING:
     from diffnext.data.cache_identity import Latents
     from diffnext.data.cache_plan import Plan, Task
 
 WORK = "diffnext.work"
-BEGUN, GONE = "s-", "old-"  # how the folders of works begin; those of the latter are being removed
-HEAD, TASKS, JOIN = "head.json", "tasks.bin", "join.json"
-UNIT_MEDIA = 64
-UNIT_BYTES = 1 << 27  # of the frames of a unit; a medium of more is a unit alone
+BEGUN = "s-"  # how the folders of works begin
+TASKS, JOIN = "tasks.bin", "join.json"
+UNIT_BYTES = 1 << 27  # of the frames of the smallest units; a medium of more is a unit alone
 UNITS = 128  # that even a small plan is divided into, so that many processes have their share
 
 # What may come out of tasks.bin: a pickle could call anything else that can be imported.
@@ -67,7 +72,7 @@ class Unit:
     num_bytes: int  # of their frames
 
 
-class Worklist:
+class Worklist(SharedWork):
     """A plan in files. `create` makes one, `find` finds the one of a cache.
 
     Args:
@@ -78,15 +83,13 @@ class Worklist:
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
-        with open(os.path.join(folder, HEAD), encoding="utf-8") as stream:
-            head = json.load(stream)
+        super().__init__(folder)
+        head = self.head
         self.fields: dict[str, Any] = head["fields"]
         self.asked: dict[str, Any] = head["asked"]
         self.leader: str = head["leader"]
         self.smallest: int = head["smallest"]  # bytes of the frames of the smallest sample
         self.units = [Unit(*values) for values in head["units"]]
-        self.members = Members(os.path.join(folder, "members"), head["lease_s"])
         self._tickets = [unit.ticket for unit in self.units]
         with open(os.path.join(folder, TASKS), "rb") as stream:
             self.latents: Latents = _Tasks(stream).load()
@@ -112,15 +115,6 @@ class Worklist:
     def join_file(self) -> str:
         return os.path.join(self.folder, JOIN)
 
-    @property
-    def is_there(self) -> bool:
-        """Whether the work is still to be done or joined."""
-        return os.path.exists(os.path.join(self.folder, HEAD))
-
-    def leases(self, name: str) -> Leases:
-        """Hands out units to the member of this name."""
-        return Leases(os.path.join(self.folder, "units"), len(self.units), name, self.members)
-
     def tasks(self, unit: int) -> list[Task]:
         """The tasks of a unit."""
         with open(os.path.join(self.folder, TASKS), "rb") as stream:
@@ -133,9 +127,7 @@ class Worklist:
 
     def discard(self) -> None:
         """Remove the work, at one moment for all that see it."""
-        gone = os.path.join(os.path.dirname(self.folder), GONE + secrets.token_hex(4))
-        os.rename(self.folder, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove(self.folder)
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(self.folder))
 
@@ -159,24 +151,21 @@ def create(
     write_ledger(folder, [*plan.failures, *plan.dropped])
     with open(os.path.join(folder, TASKS), "wb") as stream:
         pickle.dump(plan.latents, stream, protocol=5)
-        units = [_write_unit(stream, *group) for group in _groups(plan)]
+        units, ticket = [], 0
+        for group in _groups(plan):
+            units.append(_write_unit(stream, ticket, group))
+            ticket += units[-1].samples
         stream.flush()
         os.fsync(stream.fileno())
-    head = {
-        "asked": dict(asked),
-        "leader": leader,
-        "fields": plan.fields,
-        "lease_s": lease_s,
-        "smallest": min(view_bytes(item.view) for item in plan.items),
-        "units": units,
-    }
-    write_atomic(os.path.join(folder, HEAD), json.dumps(head).encode())
+    smallest = min(view_bytes(item.view) for item in plan.items)
+    known = {"asked": dict(asked), "leader": leader, "fields": plan.fields, "smallest": smallest}
+    write_head(folder, [astuple(unit) for unit in units], lease_s, **known)
     return Worklist(folder)
 
 
 def find(output: str) -> Worklist | None:
     """The work that is being done at a cache, or was left undone by processes that died."""
-    for folder in _folders(output):
+    for folder in folders(os.path.join(output, WORK), BEGUN):
         with contextlib.suppress(FileNotFoundError):
             return Worklist(folder)
     return None
@@ -184,7 +173,10 @@ def find(output: str) -> Worklist | None:
 
 def is_joining(output: str) -> bool:
     """Whether parts were being joined when a process was killed."""
-    return any(os.path.exists(os.path.join(folder, JOIN)) for folder in _folders(output))
+    return any(
+        os.path.exists(os.path.join(folder, JOIN))
+        for folder in folders(os.path.join(output, WORK), BEGUN)
+    )
 
 
 def clear(output: str) -> None:
@@ -197,35 +189,24 @@ def clear(output: str) -> None:
         os.rmdir(work)
 
 
-def _folders(output: str) -> list[str]:
-    work = os.path.join(output, WORK)
-    names = sorted(os.listdir(work)) if os.path.isdir(work) else []
-    return [os.path.join(work, name) for name in names if name.startswith(BEGUN)]
+def _groups(plan: Plan) -> Iterator[list[Task]]:
+    """The tasks of each unit; their frames decide how much work they are."""
+    total = sum(map(_frame_bytes, plan.tasks))
+    return in_units(plan.tasks, _frame_bytes, min(UNIT_BYTES, total // UNITS))
 
 
-def _groups(plan: Plan) -> Iterator[tuple[int, int, list[Task]]]:
-    """The ticket of the first sample of each unit, the bytes of its frames, and its tasks."""
-    most = min(UNIT_BYTES, sum(view_bytes(item.view) for item in plan.items) // UNITS)
-    group: list[Task] = []
-    first = ticket = size = 0
-    for task in plan.tasks:
-        more = sum(view_bytes(item.view) for item in task.items)
-        if group and (len(group) == UNIT_MEDIA or size + more > most):
-            yield first, size, group
-            group, first, size = [], ticket, 0
-        items = tuple(replace(item, ticket=ticket + i) for i, item in enumerate(task.items))
-        group.append(replace(task, items=items))
-        ticket += len(items)
-        size += more
-    if group:
-        yield first, size, group
+def _frame_bytes(task: Task) -> int:
+    return sum(view_bytes(item.view) for item in task.items)
 
 
-def _write_unit(stream: io.BufferedWriter, first: int, size: int, tasks: list[Task]) -> list[int]:
-    """Add a unit to the file. Returns the values of its `Unit`."""
-    offset = stream.tell()
-    pickle.dump(tasks, stream, protocol=5)
-    return [offset, first, sum(len(task.items) for task in tasks), size]
+def _write_unit(stream: io.BufferedWriter, first: int, tasks: list[Task]) -> Unit:
+    """Add a unit to the file, its samples numbered from `first` on."""
+    offset, tickets, numbered = stream.tell(), count(first), []
+    for task in tasks:
+        items = tuple(replace(item, ticket=next(tickets)) for item in task.items)
+        numbered.append(replace(task, items=items))
+    pickle.dump(numbered, stream, protocol=5)
+    return Unit(offset, first, next(tickets) - first, sum(map(_frame_bytes, tasks)))
 
 
 class _Tasks(pickle.Unpickler):

@@ -67,7 +67,8 @@ def test_each_text_is_embedded_by_one_of_them(tmp_path):
 def test_what_a_dead_process_had_is_done_by_another(tmp_path):
     class Stuck(Encoder):
         def __call__(self, texts):
-            if len(self.batches) == 2:  # in its second unit
+            if len(self.batches) == 3:  # in the second half of its second unit
+                (tmp_path / "stuck").touch()
                 time.sleep(60)
             return super().__call__(texts)
 
@@ -75,13 +76,13 @@ def test_what_a_dead_process_had_is_done_by_another(tmp_path):
     store = PromptStore(cache, ENCODER)
     work = prompt_ranks.create(store, TEXTS, ENCODER, unit_texts=8)
     child = fork(cache, Stuck())
-    claims = tmp_path / "diffnext.prompts" / os.path.basename(work.folder) / "units" / "claims"
-    while not (claims / "1.0").exists():
+    while not (tmp_path / "stuck").exists():
         time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     encoder = Encoder()
     assert prompt_ranks.take_part(work, store, lambda: encoder) == 7  # of 8
+    assert sum(map(len, encoder.batches)) == 60 - 12  # no batch that was written is made again
     store.load()
     assert_whole(cache)
 

@@ -55,17 +55,13 @@ def test_all_tasks_are_read_back_and_their_samples_numbered(plan):
     assert (work.asked, work.leader, work.smallest) == ({"asked": [1]}, "one", 32 * 48 * 3)
 
 
-@pytest.mark.parametrize(
-    ("media", "samples", "units", "largest"),
-    [(5, 10**6, 60, 5), (10**6, 3, 200, 2)],  # in the second case 1 + 2 samples, then 3
-)
-def test_units_are_bounded_in_media_and_in_bytes(plan, monkeypatch, media, samples, units, largest):
-    monkeypatch.setattr(worklist, "UNIT_MEDIA", media)
-    monkeypatch.setattr(worklist, "UNIT_BYTES", samples * 32 * 48 * 3)
+def test_units_are_bounded_in_bytes(plan, monkeypatch):
+    """1 + 2 samples of a size, then 3."""
+    monkeypatch.setattr(worklist, "UNIT_BYTES", 3 * 32 * 48 * 3)
     monkeypatch.setattr(worklist, "UNITS", 1)
     work = create(plan, {}, leader="one")
-    assert len(work.units) == units
-    assert max(len(work.tasks(number)) for number in range(units)) == largest
+    assert [unit.samples for unit in work.units] == [3] * 200
+    assert [len(work.tasks(number)) for number in range(200)] == [2, 1] * 100
 
 
 def test_even_a_small_plan_is_divided(plan):
@@ -73,10 +69,10 @@ def test_even_a_small_plan_is_divided(plan):
 
 
 def test_a_work_that_was_not_written_to_the_end_is_none(plan, monkeypatch):
-    def killed(*args):
+    def killed(*args, **known):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worklist, "write_atomic", killed)
+    monkeypatch.setattr(worklist, "write_head", killed)
     monkeypatch.setattr(worklist, "write_ledger", lambda *args: None)
     with pytest.raises(KeyboardInterrupt):
         create(plan, {}, leader="one")
