@@ -42,6 +42,7 @@ class Examples:
 class Format:
     write: Callable[[Path, Examples], None]
     read: Callable[[Path, Examples], Iterator[int]]
+    ahead: bool = False  # it reads in threads, beside a consumer that copies each batch
 
 
 def random_batches(count: int) -> Iterator[list[int]]:
