@@ -21,7 +21,7 @@ SHOWN = 5  # records that are named
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache diff", __doc__)
-    made.add_argument("a", metavar="A", help="folder of records")
+    made.add_argument("a", metavar="A", help="folder of records, or its URL")
     made.add_argument("b", metavar="B", help="another")
     made.add_argument(
         "--sample",

@@ -17,7 +17,7 @@ from diffnext.cli.common import LAYOUTS, bar, guarded, parser
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache export", __doc__)
-    made.add_argument("cache", help="folder of records")
+    made.add_argument("cache", help="folder of records, or its URL")
     made.add_argument("--to", dest="layout", required=True, choices=LAYOUTS, help="the layout")
     made.add_argument("--output", required=True, help="folder to write")
     made.add_argument("--means", action="store_true", help="let variances go")

@@ -20,7 +20,7 @@ from diffnext.cli.common import bar, guarded, parser
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache filter", __doc__)
-    made.add_argument("cache", help="folder of records")
+    made.add_argument("cache", help="folder of records, or its URL")
     made.add_argument("--where", action="append", required=True, metavar="CONDITION")
     made.add_argument("--output", required=True, help="folder of the new cache")
     return made.parse_args(argv)

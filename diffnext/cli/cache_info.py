@@ -13,7 +13,7 @@ from diffnext.cli.common import bar, guarded, in_words, parser
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache info", __doc__)
-    made.add_argument("cache", help="folder of records")
+    made.add_argument("cache", help="folder of records, or its URL")
     made.add_argument(
         "--sample",
         type=int,

@@ -16,7 +16,9 @@ from diffnext.cli.common import bar, guarded, parser
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache merge", __doc__)
-    made.add_argument("caches", nargs="+", metavar="CACHE", help="folders of records")
+    made.add_argument(
+        "caches", nargs="+", metavar="CACHE", help="folders of records, or their URLs"
+    )
     made.add_argument("--output", required=True, help="folder of the new cache")
     args = made.parse_args(argv)
     if len(args.caches) < 2:

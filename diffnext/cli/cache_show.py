@@ -26,7 +26,7 @@ WIDE = "<style>figure { width: auto; } figure img { width: auto; max-width: 60re
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache show", __doc__)
     add = made.add_argument
-    add("cache", help="folder of records")
+    add("cache", help="folder of records, or its URL")
     add("--vae", required=True, help="folder of the autoencoder, or of its model")
     add("--out", default="sheet.png", help="page or picture to write (sheet.png)")
     add("--count", type=int, default=16, help="records, evenly spread (16); -1: all")

@@ -17,7 +17,7 @@ from diffnext.cli.common import bar, guarded, parser
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache split", __doc__)
-    made.add_argument("cache", help="folder of records")
+    made.add_argument("cache", help="folder of records, or its URL")
     made.add_argument("--shares", required=True, type=shares, help="one each, in all 1: 0.95,0.05")
     made.add_argument("--output", required=True, nargs="+", help="folders of the new caches")
     made.add_argument("--seed", type=int, default=0, help="of the draw (0)")

@@ -23,7 +23,7 @@ from diffnext.cli.common import bar, check_vae, guarded, parser
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     made = parser("cache verify", __doc__)
     add = made.add_argument
-    add("cache", help="folder of records")
+    add("cache", help="folder of records, or its URL")
     add("--json", action="store_true", help="for programs; what --repair does comes after it")
     add("--repair", action="store_true", help="mend what is damaged")
     add("--vae", help="folder of the autoencoder that made the cache, or of its model")
@@ -51,9 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     from diffnext.data.prune import recover
     from diffnext.data.records.lock import FolderLock
+    from diffnext.data.urls import is_url
 
     if not args.repair:
         return 1 if look(args).problems else 0
+    if is_url(args.cache):
+        raise ValueError(
+            f"{args.cache} is behind a URL: --repair works on a folder; copy it, repair the copy, and "
+            "put that in its place"
+        )
     if not os.path.isdir(args.cache):
         raise FileNotFoundError(f"{args.cache} is not a folder of records")
     with FolderLock(args.cache) as lock:

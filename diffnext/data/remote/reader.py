@@ -92,11 +92,13 @@ class RemoteReader(FolderReader):
         Raises:
             RemoteError: it cannot be had.
         """
-        file = self._store.find(name)
-        if file is not None:
-            with replacing(os.path.join(self.folder, name), durable=False) as aside:
-                self._store.copy(name, str(aside), file.size)
-        return file is not None
+        file, path = self._store.find(name), Path(self.folder, name)
+        if file is None:
+            path.unlink(missing_ok=True)  # as it was when it was fetched before
+            return False
+        with replacing(path, durable=False) as aside:
+            self._store.copy(name, str(aside), file.size)
+        return True
 
     def about(self) -> str:
         """What is read from where, for the plan of a run."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffnext.data.records.lock import FolderLock
+from diffnext.data.urls import is_url
 from diffnext.utils.files import promote
 
 
@@ -20,8 +21,11 @@ def draft(output: str | os.PathLike[str]) -> Iterator[str]:
     Where the block fails, the folder is removed; what a killed process left of one, the next removes.
 
     Raises:
-        ValueError: there is something at `output` already, or another process writes to it.
+        ValueError: there is something at `output` already, another process writes to it, or it is
+            a URL.
     """
+    if is_url(os.fspath(output)):
+        raise ValueError(f"{output} is a URL; give a folder, and copy it there when it is done")
     final = Path(os.path.abspath(output))
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise ValueError(f"{output} exists already; choose another name, or remove it")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diffnext.data import urls
 from diffnext.data.cache_identity import upgrade_identity
 from diffnext.data.records.identity import LINEAGE
 from diffnext.data.tools.opening import Cache
@@ -29,6 +30,7 @@ def derived(caches: Sequence[Cache], how: str, options: Mapping[str, Any]) -> di
 
 
 def _origin(cache: Cache) -> dict[str, Any]:
-    origin = {"path": os.path.abspath(cache.path), "records": len(cache)}
+    path = cache.path if urls.is_url(cache.path) else os.path.abspath(cache.path)
+    origin = {"path": path, "records": len(cache)}
     before = (cache.identity or {}).get(LINEAGE)
     return origin if before is None else {**origin, LINEAGE: before}

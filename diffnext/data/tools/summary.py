@@ -46,7 +46,7 @@ def describe(path: str, *, sample: int | None = 256, progress: Progress = silent
     """Sum up a cache, as JSON can hold it.
 
     Args:
-        path: the folder.
+        path: the folder, or its URL.
         sample: records whose latents are looked at, evenly spread; None: all; 0: none.
         progress: shows how far that is.
 
@@ -60,12 +60,12 @@ def describe(path: str, *, sample: int | None = 256, progress: Progress = silent
         "records": len(cache),
         "finished": cache.finished,
         "record_bytes": int(reader.index.size.sum(dtype=np.int64)),
-        "disk_bytes": sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file()),
+        "disk_bytes": cache.num_bytes,
         "fields": dict(reader.fields),
         "shapes": _shapes(cache),
         "checked": reader.checked,
         "journal": cache.has_journal,
-        "failures": _count_lines(os.path.join(path, LEDGER)),
+        "failures": _count_lines(cache.file(LEDGER)),
         "identity": cache.identity,
     }
     if sample != 0 and len(cache) and "moments" in reader.fields:

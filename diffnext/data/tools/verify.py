@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from diffnext.data.parse import moments
 from diffnext.data.records import DamagedRecord, Record, RecordError, index_text
 from diffnext.data.records import index as indexing
 from diffnext.data.records.files import BEYOND
+from diffnext.data.remote.store import RemoteError
 from diffnext.data.tools.opening import Cache, Progress, silent
 
 EXPONENT = np.uint16(0x7C00)  # of float16; all ones: infinite or NaN
@@ -58,6 +58,7 @@ def check(path: str, *, progress: Progress = silent) -> Report:
 
     Raises:
         FileNotFoundError: there is no such folder.
+        RemoteError: it is behind a URL, and cannot be had.
     """
     try:
         cache = Cache(path, patient=True)
@@ -83,6 +84,8 @@ def check_records(cache: Cache, progress: Progress = silent) -> Iterator[Problem
     for row in progress(range(len(cache)), len(cache), "verify"):
         try:
             reason = flaw(cache.reader[row])
+        except RemoteError:
+            raise  # it may be there, and sound
         except (DamagedRecord, OSError) as error:  # a failing disk is damage as well
             yield Problem("record", str(error), row)
             continue
@@ -106,9 +109,8 @@ def flaw(record: Record) -> str:
 def check_index(cache: Cache) -> Iterator[Problem]:
     """Compare the index that readers map with the text that it was made from."""
     index = cache.reader.index
-    for number, (name, *_) in enumerate(indexing.text_state(cache.path)):
-        file = os.path.join(cache.path, name)
-        rows, _ = index_text.parse(file, BEYOND, recover=not cache.finished)
+    for number, (name, *_) in enumerate(indexing.text_state(cache.reader.folder)):
+        rows, _ = index_text.parse(cache.file(name), BEYOND, recover=not cache.finished)
         part = slice(int(index.first[number]), int(index.first[number + 1]))
         mapped = np.column_stack([index.offset[part], index.size[part]])
         if not np.array_equal(rows, mapped):

@@ -20,6 +20,7 @@ from diffnext.data.tools.draft import draft
 from diffnext.data.tools.exchange.sample import Options, Row, Sample, stored
 from diffnext.data.tools.lineage import derived
 from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.urls import is_url
 
 LAYOUTS = ("fastvideo", "lightningdit", "mar", "webdataset")
 ORDER = ("caption", "captions", "text", "label", "flow", "flip")
@@ -51,6 +52,8 @@ def import_cache(
         FileNotFoundError, ValueError: nothing there, samples that a record cannot represent, with file
             and reason, or an output that exists.
     """
+    if is_url(source):
+        raise ValueError(f"{source} is behind a URL; copy what is to be imported to a folder")
     if not os.path.exists(source):
         raise FileNotFoundError(f"{source} does not exist")
     module = load(layout)
