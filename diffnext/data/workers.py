@@ -10,24 +10,24 @@ pipe of 1 MiB that was as fast as shared memory, 12 ms for 36 MB, and it needs n
 from __future__ import annotations
 
 import contextlib
-import io
-import math
 import os
-import pickle
 import queue
-import select
 import signal
-import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
+
+from diffnext.data.messages import pack, receive, send, write
 
 PIPE_BYTES = 1 << 20
 START_S = 60.0  # an interpreter that has not come up by then will not
-SIZE = struct.Struct("<Q")
+QUICK_S = 0.1  # a call of less is followed by one that waits in the pipe
+SHORT_BYTES = 1 << 15  # of a call that may wait there; if the pipe were full, both ends would wait
 PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; "
     "from diffnext.data import workers; workers.serve(float(sys.argv[1]))"
@@ -41,6 +41,9 @@ class WorkError(Exception):
 class Pool:
     """Processes that call one function; results are futures.
 
+    A process whose calls are short is sent the next one before it is through with the last: what
+    takes the caller longer to notice than to do must not keep it waiting.
+
     Args:
         work: a function that can be imported by its name; its arguments and results are pickled.
         workers: processes; 0 calls it here, when it is submitted, and without a time limit.
@@ -50,16 +53,20 @@ class Pool:
     def __init__(self, work: Callable[[Any], Any], *, workers: int, limit_s: float) -> None:
         self._work = work
         self._workers = [Worker(work, limit_s) for _ in range(workers)]
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(workers) if workers else None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, args=(worker,), name="worker-calls", daemon=True)
+            for worker in self._workers
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, argument: Any) -> Future:
         """Call `work(argument)`; what it raises comes out of the future as a WorkError."""
-        if self._threads is not None:
-            return self._threads.submit(self._call, argument)
         done: Future = Future()
+        if self._workers:
+            self._jobs.put(_Job(pack(argument), done))
+            return done
         try:
             done.set_result(attempt(self._work, argument))
         except WorkError as error:
@@ -68,14 +75,18 @@ class Pool:
 
     def close(self) -> None:
         """End all processes, those at work too, and drop what was not begun."""
-        if self._threads is None:
-            return
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait().done.cancel()
+        for _ in self._workers:
+            self._jobs.put(None)
         for worker in self._workers:
             worker.stop()
-        self._threads.shutdown()
+        for thread in self._threads:
+            thread.join()
         for worker in self._workers:
             worker.end()
+        self._workers, self._threads = [], []
 
     def __enter__(self) -> Pool:
         return self
@@ -83,12 +94,45 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, argument: Any) -> Any:
-        worker = self._idle.get()
+    def _run(self, worker: Worker) -> None:
+        """Speak to one process, until there is nothing more to call."""
+        job = self._jobs.get()
+        while job is not None:
+            after = self._call(worker, job)
+            job = after or self._jobs.get()
+
+    def _call(self, worker: Worker, job: _Job) -> _Job | None:
+        """Make a call. Returns the one that this process is to make after it, if that is chosen."""
+        after = None
         try:
-            return worker(argument)
-        finally:
-            self._idle.put(worker)
+            worker.send(job)
+            if worker.is_quick:
+                after = self._send_ahead(worker)
+            job.done.set_result(worker.receive())
+        except Exception as error:
+            job.done.set_exception(error)
+        return after
+
+    def _send_ahead(self, worker: Worker) -> _Job | None:
+        """Choose the next call and send it; one that fills the pipe waits until it is due."""
+        try:
+            job = self._jobs.get_nowait()
+        except queue.Empty:
+            return None
+        if job is None:
+            self._jobs.put(None)
+        elif sum(map(len, job.parts)) <= SHORT_BYTES:
+            worker.send(job)
+        return job
+
+
+@dataclass
+class _Job:
+    """A call that is wanted."""
+
+    parts: list[memoryview]  # its argument, pickled
+    done: Future
+    process: subprocess.Popen | None = None  # which it was sent to
 
 
 class Worker:
@@ -98,23 +142,37 @@ class Worker:
         self._work, self._limit_s = work, limit_s
         self._process: subprocess.Popen | None = None
         self._stopped = False
+        self.is_quick = False  # whether the last call took a moment only
 
-    def __call__(self, argument: Any) -> Any:
-        """Return `work(argument)`.
+    def send(self, job: _Job) -> None:
+        """Have a call made, after the one at work if there is one; if it waits there already: nothing.
+
+        Raises:
+            ValueError: no process can be started.
+            WorkError: none is to be started any more.
+        """
+        process = self._started()
+        if job.process is process:
+            return
+        job.process = process
+        with contextlib.suppress(OSError):  # of one that has ended; `receive` says how
+            write(process.stdin, job.parts)
+
+    def receive(self) -> Any:
+        """Return what the earliest call gave of those that were sent.
 
         Raises:
             WorkError: it raised something, took too long, or took the process down.
-            ValueError: no process can be started.
         """
-        process = self._started()
+        start = time.monotonic()
         try:
-            _send(process.stdin, argument)
-            result = _receive(process.stdout, time.monotonic() + self._limit_s)
+            result = receive(self._process.stdout, start + self._limit_s)
         except TimeoutError:
             self.end()
             raise WorkError(f"timed out after {self._limit_s:g} s") from None
         except (EOFError, OSError):
             raise WorkError(f"the decoder {self._fate()}") from None
+        self.is_quick = time.monotonic() - start < QUICK_S
         if isinstance(result, _Raised):
             raise WorkError(result.reason)
         return result
@@ -145,8 +203,8 @@ class Worker:
             if self._stopped:  # while it began, when there was nothing to kill
                 self._process.kill()
             try:
-                _send(self._process.stdin, self._work)
-                _receive(self._process.stdout, time.monotonic() + START_S)
+                send(self._process.stdin, self._work)
+                receive(self._process.stdout, time.monotonic() + START_S)
             except (EOFError, OSError, TimeoutError) as error:
                 raise ValueError(
                     f"a decode worker cannot be started: {sys.executable} {self._fate()}; what it "
@@ -189,11 +247,11 @@ def serve(limit_s: float) -> None:
     calls = os.fdopen(os.dup(0), "rb", buffering=0)
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not come between the results
-    work = _receive(calls)
-    _send(results, None)
+    work = receive(calls)
+    send(results, None)
     while True:
         try:
-            argument = _receive(calls)
+            argument = receive(calls)
         except EOFError:
             return
         signal.alarm(int(2 * limit_s) + 10)  # a caller that was killed no longer watches the time
@@ -203,7 +261,7 @@ def serve(limit_s: float) -> None:
             result = _Raised(str(error))
         signal.alarm(0)
         with contextlib.suppress(BrokenPipeError):  # the next read says that the caller is gone
-            _send(results, result)
+            send(results, result)
 
 
 def _start(limit_s: float) -> subprocess.Popen:
@@ -215,50 +273,3 @@ def _start(limit_s: float) -> subprocess.Popen:
 
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return process
-
-
-# --------------------------------------------------------------------------------------- messages
-
-
-def _send(stream: io.RawIOBase, value: Any) -> None:
-    """A pickle and its arrays: number of parts, size of each, then the parts themselves."""
-    buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
-    sizes = b"".join(SIZE.pack(len(part)) for part in parts)
-    for part in (memoryview(SIZE.pack(len(parts)) + sizes), *parts):
-        while part:
-            part = part[stream.write(part) :]
-
-
-def _receive(stream: io.FileIO, deadline: float = math.inf) -> Any:
-    """Read what `_send` wrote.
-
-    Raises:
-        TimeoutError: it was not complete by `deadline`, of time.monotonic().
-        EOFError: the process has ended.
-    """
-    (count,) = SIZE.unpack(_read(stream, SIZE.size, deadline))
-    sizes = _read(stream, count * SIZE.size, deadline)
-    parts = [_read(stream, size, deadline) for (size,) in SIZE.iter_unpack(sizes)]
-    return pickle.loads(parts[0], buffers=parts[1:])
-
-
-def _read(stream: io.FileIO, size: int, deadline: float) -> bytearray:
-    data = bytearray(size)
-    rest = memoryview(data)
-    while rest:
-        if deadline < math.inf:
-            _wait(stream, deadline)
-        count = stream.readinto(rest)
-        if not count:
-            raise EOFError
-        rest = rest[count:]
-    return data
-
-
-def _wait(stream: io.FileIO, deadline: float) -> None:
-    poll = select.poll()  # unlike select, for descriptors of any number
-    poll.register(stream, select.POLLIN)
-    if not poll.poll(max(0.0, 1e3 * (deadline - time.monotonic()))):
-        raise TimeoutError

@@ -67,6 +67,14 @@ def _kill(number):
     time.sleep(60)
 
 
+def _note(order):
+    """Add a line to a file, to count calls."""
+    path, value = order
+    with open(path, "a") as stream:
+        print(value, file=stream)
+    return value
+
+
 def _raise(reason):
     raise OddError(reason, os.getpid())
 
@@ -88,6 +96,7 @@ ACTS = {
     "exit": os._exit,
     "raise": _raise,
     "print": _print,
+    "note": _note,
     "ones": lambda count: [np.ones(count, np.uint8), np.arange(count // 8)],
     "import": _import,
     "segfault": lambda _: _kill(signal.SIGSEGV),

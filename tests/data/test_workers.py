@@ -76,6 +76,28 @@ def test_a_call_that_fails_says_why_and_the_next_one_works(pool, order, reason):
     assert after.result() == 2
 
 
+@pytest.mark.parametrize("order", [("segfault", None), ("raise", "no"), ("sleep", 60)])
+def test_a_call_that_was_sent_ahead_of_a_bad_one_is_made_once(order, tmp_path, monkeypatch):
+    """It waits in the pipe of a process that goes away, or stays."""
+    monkeypatch.setattr(workers, "QUICK_S", 60)
+    with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
+        pool.submit(("double", 1)).result()  # now the process counts as quick
+        bad = pool.submit(order)
+        after = [pool.submit(("note", (str(tmp_path / "log"), i))) for i in range(5)]
+        with pytest.raises(WorkError):
+            bad.result()
+        assert [call.result() for call in after] == list(range(5))
+    assert (tmp_path / "log").read_text() == "0\n1\n2\n3\n4\n"
+
+
+def test_large_calls_are_not_sent_ahead(pool, monkeypatch):
+    """Both ends would wait for the other to read."""
+    monkeypatch.setattr(workers, "QUICK_S", 60)
+    block = np.ones(4 << 20, np.uint8)
+    calls = [pool.submit(("echo", block)) for _ in range(3)]
+    assert all(len(call.result()) == len(block) for call in calls)
+
+
 def test_a_call_that_hangs_is_ended_in_time(many_open_files):
     with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
         first = pool.submit(("pid", None)).result()
