@@ -26,6 +26,7 @@ from diffnext.data.progress import Meter
 from diffnext.data.records import open_writer
 from diffnext.data.records.lock import FolderLock, InUse
 from diffnext.data.worklist import Worklist
+from diffnext.utils.files import remove_drafts
 
 TELL_AFTER_S = 5.0  # of waiting for others
 
@@ -167,6 +168,7 @@ def build_shared(
 
 def settle(output: str, tell: Tell = print) -> None:
     """Join what an earlier build left, before anything else is done to a cache; the caller has its lock."""
+    remove_drafts(output)
     work = worklist.find(output)
     if work is not None:
         wait_for_others(work, tell)

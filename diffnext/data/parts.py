@@ -8,6 +8,9 @@ is taken once, by its ticket; so what two processes made because one was taken f
 What is to be done is written down before the first file is moved. A process killed after that leaves
 the rest to `join` of the next one; before it, nothing was done to the cache. In between, a reader finds
 fewer records than there are and is told that the folder was not finished, never a wrong one.
+
+A part that cannot be read, as after a failure of its machine, is put beside the cache's records as it is;
+what it held is encoded again.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,6 +42,7 @@ from diffnext.utils.files import move
 
 CLOSED = "closed"  # in a part whose process will not write to it any more
 SIDE = "side"  # in the work: the records that are copied
+DAMAGED = "diffnext.damaged"  # in the cache: parts that could not be read
 SHARD = (".data", ".check", ".index")  # in the order in which the files of a shard appear
 
 Tell = Callable[[str], None]
@@ -50,8 +55,17 @@ def close_part(part: str) -> None:
 
 
 def recorded(work: Worklist, name: str) -> frozenset[int]:
-    """The samples that a process has written, by their tickets."""
-    part = _part(work, name)
+    """The samples that a process has written, by their tickets; none where they cannot be read.
+
+    Raises:
+        OSError: the work was done without this process, and is gone.
+    """
+    try:
+        part = _part(work, name)
+    except (OSError, ValueError):
+        if not work.is_there:
+            raise
+        return frozenset()
     if part is None:
         return frozenset()
     part.close()
@@ -65,10 +79,12 @@ def join(output: str, work: Worklist, tell: Tell) -> None:
 
     Raises:
         OSError: the disk is too small for what must be copied; nothing is lost.
+        ValueError: somebody else wrote down what is to be done, and means other files.
     """
     if not os.path.exists(work.join_file):
         _prepare(output, work, tell)
     orders = read_json(work.join_file)
+    _check_moves(work, orders["moves"])
     _carry_out(output, work, orders)
     work.discard()
 
@@ -127,7 +143,7 @@ class _Take:
 def _prepare(output: str, work: Worklist, tell: Tell) -> None:
     """Write down what is to be done; all that the cache does not hold yet is on the disk then."""
     take = _Take(bytearray(work.samples))
-    parts = list(_parts(work))
+    parts = list(_parts(output, work, tell))
     for part in sorted(parts, key=lambda part: not part.is_closed):
         take.add(part)
     if take.copies:
@@ -152,16 +168,27 @@ def _prepare(output: str, work: Worklist, tell: Tell) -> None:
     _write_json(work.join_file, orders)
 
 
-def _parts(work: Worklist) -> Iterator[_Part]:
-    """The parts that hold records, each as it is now."""
+def _parts(output: str, work: Worklist, tell: Tell) -> Iterator[_Part]:
+    """The parts that hold records, each as it is now; a damaged one is set aside."""
     for name in sorted(os.listdir(work.parts)):
-        part = _part(work, name)
-        if part is not None:
-            yield part
+        try:
+            part = _part(work, name)
+        except (OSError, ValueError) as error:
+            aside = os.path.join(output, DAMAGED, name)
+            os.makedirs(os.path.dirname(aside), exist_ok=True)
+            os.rename(os.path.join(work.parts, name), aside)
+            tell(f"what one process wrote cannot be read ({error}); it is in {aside} now")
+        else:
+            if part is not None:
+                yield part
 
 
 def _part(work: Worklist, name: str) -> _Part | None:
-    """The part of one process; None where it wrote nothing."""
+    """The part of one process; None where it wrote nothing.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
     folder = os.path.join(work.parts, name)
     is_closed = os.path.exists(os.path.join(folder, CLOSED))  # first: it may be closed right now
     if not os.path.isdir(folder) or not index_names(folder):
@@ -170,6 +197,9 @@ def _part(work: Worklist, name: str) -> _Part | None:
         warnings.simplefilter("ignore")  # of a folder that is not finished
         reader = open_reader(folder)
     entries = load_entries(os.path.join(folder, SAMPLES), len(reader))
+    strange = [entry for entry in entries if not 0 <= entry.ticket < work.samples]
+    if strange:
+        raise ValueError(f"{folder}/{SAMPLES} knows {strange[0].path}, which is not in the plan")
     return _Part(folder, reader, entries, is_closed)
 
 
@@ -214,6 +244,18 @@ def _failures(work: Worklist, take: _Take) -> list[Failure]:
 # ----------------------------------------------------------------------------------- what is done
 
 
+def _check_moves(work: Worklist, moves: list[list[str]]) -> None:
+    """Refuse to move any files but the shards of this work, or to anything but a shard."""
+    root = os.path.realpath(work.folder)
+    for source, stem in moves:
+        path = os.path.realpath(os.path.join(root, source))
+        if not (path.startswith(root + os.sep) and re.fullmatch("[0-9]+", stem)):
+            raise ValueError(
+                f"{work.join_file} moves {source} to {stem}, and not a shard of this build to the "
+                f"cache; remove {work.folder}, and the same command encodes what was in it"
+            )
+
+
 def _carry_out(output: str, work: Worklist, orders: dict) -> None:
     """Do what is written down; what was done before is passed over."""
     _write_json(os.path.join(output, JOURNAL), {"features": orders["metadata"]["features"]})
@@ -228,7 +270,8 @@ def _carry_out(output: str, work: Worklist, orders: dict) -> None:
     for name in (SAMPLES, LEDGER):
         move(os.path.join(work.folder, name), os.path.join(output, name), missing_ok=True)
     _write_json(os.path.join(output, METADATA), orders["metadata"])
-    _save_index(output, work)
+    with contextlib.suppress(OSError, ValueError):  # of damage that has nothing to do with this
+        _save_index(output, work)
     _unlink(os.path.join(output, JOURNAL))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -55,6 +56,17 @@ def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         sync_file(path.parent)
+
+
+def remove_drafts(folder: str | Path) -> None:
+    """Remove what processes that were killed in a `replacing` left in a folder.
+
+    Nobody else may be replacing files there that cannot be made again.
+    """
+    for name in os.listdir(folder):
+        if re.fullmatch(r"\..+\.\d+\.\d+\.tmp", name):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, name))
 
 
 def move(source: str | Path, target: str | Path, *, missing_ok: bool = False) -> None:

@@ -14,8 +14,9 @@ from diffnext.data import cache_part, parts, worklist
 from diffnext.data.cache_identity import open_journal
 from diffnext.data.cache_part import Tools, take_part
 from diffnext.data.cache_ranks import settle
+from diffnext.data.journal import load_entries
 from diffnext.data.ledger import LEDGER
-from diffnext.data.parts import CLOSED, SHARD, close_part, join
+from diffnext.data.parts import CLOSED, DAMAGED, SHARD, close_part, join
 from diffnext.data.records import open_reader
 from diffnext.data.records.layout import index_names
 from tests.data.cache_builds import encode, expected, plan_for, records, run, write_photos
@@ -138,6 +139,7 @@ def test_whichever_step_is_the_last_the_rest_is_done_later(begun, photos, tmp_pa
         monkeypatch.setattr(os, name, killing(getattr(os, name)))
     monkeypatch.setattr(parts, "write_atomic", killing(parts.write_atomic))
     folder, decided = tmp_path / "copy", []
+    whole = names(tmp_path / "cache") - {worklist.WORK}
     for step in count():
         shutil.copytree(tmp_path / "cache", folder)
         work = worklist.find(str(folder))
@@ -154,10 +156,17 @@ def test_whichever_step_is_the_last_the_rest_is_done_later(begun, photos, tmp_pa
         finally:
             KILLING["left"] = -1
         assert_whole(folder, photos)
-        assert not (folder / worklist.WORK).exists()
+        assert (
+            names(folder) == whole
+        )  # no draft of a file, no work, no mark of an unfinished folder
         shutil.rmtree(folder)
     assert_whole(folder, photos)
     assert 1 < decided.count(False) and 8 < decided.count(True)
+
+
+def names(folder):
+    """What is in a cache besides its shards."""
+    return {path.name for path in folder.iterdir() if not path.stem.isdigit()}
 
 
 KILLING = {"left": -1}
@@ -204,6 +213,90 @@ def test_a_damaged_record_of_a_dead_process_is_encoded_again(begun, photos, tmp_
     assert line["stage"] == "join" and "is damaged: its bytes have the checksum" in line["reason"]
     assert run(photos, cache).written == 1
     assert_whole(cache, photos)
+
+
+def tear_metadata(part):
+    (part / "METADATA").write_text("{")
+
+
+def lose_a_shard(part):
+    (part / "00000.data").unlink()
+
+
+def mistake_a_ticket(part):
+    path = part / "diffnext.samples.jsonl"
+    path.write_text(path.read_text().replace('"ticket": 0', '"ticket": 5000'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (tear_metadata, "METADATA is not JSON"),
+        (lose_a_shard, "00000.data is missing"),
+        (mistake_a_ticket, "p2.png, which is not in the plan"),
+    ],
+)
+def test_a_damaged_part_is_set_aside_and_encoded_again(begun, photos, tmp_path, damage, reason):
+    first = write_part(begun, batches=1)
+    write_part(begun)
+    damage(first)
+    told, cache = [], tmp_path / "cache"
+    settle(str(cache), told.append)
+    aside = cache / DAMAGED / first.name
+    assert reason in told[1] and told[1].endswith(f"it is in {aside} now")
+    assert (aside / "00000.index").exists()
+    assert run(photos, cache).written == 2
+    assert_whole(cache, photos)
+
+
+def test_what_a_dead_process_wrote_and_cannot_be_read_is_encoded_by_others(begun, photos, tmp_path):
+    """Its units were not done; the one that takes them over goes on without it."""
+    first = write_part(begun, batches=1)
+    shutil.rmtree(Path(begun.folder, "units", "done"))
+    lose_a_shard(first)
+    assert parts.recorded(begun, first.name) == frozenset()
+    second = write_part(begun)
+    assert len((second / "00000.index").read_text().splitlines()) == 5
+    settle(str(tmp_path / "cache"), quiet)
+    assert_whole(tmp_path / "cache", photos)
+
+
+@pytest.mark.parametrize("move", [["../../other/00000", "00009"], ["side/00000", "../00009"]])
+def test_a_join_that_means_other_files_is_refused(begun, tmp_path, move):
+    """As a cache of somebody else might say."""
+    (tmp_path / "cache" / "other").mkdir()
+    shards = [tmp_path / "cache" / "other" / "00000.data", Path(begun.folder) / "side/00000.data"]
+    for shard in shards:
+        shard.parent.mkdir(exist_ok=True)
+        shard.write_bytes(b"mine")
+    orders = {"moves": [move], "metadata": {"entries": 0, "features": {}, "version": 1}}
+    Path(begun.join_file).write_text(json.dumps(orders))
+    with pytest.raises(ValueError, match=rf"join.json moves {move[0]} to {move[1]}, and not a"):
+        join(str(tmp_path / "cache"), begun, quiet)
+    assert all(shard.exists() for shard in shards)
+    assert len(open_reader(tmp_path / "cache")) == 2
+
+
+def test_without_its_index_a_join_is_over_all_the_same(begun, photos, tmp_path, monkeypatch):
+    """It only spares readers time; where a shard of before is damaged, it cannot be made."""
+    write_part(begun)
+    cache = tmp_path / "cache"
+    whole = (cache / "00000.data").read_bytes()
+    os.truncate(cache / "00000.data", 5)
+    monkeypatch.setattr(parts, "open_journal", lambda output: [Held(cache)])
+    join(str(cache), begun, quiet)
+    assert not (cache / worklist.WORK).exists()
+    with pytest.raises(ValueError, match="the shard is truncated"):
+        open_reader(cache)
+    (cache / "00000.data").write_bytes(whole)
+    assert_whole(cache, photos)
+
+
+class Held:
+    """The journal of a cache whose shards cannot be read."""
+
+    def __init__(self, cache):
+        self.entries = load_entries(str(cache / "diffnext.samples.jsonl"), 2)
 
 
 def test_a_torn_end_is_left_out(begun, photos, tmp_path):

@@ -63,6 +63,15 @@ def test_the_content_is_on_the_disk_before_its_name_and_the_name_thereafter(tmp_
     assert (tmp_path / "index").read_bytes() == b"abcd"
 
 
+def test_the_draft_of_a_process_that_was_killed_is_removed(tmp_path):
+    with files.replacing(tmp_path / "index") as draft:
+        draft.write_bytes(b"ab")
+        (tmp_path / ".index.tmp").touch()
+        files.remove_drafts(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [".index.tmp"]
+        draft.touch()
+
+
 def test_there_is_one_way_to_replace_a_file():
     package = Path(diffnext.__file__).parent
     found = [p for p in package.rglob("*.py") if "os.replace(" in p.read_text(encoding="utf-8")]
