@@ -149,3 +149,16 @@ def test_parameters_without_gradient_are_named(tmp_path, monkeypatch, caplog):
     named = [r.message for r in caplog.records if "no gradient" in r.message]
     assert len(named) == 1
     assert "blocks.1.0.weight, blocks.1.0.bias" in named[0]
+
+
+def test_ddp_needs_all_gradients_unless_it_searches(tmp_path, monkeypatch):
+    """Without the search its messages of this step are not complete: replicas would drift apart."""
+    for search in (True, False):
+        trainer = toy_run(tmp_path, backend="ddp", options={"find_unused": search})
+        monkeypatch.setattr(trainer.backend.learners["student"].net.head, "forward", torch.sin)
+        if search:
+            trainer.train_step()
+            trainer.train_step()
+        else:
+            with pytest.raises(ValueError, match=r"2 got none, such as 'head.weight': freeze"):
+                trainer.train_step()

@@ -152,11 +152,14 @@ class Backend:
         learner = self.learners[role]
         if not learner.checked:
             learning = learner.named_learning()
-            warn_without_gradient(
-                role, [n for n, p in learning.items() if p.grad is None], learning
-            )
+            missing = [name for name, p in learning.items() if p.grad is None]
+            self._tell_missing(role, missing, learning)
             learner.checked = True
         return [p.grad for p in learner.learning() if p.grad is not None]
+
+    def _tell_missing(self, role: str, names: list[str], learning: Mapping[str, object]) -> None:
+        """Of the first step: which parameters got no gradient."""
+        warn_without_gradient(role, names, learning)
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
         return torch.nn.utils.get_total_norm(grads)

@@ -68,6 +68,16 @@ class DDPBackend(Backend):
         with nullcontext() if exchange else wrapped.no_sync():
             yield
 
+    def _tell_missing(self, role: str, names: list[str], learning: Mapping[str, object]) -> None:
+        """The gradients of a step in which some are missing have not been exchanged."""
+        super()._tell_missing(role, names, learning)
+        if names and not self.find_unused:
+            raise ValueError(
+                f"with ddp each parameter of role {role!r} needs a gradient in each step, and "
+                f"{len(names)} got none, such as {names[0]!r}: freeze them, or set PARALLEL.CONFIG "
+                "{find_unused: true}, which searches for them in each step"
+            )
+
     @torch.no_grad()
     def _put_share(self, role: str, weights: Mapping[str, Tensor]) -> None:
         """Each process has other weights; all get all."""
