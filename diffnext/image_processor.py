@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from diffnext.utils.pictures import to_rgb
+
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -74,7 +76,7 @@ def check_output_type(output_type: str) -> None:
 def _pictures(
     images: Image.Image | np.ndarray | Sequence[Image.Image | np.ndarray],
 ) -> list[Image.Image]:
-    """RGB pictures, upright."""
+    """RGB pictures, upright; transparent pixels over white, 16 bits over their whole range."""
     if isinstance(images, Image.Image):
         images = [images]
     if isinstance(images, np.ndarray) and images.ndim == 3:
@@ -83,7 +85,7 @@ def _pictures(
     for i, image in enumerate(images):
         if not isinstance(image, Image.Image):
             image = _from_array(np.asarray(image), i)
-        pictures.append(ImageOps.exif_transpose(image).convert("RGB"))
+        pictures.append(to_rgb(ImageOps.exif_transpose(image)))
     return pictures
 
 

@@ -30,9 +30,13 @@ def test_kinds_of_pictures_give_the_same_tensor():
         torch.testing.assert_close(PROCESSOR.preprocess(images), wanted)
 
 
-def test_a_grey_picture_and_one_with_alpha_become_rgb():
-    grey = Image.fromarray(picture()).convert("L")
-    assert PROCESSOR.preprocess([grey, grey.convert("RGBA")]).shape == (2, 3, 6, 8)
+def test_pictures_of_every_mode_look_as_in_a_cache():
+    deep = Image.fromarray(np.array([[0, 257 * 51, 65535]], np.uint16))  # 0, 51, 255 times 257
+    clear = Image.new("RGBA", (3, 1), (255, 0, 0, 0))  # red that is not seen
+    clear.putpixel((0, 0), (0, 51, 255, 255))
+    found = PROCESSOR.preprocess([deep, clear])
+    assert found[0, :, 0].T.tolist() == [[-1] * 3, pytest.approx([-0.6] * 3), [1] * 3]
+    assert found[1, :, 0].T.tolist() == [pytest.approx([-1, -0.6, 1]), [1] * 3, [1] * 3]
 
 
 def test_a_picture_of_another_shape_is_covered_and_cropped_at_the_centre():

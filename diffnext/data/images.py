@@ -12,11 +12,10 @@ import PIL.ImageOps
 import PIL.TiffImagePlugin
 
 from diffnext.data.location import Location, of_path
+from diffnext.utils.pictures import to_rgb
 
 IMAGE_WIDTH, IMAGE_LENGTH = 0x0100, 0x0101  # tags of TIFF
 ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
-SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-WHITE = (255, 255, 255, 255)
 
 
 def size(where: Location | str) -> tuple[int, int]:
@@ -70,32 +69,9 @@ def _opened(where: Location | str) -> Iterator[PIL.Image.Image]:
             handle.close()
 
 
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert a picture of any mode to RGB."""
-    if image.mode in SIXTEEN_BITS or image.mode in ("I", "F"):
-        return _from_wide(image).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        backdrop = PIL.Image.new("RGBA", image.size, WHITE)
-        return PIL.Image.alpha_composite(backdrop, image).convert("RGB")
-    return image.convert("RGB")
-
-
 def resize(image: PIL.Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Resize an RGB picture to (height, width) with Lanczos filtering. Returns (H, W, 3) uint8."""
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), PIL.Image.Resampling.LANCZOS)
     return np.asarray(image)
-
-
-def _from_wide(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Scale one channel of more than 8 bits: integers by 65535, floating point numbers by 1."""
-    pixels = np.asarray(image).astype(np.float64)
-    top = 1.0 if image.mode == "F" else 65535.0
-    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= top):
-        raise ValueError(
-            f"a picture of mode {image.mode} with values from {pixels.min():g} to {pixels.max():g}; "
-            f"0 to {top:g} are known; save it with 8 or 16 bits"
-        )
-    return PIL.Image.fromarray((pixels * (255.0 / top) + 0.5).astype(np.uint8), mode="L")
