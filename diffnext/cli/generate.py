@@ -8,9 +8,29 @@ settings and its own seed only: --seed for the first, one more for each that fol
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+RANGES = {
+    **dict.fromkeys(
+        ("samples", "limit", "batch_size", "steps", "diffusion_steps", "num_frames"),
+        (lambda value: value >= 1, "1 or more"),
+    ),
+    **dict.fromkeys(("flow_shift", "fps"), (lambda value: 0 < value < math.inf, "more than 0")),
+    **dict.fromkeys(
+        (
+            "guidance_scale",
+            "min_guidance_scale",
+            "guidance_trunc",
+            "guidance_renorm",
+            "motion_flow",
+        ),
+        (math.isfinite, "a finite number"),
+    ),
+    "seed": (lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"),
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,9 +77,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dtype", choices=("float32", "float16", "bfloat16"), help="(float32 on cpu, else float16)"
     )
     args = parser.parse_args(argv)
-    for name in ("samples", "batch_size", "steps", "diffusion_steps"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}, wanted 1 or more")
+    for name, (allowed, wanted) in RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not allowed(value):
+            parser.error(f"--{name.replace('_', '-')} is {value}, wanted {wanted}")
     if bool(args.prompt) + bool(args.prompts) + bool(args.label) != 1:
         parser.error("give one of --prompt, --prompts and --label")
     return args
@@ -97,5 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished stays", file=sys.stderr)
+        return 130
     print(f"{len(written)} files in {Path(args.out)}")
     return 0

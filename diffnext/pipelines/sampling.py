@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from diffnext import __version__
 from diffnext.models.autoencoders.modeling_utils import strides
 from diffnext.pipelines import components
 from diffnext.pipelines.builder import get_pipeline_path
@@ -51,9 +52,17 @@ class Settings:
         """As keyword arguments of `pipe`."""
         options = dataclasses.asdict(self)
         if isinstance(pipe, NOVAC2IPipeline):
+            for name in ("image", "negative_prompt"):
+                if options[name] is not None:
+                    raise ValueError(f"{name} is {options[name]!r}; a model of classes takes none")
             for name in ("max_latent_length", "motion_flow", "negative_prompt", "image"):
                 del options[name]
         elif self.image is not None:
+            if self.max_latent_length == 1:
+                raise ValueError(
+                    f"image {self.image} is the first frame of a video, and one frame is wanted; "
+                    "ask for more"
+                )
             options["image"] = Image.open(self.image)
         return options
 
@@ -154,6 +163,7 @@ def load(
     """
     if device is None:
         device = default_device()
+    check_device(device)
     if dtype is None:
         dtype = "float32" if device == "cpu" else "float16"
     options: dict[str, Any] = {"torch_dtype": getattr(torch, dtype)}
@@ -161,10 +171,12 @@ def load(
     cls = getattr(components, index[NETWORK][1])
     if network is not None:
         net = cls.from_config(dict(network.config)).eval()
-        net.load_state_dict(network.weights)
+        net.load_state_dict(network.weights, assign=True)  # a copy less, and where they are
         options[NETWORK] = nn.Module.to(net, options["torch_dtype"])  # diffusers' own warns
     elif source.snapshot is not None:
         options[NETWORK] = cls.from_pretrained(Path(source.snapshot) / NETWORK, **options)
+    else:
+        _check_trained(source.model)
     classes = {cls.__name__: cls for cls in (NOVAPipeline, NOVAC2IPipeline)}
     name = index["_class_name"]
     if name not in classes:
@@ -176,11 +188,30 @@ def load(
     return pipe.to(device)
 
 
+def _check_trained(model: str) -> None:
+    """Refuse a model that brings the parts of a network without its weights, as a start for training."""
+    folder = Path(model) / NETWORK
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ValueError(
+            f"{folder} holds no weights: the model is not trained; pass a --snapshot of a run that "
+            "started from it"
+        )
+
+
 def default_device() -> str:
     """The accelerator, where there is one that can be used; PyTorch names what it was built for."""
     if not torch.accelerator.is_available():
         return "cpu"
     return str(torch.accelerator.current_accelerator())
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError unless a tensor can be put there."""
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used: {reason}") from error
 
 
 def latent_length(
@@ -191,7 +222,7 @@ def latent_length(
     if latent is None and num_frames is None:
         return int(pipe.transformer.config.video_base_size[0])
     if num_frames is not None:
-        if num_frames < 1 or (num_frames - 1) % stride:
+        if (num_frames - 1) % stride:
             raise ValueError(f"--num-frames is {num_frames}; {stride} k + 1 are possible")
         latent = (num_frames - 1) // stride + 1
     if latent < 1:
@@ -213,11 +244,15 @@ def suffix(wanted: str | None, length: int) -> str:
 def read_prompts(path: str) -> list[str]:
     """Prompts of a file: one a line, or in .jsonl the "prompt" of each line."""
     prompts = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         if Path(path).suffix == ".jsonl":
-            row = json.loads(line)
+            row = _json(line, f"{path} line {number}")
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
                 raise ValueError(f'{path} line {number} is {line!r}; {{"prompt": "..."}} is wanted')
             line = row["prompt"]
@@ -225,6 +260,13 @@ def read_prompts(path: str) -> list[str]:
     if not prompts:
         raise ValueError(f"{path} holds no prompt; one a line is wanted")
     return prompts
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
 
 
 def plan(prompts: Sequence[str | int], *, samples: int, seed: int) -> list[Job]:
@@ -265,6 +307,7 @@ def write_samples(
     Path(folder).mkdir(parents=True, exist_ok=True)
     pipe.set_progress_bar_config(desc="sets of tokens", leave=False, disable=hidden)
     arguments = settings.arguments(pipe)
+    made_by = _made_by(pipe) | ({} if suffix == "png" else {"fps": fps})
     paths = []
     with tqdm(total=len(jobs), desc="samples", disable=hidden) as bar:
         for start in range(0, len(jobs), batch_size):
@@ -276,13 +319,23 @@ def write_samples(
             for job, frames in zip(batch, output.frames, strict=True):
                 path = Path(folder) / f"{job.name}.{suffix}"
                 _write(path, frames, fps)
-                record = {"prompt": job.prompt, "seed": job.seed, **origin}
+                record = {"prompt": job.prompt, "seed": job.seed, **origin, **made_by}
                 record["settings"] = dataclasses.asdict(settings)
                 text = json.dumps(record, indent=2, ensure_ascii=False)
                 path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
                 paths.append(path)
                 bar.update()
     return paths
+
+
+def _made_by(pipe: NOVAPipeline | NOVAC2IPipeline) -> dict[str, str]:
+    """What else a sample depends on: rounding differs between devices, types and versions."""
+    return {
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "device": str(pipe.device),
+        "diffnext": __version__,
+        "torch": torch.__version__,
+    }
 
 
 def _check_prompts(pipe: NOVAPipeline | NOVAC2IPipeline, jobs: Sequence[Job]) -> None:

@@ -21,6 +21,7 @@ from diffnext.pipelines import sampling
 from tests.pipelines import tiny
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate.py"
+UNTRAINED = SCRIPT.parents[1] / "assets" / "nova_shapes"
 FEW = ["--steps", "2", "--diffusion-steps", "2"]
 
 
@@ -66,6 +67,8 @@ def test_a_sample_can_be_made_again_from_its_record(models, generate, tmp_path):
     made = record(tmp_path / "a" / "00003.json")
     assert (made["prompt"], made["seed"]) == ("two birds", 8)
     assert made["settings"]["num_inference_steps"] == 2
+    assert (made["device"], made["dtype"], made["torch"]) == ("cpu", "float32", torch.__version__)
+    assert "fps" not in made
     again = ("--model", made["model"], "--prompt", made["prompt"], "--seed", made["seed"])
     assert generate(*again, "--out", tmp_path / "b") == 0
     found, wanted = (pixels(tmp_path / n) for n in ("a/00003.png", "b/00000.png"))
@@ -79,7 +82,8 @@ def test_videos(models, generate, tmp_path, suffix):
     assert generate("--model", models / "t2v", *options, "--out", tmp_path) == 0
     with av.open(str(tmp_path / f"00000.{suffix}")) as video:
         assert len(list(video.decode(video=0))) == 9
-    assert record(tmp_path / "00000.json")["settings"]["max_latent_length"] == 3
+    made = record(tmp_path / "00000.json")
+    assert (made["settings"]["max_latent_length"], made["fps"]) == (3, 8)
 
 
 def test_a_video_model_makes_videos_of_its_own_length_from_a_picture(models, generate, tmp_path):
@@ -166,6 +170,18 @@ def test_an_accelerator_that_is_not_there_is_not_taken(models, monkeypatch):
         ("none", ["--prompt", "a"], "holds no model_index.json"),
         ("t2i", ["--prompt", "a", "--snapshot", "nowhere"], "nowhere holds no"),
         ("t2i", ["--prompts", "nowhere.txt"], "nowhere.txt"),
+        ("t2i", ["--prompt", "a", "--device", "cuda:77"], "device 'cuda:77' cannot be used: "),
+        (
+            "t2v",
+            ["--prompt", "a", "--image", "a.png", "--num-frames", 1],
+            "a.png is the first frame",
+        ),
+        (
+            "c2i",
+            ["--label", 3, "--negative-prompt", "a"],
+            "negative_prompt is 'a'; a model of classes",
+        ),
+        (UNTRAINED, ["--prompt", "a"], "transformer holds no weights: the model is not trained"),
     ],
 )
 def test_errors_are_one_line(models, generate, tmp_path, capsys, model, arguments, said):
@@ -174,8 +190,42 @@ def test_errors_are_one_line(models, generate, tmp_path, capsys, model, argument
     assert last.startswith("error: ") and said in last
 
 
-def test_a_line_that_is_no_prompt_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("--limit", "0", "1 or more"),
+        ("--fps", "nan", "more than 0"),
+        ("--flow-shift", "0.0", "more than 0"),
+        ("--guidance-scale", "inf", "a finite number"),
+        ("--seed", "-1", "0 to 2"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(generate, capsys, option, value, wanted):
+    with pytest.raises(SystemExit) as caught:
+        generate("--model", "m", "--prompt", "a", option, value)
+    assert caught.value.code == 2
+    assert f"{option} is {value}, wanted {wanted}" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_told_in_a_line(generate, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "locate", interrupted)
+    assert generate("--model", "m", "--prompt", "a") == 130
+    assert capsys.readouterr().err == "interrupted; what is finished stays\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"prompt": "a"}\n{"text": "b"}\n', "line 2 is .* is wanted"),
+        (b'{"prompt": "a"}\n\n{"prompt"\n', "line 3 is not JSON"),
+        (b"\xff\xfea", "is not UTF-8 text"),
+    ],
+)
+def test_a_line_that_is_no_prompt_is_named(tmp_path, content, said):
     path = tmp_path / "prompts.jsonl"
-    path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
-    with pytest.raises(ValueError, match="line 2"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"prompts.jsonl {said}"):
         sampling.read_prompts(path)
