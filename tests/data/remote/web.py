@@ -38,7 +38,9 @@ class Web:
             return waiting.pop(0) if waiting else ""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the `Web` of its server says."""
+
     protocol_version = "HTTP/1.1"
 
     @property
@@ -49,29 +51,34 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self.answer(body=False)
 
     def do_GET(self) -> None:
-        self._answer(body=True)
+        self.answer(body=True)
 
-    def _answer(self, *, body: bool) -> None:
+    def answer(self, *, body: bool) -> None:
+        """Answer a request, or one for the head of what it would give."""
         name = self.path.strip("/").split("/")[-1]
         if name == "cache" and self.web.lists:
             return self._send_listing(body)
-        file = self.web.folder / name
+        self.send_file(self.web.folder / name, body)
+
+    def send_file(self, file: Path, body: bool) -> None:
+        """Answer with a file, or the part of it that is wanted; or with what goes wrong."""
+        name = file.name
         if name in self.web.forbidden or not file.is_file():
-            return self._send(403 if name in self.web.forbidden else 404, b"", body)
+            return self.send(403 if name in self.web.forbidden else 404, b"", body)
         content = file.read_bytes()
         part, code, headers = self._part(content)
         with self.web.lock:
             self.web.gets[name] += body
         fault = self.web.next_fault(name) if body else ""
         if fault == "500":
-            return self._send(500, b"", body)
+            return self.send(500, b"", body)
         if body:
             with self.web.lock:
                 self.web.sent[name] += len(part)
-        self._send(code, part, body, headers, fault)
+        self.send(code, part, body, headers, fault)
 
     def _part(self, content: bytes) -> tuple[bytes, int, dict[str, str]]:
         wanted = self.headers.get("Range", "")
@@ -84,9 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_listing(self, body: bool) -> None:
         names = [path.name for path in self.web.folder.iterdir()]
         page = "".join(f'<a href="{name}">{name}</a>\n' for name in names)
-        self._send(200, page.encode(), body, {"Content-Type": "text/html"})
+        self.send(200, page.encode(), body, {"Content-Type": "text/html"})
 
-    def _send(self, code: int, part: bytes, body: bool, headers=None, fault: str = "") -> None:
+    def send(self, code: int, part: bytes, body: bool, headers=None, fault: str = "") -> None:
         if fault == "short":
             part = part[:-1]
         if fault == "long":
@@ -108,10 +115,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path, **options: bool):
+def serving(folder: Path, *, handler: type[Handler] = Handler, **options: bool):
     """Serve `folder` as URL/cache."""
     web = Web(folder, **options)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     server.web = web
     web.url = f"http://127.0.0.1:{server.server_port}/cache"
