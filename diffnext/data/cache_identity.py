@@ -14,7 +14,8 @@ from diffnext.data.journal import Journal
 from diffnext.data.prune import is_pending
 from diffnext.data.records import STORAGES, open_reader, read_identity
 from diffnext.data.records.identity import LINEAGE
-from diffnext.data.records.layout import METADATA
+from diffnext.data.records.layout import JOURNAL as WRITING
+from diffnext.data.records.layout import METADATA, SAMPLES, index_names
 from diffnext.data.view_rules import ViewRules
 from diffnext.data.views import View
 from diffnext.data.worklist import is_joining
@@ -166,7 +167,8 @@ def open_journal(output: str) -> tuple[Journal, bool]:
     """The journal of a cache folder, and whether its last build was finished.
 
     Raises:
-        ValueError: the journal is lost, or records were being dropped when a process was killed.
+        ValueError: the journal or a shard is lost, or records were being dropped when a process was
+            killed.
     """
     if is_pending(output) or is_joining(output):
         what = "dropped" if is_pending(output) else "joined"
@@ -174,17 +176,54 @@ def open_journal(output: str) -> tuple[Journal, bool]:
             f"{output} was interrupted while records were {what}; a build without --dry-run finishes "
             "that"
         )
+    finished = os.path.exists(os.path.join(output, METADATA))
+    if not finished:
+        _check_indexes(output)
     if not (os.path.isdir(output) and _holds_records(output)):
         return Journal(output, 0), True
-    finished = os.path.exists(os.path.join(output, METADATA))
     with warnings.catch_warnings():
         if not finished:
             warnings.simplefilter("ignore")  # to go on with such a folder is the purpose
         reader = open_reader(output)
     view = upgrade_identity(read_identity(output) or {})[1]
-    journal = Journal(output, len(reader), view)
     reader.close()
+    journal = Journal(output, len(reader), view)
+    if not finished and not os.path.exists(os.path.join(output, WRITING)):
+        _check_lines(output, len(reader))
     return journal, finished
+
+
+def _check_indexes(output: str) -> None:
+    """Refuse shards that are not counted: the records behind them would get the lines of others.
+
+    A killed writer leaves none: the text index is there before the first byte of the shard.
+    """
+    names = set(os.listdir(output)) if os.path.isdir(output) else set()
+    for name in sorted(names):
+        stem, ending = os.path.splitext(name)
+        lost = ending == ".data" and f"{stem}.index" not in names
+        if lost and os.path.getsize(os.path.join(output, name)):
+            raise ValueError(
+                f"{output} holds {name} and not {stem}.index, without which nobody knows its records; "
+                "put it back from a copy, or choose another --output"
+            )
+
+
+def _check_lines(output: str, records: int) -> None:
+    """Refuse a folder without METADATA that has lost a shard from between others.
+
+    A build in progress may have more lines than records, and says that it is one; dropped records
+    leave gaps between the numbers of the shards.
+    """
+    with open(os.path.join(output, SAMPLES), "rb") as stream:
+        lines = sum(1 for _ in stream)
+    stems = [name.removesuffix(".index") for name in index_names(output)]
+    has_gap = stems != [str(number).zfill(len(stems[-1])) for number in range(len(stems))]
+    if lines > records and has_gap:
+        raise ValueError(
+            f"{output} holds {records} records, {SAMPLES} in it knows {lines}, and no build is in "
+            "progress: a shard was lost; put it back from a copy, or choose another --output"
+        )
 
 
 def _other_prompts(held: Mapping[str, Any]) -> str:

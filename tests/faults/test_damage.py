@@ -8,7 +8,14 @@ import warnings
 import pytest
 
 from diffnext.data.records import open_reader
-from tests.data.cache_builds import assert_complete, encode, plan_for, run, write_photos
+from tests.data.cache_builds import (
+    assert_complete,
+    encode,
+    plan_for,
+    run,
+    write_photos,
+    write_picture,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +73,22 @@ def test_what_cannot_be_read_is_refused_by_readers_and_builds(whole, cache, name
         open_reader(cache)
     with pytest.raises(ValueError, match=message):
         run(whole / "photos", cache)
+    assert {path: path.read_bytes() for path in cache.iterdir()} == before
+
+
+@pytest.mark.parametrize("names", [["00001.index"], ["00001.index", "00001.data"], ["00000.index"]])
+def test_no_record_gets_the_line_of_another_when_metadata_is_lost_too(tmp_path, names):
+    """The lines behind a lost shard would name the wrong records, and its media never come back."""
+    photos, cache = tmp_path / "photos", tmp_path / "cache"
+    photos.mkdir()
+    for number in range(3):
+        write_picture(photos, f"p{number}", number)
+        run(photos, cache)  # each in a shard of its own
+    for name in [*names, "METADATA"]:
+        remove(cache / name)
+    before = {path: path.read_bytes() for path in cache.iterdir()}
+    with pytest.raises(ValueError, match=r"put it back from a copy, or choose another --output"):
+        run(photos, cache)
     assert {path: path.read_bytes() for path in cache.iterdir()} == before
 
 
