@@ -340,7 +340,10 @@ def load_encoder(args: argparse.Namespace, latents, device: str, dtype):
     """The autoencoder, ready to encode."""
     from diffnext.data.encoding import Encoder
     from diffnext.models.autoencoders.loading import load_vae
+    from diffnext.utils.malloc import keep_freed_memory
 
+    if device == "cpu":
+        keep_freed_memory()
     vae = load_vae(args.vae, device=device, dtype=dtype)
     return Encoder(vae, video=latents.time_stride > 1, compiled=args.compile)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffnext.data.messages import pack, receive, send, write
+from diffnext.utils.malloc import keep_freed_memory
 
 PIPE_BYTES = 1 << 20
 START_S = 60.0  # an interpreter that has not come up by then will not
@@ -244,6 +245,7 @@ def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
 def serve(limit_s: float) -> None:
     """The life of a worker: read what to call, then call it until the caller goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the caller's to end us
+    keep_freed_memory()
     calls = os.fdopen(os.dup(0), "rb", buffering=0)
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not come between the results

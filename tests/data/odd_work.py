@@ -3,6 +3,7 @@
 
 import importlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -75,6 +76,14 @@ def _note(order):
     return value
 
 
+def _faults(times):
+    """Pages that the system had to give while four arrays of 2 MB were made, time after time."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        [np.ones(2 << 20, np.uint8) for _ in range(4)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 def _raise(reason):
     raise OddError(reason, os.getpid())
 
@@ -97,6 +106,7 @@ ACTS = {
     "raise": _raise,
     "print": _print,
     "note": _note,
+    "faults": _faults,
     "ones": lambda count: [np.ones(count, np.uint8), np.arange(count // 8)],
     "import": _import,
     "segfault": lambda _: _kill(signal.SIGSEGV),

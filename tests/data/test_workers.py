@@ -2,6 +2,7 @@
 """Workers hang, crash, print and raise: one call is lost by it, with the reason, and no other."""
 
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -88,6 +89,12 @@ def test_a_call_that_was_sent_ahead_of_a_bad_one_is_made_once(order, tmp_path, m
             bad.result()
         assert [call.result() for call in after] == list(range(5))
     assert (tmp_path / "log").read_text() == "0\n1\n2\n3\n4\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_a_worker_frees_is_used_again(pool):
+    pages = (8 << 20) // resource.getpagesize()
+    assert pool.submit(("faults", 20)).result() < 2 * pages
 
 
 def test_large_calls_are_not_sent_ahead(pool, monkeypatch):
