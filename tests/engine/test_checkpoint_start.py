@@ -61,6 +61,7 @@ def changed(**values):
         ("TRAIN__BATCH_SIZE", 2, "INFO"),
         ("TRAIN__DATASET", "/data/b", "INFO"),
         ("TRAIN__RESUME", "/x", "INFO"),
+        ("TRAIN__CHECKPOINT_KEEP", ["matmul"], "INFO"),
         ("TRAIN__LOADER_CONFIG.prefetch", 2, "INFO"),
         ("SOLVER__OPTIMIZER", "adamw", "INFO"),
         ("SOLVER__NEW", 1, "WARNING"),

@@ -23,6 +23,7 @@ _TOLD = (
     "EVAL",
     "SAMPLE",
     "MODEL.CONFIG",  # the network itself is compared
+    "MODEL.START_FROM",  # where a run began
     "PARALLEL",
     "SOLVER.ACCUM_STEPS",  # the global batch is compared
     "SOLVER.DISPLAY",
@@ -30,7 +31,7 @@ _TOLD = (
     "SOLVER.MAX_",  # STEPS, HOURS, SKIPPED
     "SOLVER.SNAPSHOT",
     "TRAIN.BATCH_SIZE",
-    "TRAIN.CHECKPOINTING",
+    "TRAIN.CHECKPOINT",  # ING, _KEEP
     "TRAIN.COMPILE",
     "TRAIN.DATASET",  # the data themselves are compared
     "TRAIN.OTHER_SHAPES",
