@@ -71,6 +71,20 @@ def test_code_in_the_index_is_not_run(folder, tmp_path):
     assert not trace.exists()
 
 
+@pytest.mark.parametrize(
+    "target",
+    [metadata.Metadata, metadata.StorageMeta, metadata._MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT],
+)
+@pytest.mark.parametrize("slots", [False, True])
+def test_no_attribute_of_a_class_or_a_constant_is_set(folder, target, slots):
+    state = {"planted": 1}
+    build = b"".join([pickle.dumps(target)[:-1], pickle.dumps((None, state) if slots else state)])
+    (folder / INDEX).write_bytes(build[:-1] + pickle.BUILD + pickle.STOP)
+    with pytest.raises(ValueError, match="no index of tensors: it sets attributes of <"):
+        SavedTensors(folder)
+    assert not hasattr(target, "planted")
+
+
 def test_what_torch_would_unpickle_later_is_refused(folder):
     def as_bytes(index):
         index.state_dict_metadata["a.step"] = metadata.BytesStorageMetadata()
