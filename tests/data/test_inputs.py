@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs that hold the media themselves, and the names of columns that data sets use."""
 
+import io
 import json
 import pickle
 import re
+import tarfile
 
 import pytest
 
@@ -99,6 +101,34 @@ def test_bad_fields_in_a_tar_fail_their_sample(tmp_path):
         assert words in reason
 
 
+def test_links_and_holes_in_a_tar_fail_their_sample(tmp_path):
+    """Their bytes are not behind their headers: GNU tar writes links for files of several names."""
+    path = write_tar(tmp_path / "a.tar", [("a.png", png(1)), ("a.txt", b"one")])
+    with tarfile.open(path, "a") as tar:
+        for name, kind in [("b.png", tarfile.LNKTYPE), ("c.txt", tarfile.SYMTYPE)]:
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "a" + name[1:]
+            tar.addfile(link)
+            if name == "c.txt":
+                own = tarfile.TarInfo("c.png")
+                own.size = len(png(3))
+                tar.addfile(own, io.BytesIO(png(3)))
+    listing = scan(str(path))
+    assert greys(listing) == [1]
+    assert [failure.file for failure in listing.failures] == [f"{path}/b.png", f"{path}/c.png"]
+    for name, reason in zip(["b.png", "c.txt"], reasons(listing), strict=True):
+        assert f"{name} is a link to a" in reason and "--hard-dereference" in reason
+
+
+def test_a_compressed_tar_in_a_folder_is_told(tmp_path):
+    for name in ("a.tar.gz", "b.TGZ", "c.tar"):
+        write_tar(tmp_path / name, [("x.png", png(1))])
+    listing = scan(str(tmp_path))
+    assert greys(listing) == [1]
+    assert [failure.file[-5:] for failure in listing.failures] == ["ar.gz", "b.TGZ"]
+    assert "unpack it" in reasons(listing)[0]
+
+
 def write_saved(folder, table):
     """A folder as `Dataset.save_to_disk` leaves it, with a file of its cache beside the data."""
     pyarrow = pytest.importorskip("pyarrow")
@@ -124,6 +154,17 @@ def test_a_saved_data_set(tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     with pytest.raises(ValueError, match=r"several splits; give one of .*train, .*test"):
         scan(str(tmp_path))
+    (tmp_path / "dataset_dict.json").write_text("{")
+    with pytest.raises(ValueError, match=r"dataset_dict\.json: not JSON .*; mend it, or remove it"):
+        scan(str(tmp_path))
+    (folder / "state.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"state\.json: list found, an object is wanted"):
+        scan(str(folder))
+    write_bytes(tmp_path / "test" / "a.png", png(9))
+    for file in (tmp_path / "test").glob("*.arrow"):
+        file.unlink()
+    (tmp_path / "test" / "state.json").write_text("[]")  # of whatever else
+    assert greys(scan(str(tmp_path / "test"))) == [9]
     (folder / "state.json").write_text('{"_indices_data_files": [{"filename": "i.arrow"}]}')
     with pytest.raises(ValueError, match="save it anew after flatten_indices"):
         scan(str(folder))
@@ -199,6 +240,22 @@ def test_tables_in_a_folder_name_its_files(tmp_path):
         "line 5: nothing in the column file_name",
         "metadata.csv line 4: no such file",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", b'file_name,text\na.png,"lost\n'),
+        ("metadata.parquet", b"no table"),
+        ("videos2caption.json", b"{"),
+    ],
+)
+def test_a_folder_whose_captions_cannot_be_read_is_refused(tmp_path, name, content):
+    """Its media could be encoded, but without the captions that they have."""
+    write_bytes(tmp_path / "a.png", png(1))
+    write_bytes(tmp_path / name, content)
+    with pytest.raises(ValueError, match=rf"{name}.*are in {name}: mend it, or move it away"):
+        scan(str(tmp_path))
 
 
 def test_a_list_of_videos_with_several_captions(tmp_path):

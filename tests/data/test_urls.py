@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from diffnext.data import images
 from diffnext.data.location import File, TarMember, of_path
 from diffnext.data.sources import scan
 from tests.data.packed import SAMPLES, greys, media_table, png, reasons, write_parquet, write_tar
@@ -31,6 +32,9 @@ def test_everything_by_url(memory, tmp_path):
     system.pipe(
         "/inputs/l.csv", b"path,caption\nf/a.png,x\n/abs.png,y\nmemory://inputs/f/a.png,z\n"
     )
+    system.pipe("/inputs/g/dataset_dict.json", b'{"splits": ["a", "b"]}')
+    with pytest.raises(ValueError, match="give one of memory://inputs/g/a, memory://inputs/g/b"):
+        scan(f"{base}/g")
     listing = scan(f"{base}/f")
     assert reasons(listing) == []
     assert greys(listing) == [1, 10, 20, 3]
@@ -69,6 +73,7 @@ class Server(http.server.BaseHTTPRequestHandler):
     """Gives one file, whole, whatever part of it is asked for."""
 
     data = b""
+    says_so = False
 
     def do_GET(self):
         self.do_HEAD()
@@ -78,15 +83,19 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.data)))
         self.send_header("Last-Modified", "Fri, 01 Jan 2027 00:00:00 GMT")
+        if self.says_so:
+            self.send_header("Accept-Ranges", "none")
         self.end_headers()
 
     def log_message(self, *words):
         pass
 
 
-def test_a_server_that_knows_no_ranges(tmp_path):
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_server_that_knows_no_ranges(tmp_path, says_so):
     pytest.importorskip("aiohttp")
-    handler = type("One", (Server,), {"data": write_tar(tmp_path / "a.tar", SAMPLES).read_bytes()})
+    data = write_tar(tmp_path / "a.tar", SAMPLES).read_bytes()
+    handler = type("One", (Server,), {"data": data, "says_so": says_so})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -94,6 +103,8 @@ def test_a_server_that_knows_no_ranges(tmp_path):
         assert (reasons(listing), greys(listing)) == ([], [10, 20])
         size, version = listing.sources[0].location.stamp()
         assert size == len(png(10)) and version > 0
+        handler.data = png(3)
+        assert images.size(of_path(f"http://127.0.0.1:{server.server_port}/a.png")) == (4, 4)
     finally:
         server.shutdown()
         server.server_close()

@@ -10,7 +10,7 @@ from diffnext.data import urls
 from diffnext.data.location import kind_of
 from diffnext.data.sources.columns import Columns, parse_columns
 from diffnext.data.sources.folder import add_file, list_folder, walk
-from diffnext.data.sources.huggingface import ARROW, check_splits, list_table, media_column
+from diffnext.data.sources.huggingface import ARROW, list_table, media_column
 from diffnext.data.sources.listing import Failure, Listing, Source
 from diffnext.data.sources.manifest import MANIFESTS, list_manifest
 from diffnext.data.sources.webdataset import expand, list_tar
@@ -40,7 +40,6 @@ def scan(path: str, columns: Mapping[str, str] | None = None) -> Listing:
 def _scan_one(listing: Listing, path: str, columns: Columns) -> None:
     remote = urls.is_url(path)
     if urls.is_folder(path) if remote else os.path.isdir(path):
-        check_splits(path)
         return list_folder(listing, path, columns)
     if not remote and not os.path.isfile(path):
         raise ValueError(f"--input {path}: no such file or folder")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from diffnext.data.sources.huggingface import (
     ARROW,
     STATE,
     arrow_files,
+    check_splits,
     holds_media,
     list_table,
 )
@@ -22,6 +24,7 @@ from diffnext.data.sources.listing import Failure, Listing
 from diffnext.data.sources.manifest import name_of, place, read_rows
 from diffnext.data.sources.webdataset import list_tar
 
+COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
 # Tables of a folder whose rows name files in it: those of Hugging Face, and FastVideo's.
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "videos2caption.json")
 
@@ -33,6 +36,7 @@ def list_folder(listing: Listing, root: str, columns: Columns) -> None:
     else:
         paths = list(walk(root, listing.failures))
     paths.sort()
+    check_splits(root, paths)
     beside = {path for path in paths if path.endswith((".txt", ".json"))}
     known = _table_rows(listing, paths, columns)
     for path in _without_leftovers(paths):
@@ -41,6 +45,8 @@ def list_folder(listing: Listing, root: str, columns: Columns) -> None:
             _add_file(listing, path, beside, columns, known.pop(os.path.normpath(path), None))
         elif suffix == ".tar":
             list_tar(listing, path, columns)
+        elif COMPRESSED.search(path):
+            listing.fail(path, "a compressed tar; unpack it, as media are read from where they lie")
         elif suffix in ARROW and not path.endswith(TABLES) and holds_media(listing, path, columns):
             list_table(listing, path, columns)
     for path, (where, _) in known.items():
@@ -102,7 +108,7 @@ def _table_rows(
     """Path of a medium -> place and row in a table of its folder."""
     present, known = set(paths), {}
     for table in (path for path in paths if os.path.basename(path) in TABLES):
-        for where, row in read_rows(table, columns):
+        for where, row in _rows(table, columns):
             try:
                 name = name_of(row, columns)
             except ValueError as error:
@@ -113,9 +119,26 @@ def _table_rows(
     return known
 
 
+def _rows(table: str, columns: Columns) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """The rows of a table of a folder.
+
+    Raises:
+        ValueError: it cannot be read. The media could be, but not with the captions they should have.
+    """
+    try:
+        yield from read_rows(table, columns)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{error}; captions or labels of this folder are in {os.path.basename(table)}: mend it, or "
+            "move it away to do without them"
+        ) from error
+
+
 def _without_leftovers(paths: list[str]) -> Iterator[str]:
     """All paths but the Arrow files that a saved data set does not name, such as those of its caches."""
-    named = {path: arrow_files(path) for path in paths if os.path.basename(path) == STATE}
+    tables = {os.path.dirname(path) for path in paths if path.endswith(".arrow")}
+    states = [urls.join(folder, STATE) for folder in sorted(tables)]
+    named = {path: arrow_files(path) for path in {*states} & {*paths}}
     saved = {os.path.dirname(path) for path in named}
     kept = {path for files in named.values() for path in files}
     for path in paths:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from diffnext.data import tables, urls
+from diffnext.data.fields import parse_json
 from diffnext.data.location import Cell, kind_of, of_path
 from diffnext.data.sources.columns import Columns
 from diffnext.data.sources.listing import Listing
@@ -31,17 +33,20 @@ KINDS = {
 }
 
 
-def check_splits(root: str) -> None:
+def check_splits(root: str, paths: Sequence[str]) -> None:
     """Refuse a folder of several splits: one of them is for training.
+
+    Args:
+        paths: all files below it.
 
     Raises:
         ValueError: with the folders to choose from.
     """
-    path = os.path.join(root, SPLITS)
-    if os.path.isfile(path):
-        splits = json.loads(urls.read(path).decode("utf-8"))["splits"]
+    path = urls.join(root, SPLITS)
+    if path in paths:
+        splits = _read_object(path).get("splits", [])
         if len(splits) > 1:
-            choice = ", ".join(os.path.join(root, split) for split in splits)
+            choice = ", ".join(urls.join(root, split) for split in splits)
             raise ValueError(f"--input {root} has several splits; give one of {choice}")
 
 
@@ -49,13 +54,23 @@ def arrow_files(state: str) -> list[str]:
     """The Arrow files that the state of a saved data set names.
 
     Raises:
-        ValueError: the data set is a selection of the rows in them.
+        ValueError: it cannot be read, or the data set is a selection of the rows in them.
     """
-    held = json.loads(urls.read(state).decode("utf-8"))
+    held = _read_object(state)
     if held.get("_indices_data_files"):
         raise ValueError(f"{state}: a selection of rows; save it anew after flatten_indices()")
     files = held.get("_data_files") or []
     return [urls.join(os.path.dirname(state), file["filename"]) for file in files]
+
+
+def _read_object(path: str) -> dict[str, Any]:
+    try:
+        held = parse_json(urls.read(path).decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON in utf-8: {error}; mend it, or remove it") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{path}: {type(held).__name__} found, an object is wanted")
+    return held
 
 
 def holds_media(listing: Listing, path: str, columns: Columns) -> bool:

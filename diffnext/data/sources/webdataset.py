@@ -64,9 +64,10 @@ def _groups(file: Any, end: int) -> Iterator[dict[str, tarfile.TarInfo]]:
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             tar.members = []  # or it would keep all of them
-            if not member.isfile() or os.path.basename(member.name).startswith("."):
+            is_wanted = member.isfile() or member.islnk() or member.issym()
+            if not is_wanted or os.path.basename(member.name).startswith("."):
                 continue
-            if member.offset_data + member.size > end:
+            if not away(member) and member.offset_data + member.size > end:
                 raise ValueError(f"{member.name} goes beyond the end of the file")
             key, ending = _split(member.name)
             if group and (key != last or ending in group):
@@ -79,6 +80,16 @@ def _groups(file: Any, end: int) -> Iterator[dict[str, tarfile.TarInfo]]:
             raise ValueError(f"no header of a member at byte {tar.offset}")
         if group:
             yield group
+
+
+def away(member: tarfile.TarInfo) -> str:
+    """Why the bytes of a member do not lie behind its header; "" if they do."""
+    if member.islnk() or member.issym():
+        remedy = "write the tar with --hard-dereference --dereference"
+        return f"{member.name} is a link to {member.linkname}; {remedy}"
+    if member.issparse():
+        return f"{member.name} is stored with holes; write the tar without --sparse"
+    return ""
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -101,8 +112,10 @@ def _add_sample(
         for member in members.values()
         if kind_of(member.name) is not None
     ]
-    where = "beside it in the tar"
+    where = "in the tar"
     try:
+        if reason := next(filter(None, map(away, members.values())), ""):
+            raise ValueError(reason)
         values = _values(file, members, columns)
     except ValueError as error:
         for location in found:

@@ -281,6 +281,12 @@ def test_webdataset(tmp_path, name):
         fields = {name: record[name] for name in ("caption", "label", "flow")}
         assert fields == {"caption": f"Words {number}.", "label": number, "flow": number / 2}
         assert np.array_equal(record["moments"], NORMAL[number, 0].astype(np.float16).ravel())
+    with tarfile.open(tmp_path / "link.tar", "w") as tar:
+        link = tarfile.TarInfo("b.npy")
+        link.type, link.linkname = tarfile.LNKTYPE, "a/0.npy"
+        tar.addfile(link)
+    with pytest.raises(ValueError, match=r"link\.tar: b\.npy is a link to a/0\.npy; write the tar"):
+        import_cache("webdataset", str(tmp_path / "link.tar"), str(tmp_path / "d"))
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "mar"])

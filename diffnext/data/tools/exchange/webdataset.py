@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from diffnext.data.fields import FIELDS, parse_fields
+from diffnext.data.sources.webdataset import away
 from diffnext.data.tools.exchange.sample import Options, Row, Sample, from_arrays, to_arrays
 
 KNOWN: dict[str, Any] = {}
@@ -85,8 +86,11 @@ def _groups(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
             for member in tar:
                 folder, base = os.path.split(member.name)
                 stem, _, suffix = base.partition(".")
-                if not member.isfile() or suffix.lower() not in PARTS:
+                is_file = member.isfile() or member.islnk() or member.issym()
+                if not is_file or suffix.lower() not in PARTS:
                     continue
+                if reason := away(member):
+                    raise ValueError(f"{path}: {reason}")
                 if os.path.join(folder, stem) != name and parts:
                     yield name, parts
                     parts = {}
