@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from diffnext.data.parse import moments_shape
-from diffnext.data.records import Record, RecordReader, open_reader, read_identity
+from diffnext.data.prompt_cache import WORDS, words_of
+from diffnext.data.records import Record, RecordError, RecordReader, open_reader, read_identity
 from diffnext.data.records.base import group_records
 from diffnext.data.remote.reader import RemoteReader
 from diffnext.data.remote.store import RemoteError
@@ -109,7 +110,8 @@ def identity_of(reader: RecordReader, field: str) -> dict[str, Any] | None:
 class JoinedReader:
     """Two datasets of one length, record i with record i; the second one's fields win.
 
-    `shape` goes with `moments`: it is taken from the dataset that these come from.
+    `shape` goes with `moments`: it is taken from the dataset that these come from. Embeddings that
+    say of which texts they are must be of those of the first one: a `RecordError` tells where not.
 
     Raises:
         ValueError: the lengths differ.
@@ -130,12 +132,12 @@ class JoinedReader:
         return len(self.first)
 
     def __getitem__(self, index: int) -> Record:
-        return self._merge(self.first[index], self.second[index])
+        return self._join(index, self.first[index], self.second[index])
 
     def read(self, indices: Sequence[int], **options: Any) -> list[Record]:
         """Decode several records."""
         both = (reader.read(indices, **options) for reader in (self.first, self.second))
-        return [self._merge(a, b) for a, b in zip(*both, strict=True)]
+        return [self._join(i, a, b) for i, a, b in zip(indices, *both, strict=True)]
 
     def read_into(
         self, indices: Sequence[int], field: str, outs: Sequence[memoryview], **options: Any
@@ -147,7 +149,7 @@ class JoinedReader:
         else:
             first = self.first.read_into(indices, field, outs, **options)
             second = self.second.read(indices, **options)
-        merged = [self._merge(a, b) for a, b in zip(first, second, strict=True)]
+        merged = [self._join(i, a, b) for i, a, b in zip(indices, first, second, strict=True)]
         return [{k: v for k, v in record.items() if k != field} for record in merged]
 
     def shapes(self) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
@@ -166,6 +168,16 @@ class JoinedReader:
     def close(self) -> None:
         self.first.close()
         self.second.close()
+
+    def _join(self, index: int, first: Record, second: Record) -> Record:
+        caption = first.get("caption") or first.get("text")
+        if WORDS in second and isinstance(caption, str) and words_of(first) != second[WORDS]:
+            raise RecordError(
+                f"{self.describe(index)}: the embeddings are of {second[WORDS][0]!r}, the caption is "
+                f"{caption!r}. Records of {self.first.path} were changed or dropped since they were "
+                "embedded; embed them again, into another folder: diffnext cache prompts"
+            )
+        return self._merge(first, second)
 
     def _merge(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
         merged = {**first, **second}

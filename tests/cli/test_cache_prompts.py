@@ -15,7 +15,7 @@ from diffnext.cli import build_cache
 from diffnext.data.datasets import identity_of, open_datasets
 from diffnext.data.loader import Loader
 from diffnext.data.prompt_cache import embeddings_in
-from diffnext.data.records import open_reader, read_identity
+from diffnext.data.records import RecordError, open_reader, read_identity
 from diffnext.data.tools.quality import caption_of
 from diffnext.engine.check_identity import check_text_encoder
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -296,5 +296,10 @@ def test_a_folder_of_embeddings_follows_its_cache(photos, model, tmp_path, asked
     build(photos, texts, model, "--prune")
     embed(texts, beside, model, code=2)
     assert "records of that were changed or dropped" in capsys.readouterr().err
+    add_picture(photos, "f", "A bird.")
+    build(photos, texts, model)  # as many as there are embeddings again, the lengths say nothing
+    [reader], _ = open_datasets(str(texts), str(beside))
+    with pytest.raises(RecordError, match=r"the embeddings are of .* were changed or dropped"):
+        next(Loader([reader], batch_size=5, num_threads=0))
     embed(texts, texts, model, code=2)
     assert "choose another --output" in capsys.readouterr().err
