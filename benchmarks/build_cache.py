@@ -5,20 +5,27 @@
 
 All are timed in turns, so that a change of the machine's load falls on each, and compared turn by
 turn; CPU seconds, those of the workers included, do not depend on what else runs. The media are drawn
-and the autoencoder is that of the demo, unless --input and --vae name others. On a CPU the stages share
-the cores; --threads says how many the autoencoder takes.
+and the autoencoder is that of the demo, unless --input and --vae name others; what is drawn is of such
+a size that one worker takes as long for it as the autoencoder, the case that gains most.
+
+Beside an autoencoder on the CPU, workers and autoencoder have cores of their own (--threads for the
+autoencoder), in the whole and alone. Decoding and the whole are timed from the first medium that came
+out of a worker; the time until then, in which worker processes start, has a line of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import PIL.Image
@@ -28,22 +35,28 @@ from diffnext.data import media
 from diffnext.data.cache import build, make_order
 from diffnext.data.cache_identity import Latents
 from diffnext.data.cache_plan import Plan, make_plan
-from diffnext.data.decoding import decode_ahead
+from diffnext.data.decoding import Order, decode_ahead
+from diffnext.data.decoding import decode as decode_medium
 from diffnext.data.encoding import Encoder
 from diffnext.data.journal import Journal
+from diffnext.data.location import File
 from diffnext.data.records import open_writer
 from diffnext.data.sources import scan
 from diffnext.data.view_rules import ViewRules
+from diffnext.data.views import View
 from diffnext.models.autoencoders.loading import describe_vae, load_vae
 from diffnext.models.autoencoders.modeling_utils import strides
 from diffnext.shapes import files
 from diffnext.shapes.draw import draw, draw_video
 from diffnext.shapes.world import random_scene
+from diffnext.utils.malloc import keep_freed_memory
 
 VAES = {"image": "assets/nova_shapes", "video": "assets/nova_shapes_video"}
 FRAMES = {"image": 1, "video": 17}
+COUNTS = {"image": 512, "video": 64}
 STAGES = ("decode", "encode", "write")
 GRAIN = 6.0  # of the noise that is laid over drawn pictures, so that they decode like photographs
+DIFFERENT = 16  # media that are drawn; the others are copies
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,8 +64,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--kind", choices=sorted(VAES), default="image")
     add("--input", help="folder or manifest; drawn pictures or videos if not given")
-    add("--count", type=int, default=256, help="media that are drawn")
-    add("--size", type=int, default=768, help="their side in pixels")
+    add("--count", type=int, help="media that are drawn; 512 pictures or 64 videos if not given")
+    add("--size", type=int, help="their side in pixels, if not one that takes as long as encoding")
     add("--vae", help="folder of an autoencoder; that of the demo if not given")
     add("--resolution", type=int, default=128, help="side of what is encoded, in pixels")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -64,44 +77,131 @@ def parse_args() -> argparse.Namespace:
     add("--turns", type=int, default=5, help="times that each is measured")
     add("--small", action="store_true", help="a dozen small media, one turn: a test of this script")
     args = parser.parse_args()
+    args.count = args.count or COUNTS[args.kind]
     if args.small:
         args.count, args.size, args.resolution, args.turns = 12, 96, 64, 1
     return args
 
 
+# ------------------------------------------------------------------------------------------ cores
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which cores a stage may use; empty: any."""
+
+    encode: frozenset[int] = frozenset()
+    decode: frozenset[int] = frozenset()
+
+    def __str__(self) -> str:
+        if not self.encode:
+            return "no stage has cores of its own"
+        return f"decoding on cores {sorted(self.decode)}, encoding on {sorted(self.encode)}"
+
+
+def divide_cores(args: argparse.Namespace) -> Cores:
+    """Cores for the autoencoder, as many as its threads, and the rest for the workers."""
+    if args.device != "cpu" or not hasattr(os, "sched_setaffinity"):
+        return Cores()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) <= args.threads:
+        return Cores()
+    return Cores(frozenset(cores[: args.threads]), frozenset(cores[args.threads :]))
+
+
+def pin(cores: Cores) -> None:
+    """Keep this thread and those that it starts from now on to their cores, and the processes that
+    there are to theirs."""
+    if cores.encode:
+        os.sched_setaffinity(0, cores.encode)
+        for children in Path("/proc/self/task").glob("*/children"):
+            for process in children.read_text().split():
+                os.sched_setaffinity(int(process), cores.decode)
+
+
+# ------------------------------------------------------------------------------------------ media
+
+
 def draw_media(folder: Path, args: argparse.Namespace) -> str:
     """Fill a folder with captioned pictures, or videos. Returns its name."""
     folder.mkdir()
+    drawn: list[bytes] = []
     for number in range(args.count):
-        rng = np.random.default_rng(number)
-        scene = random_scene(rng, video=args.kind == "video")
-        path = folder / f"{number:06d}.txt"
-        path.write_text(f"Number {number} of a benchmark.")
-        if args.kind == "video":
-            frames = draw_video(scene, args.size, FRAMES["video"])
-            files.write_video(path.with_suffix(".mp4"), frames)
+        path = folder / f"{number:06d}{'.mp4' if args.kind == 'video' else '.jpg'}"
+        path.with_suffix(".txt").write_text(f"Number {number} of a benchmark.")
+        if number < DIFFERENT:
+            draw_medium(path, number, args.size)
+            drawn.append(path.read_bytes())
         else:
-            pixels = draw(scene, args.size) + rng.normal(0, GRAIN, (args.size, args.size, 3))
-            picture = PIL.Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            picture.save(path.with_suffix(".jpg"), quality=92)
+            path.write_bytes(drawn[number % DIFFERENT])
     return str(folder)
+
+
+def draw_medium(path: Path, number: int, size: int) -> None:
+    """Write a picture or a video."""
+    rng = np.random.default_rng(number)
+    scene = random_scene(rng, video=path.suffix == ".mp4")
+    if path.suffix == ".mp4":
+        files.write_video(path, draw_video(scene, size, FRAMES["video"]))
+        return
+    pixels = draw(scene, size) + rng.normal(0, GRAIN, (size, size, 3))
+    PIL.Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+
+
+def even_size(folder: Path, args: argparse.Namespace, encoder: Encoder) -> int:
+    """The size of media that takes a worker as long as a sample takes the autoencoder.
+
+    Both are measured here; the time of decoding goes with the pixels of the medium.
+    """
+    frames, side, size = FRAMES[args.kind], args.resolution, 4 * args.resolution
+    batch = np.zeros((args.batch_size, frames, side, side, 3), np.uint8)
+    view = View(side, side, tuple(range(frames)))
+    path = folder / f"medium{'.mp4' if args.kind == 'video' else '.jpg'}"
+    for _ in range(2):  # once more near the size that is wanted
+        draw_medium(path, 0, size)
+        location = File(str(path))
+        work = partial(decode_medium, Order(location, (view,), location.stamp(), hashed=True))
+        encode = best(partial(encoder, batch)) / args.batch_size * args.workers
+        decode = best(work)
+        size = max(side, round(size * (encode / decode) ** 0.5 / 16) * 16)
+    return size
+
+
+def best(work: Callable[[], object], times: int = 10) -> float:
+    """The least seconds that something takes."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+# --------------------------------------------------------------------------------- what is measured
 
 
 @dataclass
 class Bench:
-    """What is built, by what, and where to; each method is one thing to be timed."""
+    """What is built, by what, and where to; each stage is a method that is timed.
+
+    Those that start workers return when the first medium had come out of them.
+    """
 
     plan: Plan
     encoder: Encoder
     args: argparse.Namespace
     folder: Path
+    cores: Cores
     builds: int = 0
 
-    def decode(self) -> None:
+    def decode(self) -> float:
         """The workers alone: their results are thrown away."""
+        begun = 0.0
         for _, outcome in self._decoded(self.args.workers):
+            begun = begun or self._begun()
             if isinstance(outcome, Exception):
                 raise outcome
+        return begun
 
     def encode(self) -> None:
         """The autoencoder alone, on frames that are there."""
@@ -115,14 +215,19 @@ class Bench:
                 for _ in batch:
                     writer.write(self._record(moments))
 
-    def whole(self) -> None:
+    def whole(self) -> float:
         """The build."""
-        output = self._new_folder()
+        output, begun = self._new_folder(), []
         plan = replace(self.plan, output=output, journal=Journal(output, 0))
         report = build(
-            plan, self.encoder, batch_size=self.args.batch_size, workers=self.args.workers
+            plan,
+            self.encoder,
+            batch_size=self.args.batch_size,
+            workers=self.args.workers,
+            show=lambda meter: begun or begun.append(self._begun()),
         )
         assert report.written == len(self.plan.items), report.failures
+        return begun[0]
 
     def one_by_one(self) -> None:
         """What a script does that takes one sample after another."""
@@ -136,6 +241,11 @@ class Bench:
         clips = (clip for _, outcome in self._decoded(0) for clip in outcome.clips)
         self.batches = list(iter(lambda: list(islice(clips, self.args.batch_size)), []))
         self.moments = [self.encoder(np.stack(batch))[0] for batch in self.batches]
+
+    def _begun(self) -> float:
+        """The time, now that all workers are there."""
+        pin(self.cores)
+        return time.perf_counter()
 
     def _decoded(self, workers: int) -> Iterator:
         orders = ((task, make_order(task, self.plan)) for task in self.plan.tasks)
@@ -151,28 +261,32 @@ class Bench:
 
 
 def make_bench(args: argparse.Namespace, folder: Path) -> Bench:
-    """Load the autoencoder and plan the build."""
+    """Load the autoencoder, draw the media, and plan the build."""
+    if args.device == "cpu":
+        keep_freed_memory()  # as the command does
     path = args.vae or str(Path(__file__).parents[1] / VAES[args.kind])
     vae = load_vae(path, device=args.device, dtype=getattr(torch, args.dtype))
     latents = Latents(vae.config["latent_channels"], *strides(vae))
-    source = args.input or draw_media(folder / "media", args)
+    encoder = Encoder(vae, video=latents.time_stride > 1, compiled=args.compile)
+    if not args.input:
+        args.size = args.size or even_size(folder, args, encoder)
     plan = make_plan(
-        scan(source),
+        scan(args.input or draw_media(folder / "media", args)),
         str(folder / "cache"),
         rules=ViewRules((((args.resolution, args.resolution),),), (FRAMES[args.kind],)),
         latents=latents,
         vae=describe_vae(path),
         dtype=args.dtype,
     )
-    encoder = Encoder(vae, video=latents.time_stride > 1, compiled=args.compile)
-    return Bench(plan, encoder, args, folder)
+    return Bench(plan, encoder, args, folder, divide_cores(args))
 
 
-def timed(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds, and CPU seconds of this process and of those that it waited for."""
+def timed(work: Callable[[], float | None]) -> tuple[float, float, float]:
+    """Seconds until the work had begun, those after that, and CPU seconds of this process and of
+    those that it waited for."""
     start, cpu = time.perf_counter(), cpu_seconds()
-    work()
-    return time.perf_counter() - start, cpu_seconds() - cpu
+    begun = work() or start
+    return begun - start, time.perf_counter() - begun, cpu_seconds() - cpu
 
 
 def cpu_seconds() -> float:
@@ -183,20 +297,22 @@ def cpu_seconds() -> float:
 def compare(bench: Bench, turns: int) -> None:
     """Print a line for each: the median rate, and the medians of the ratios of each turn."""
     names = (*STAGES, "whole", "one_by_one")
+    pin(bench.cores)
     bench.prepare()
-    times = {name: np.empty((turns, 2)) for name in names}
+    times = {name: np.empty((turns, 3)) for name in names}
     for turn in range(turns):
         for name in names:
             times[name][turn] = timed(getattr(bench, name))
     count = len(bench.plan.items)
+    print(f"start {median(times['whole'][:, 0]):.2f} s, until the first medium is decoded")
     print(f"{'':12} {'samples/s':>10} {'of the whole time':>18} {'CPU ms/sample':>14}")
     for name in names:
-        wall, cpu = np.median(times[name], axis=0)
-        share = np.median(times[name][:, 0] / times["whole"][:, 0])
+        _, wall, cpu = np.median(times[name], axis=0)
+        share = np.median(times[name][:, 1] / times["whole"][:, 1])
         print(f"{name:12} {count / wall:10.1f} {share:18.2f} {1e3 * cpu / count:14.2f}")
-    slowest = max(STAGES, key=lambda name: np.median(times[name][:, 0]))
-    over = np.median(times["whole"][:, 0] / times[slowest][:, 0])
-    gain = np.median(times["one_by_one"][:, 0] / times["whole"][:, 0])
+    slowest = max(STAGES, key=lambda name: np.median(times[name][:, 1]))
+    over = np.median(times["whole"][:, 1] / times[slowest][:, 1])
+    gain = np.median(times["one_by_one"][:, 1] / times["whole"][:, 1])
     print(f"the whole takes {over:.2f} times as long as its slowest stage, {slowest}, alone")
     print(f"one sample at a time takes {gain:.2f} times as long as the whole")
 
@@ -206,9 +322,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         bench = make_bench(args, Path(folder))
+        size = "" if args.input else f" from {args.size} px"
         print(
-            f"{len(bench.plan.items)} samples of {args.resolution} px, batches of {args.batch_size}, "
-            f"{args.workers} workers, {args.device}"
+            f"{len(bench.plan.items)} samples of {args.resolution} px{size}, batches of "
+            f"{args.batch_size}, {args.workers} workers, {args.device}; {bench.cores}"
         )
         compare(bench, args.turns)
 
