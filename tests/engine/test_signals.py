@@ -35,12 +35,13 @@ def test_a_signal_becomes_a_request(number, capfd):
 
 
 def test_an_ignored_signal_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    asked, before = [], signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with on_signals(pytest.fail):
+        with on_signals(asked.append):
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        after = signal.signal(signal.SIGHUP, before)
+    assert not asked and after == signal.SIG_IGN
 
 
 def test_a_second_signal_ends_at_once():

@@ -37,7 +37,7 @@ def images(pipe, prompt, *seeds, **options):
     return pipe(prompt, generator=seeded(*seeds), **(LATENT | options)).images
 
 
-def near(found, wanted):
+def assert_near(found, wanted):
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)  # sums in another order
 
 
@@ -48,29 +48,31 @@ def states(pipe, prompts):
 def test_embeddings_stand_for_prompts(t2i):
     prompts = ["a red cat", "two birds"]
     wanted = images(t2i, prompts, 1)
-    near(t2i(prompt_embeds=states(t2i, prompts), generator=seeded(1), **LATENT).images, wanted)
+    assert_near(
+        t2i(prompt_embeds=states(t2i, prompts), generator=seeded(1), **LATENT).images, wanted
+    )
     mixed = [prompts[0], states(t2i, prompts)[1].numpy()]
-    near(images(t2i, mixed, 1), wanted)
+    assert_near(images(t2i, mixed, 1), wanted)
     assert not torch.allclose(images(t2i, ["a red cat", "a cow"], 1)[1], wanted[1])
 
 
 def test_no_negative_prompt_is_the_empty_one(t2i):
     wanted = images(t2i, "a red cat", 1)
-    near(images(t2i, "a red cat", 1, negative_prompt=""), wanted)
-    near(images(t2i, "a red cat", 1, negative_prompt=[""]), wanted)
+    assert_near(images(t2i, "a red cat", 1, negative_prompt=""), wanted)
+    assert_near(images(t2i, "a red cat", 1, negative_prompt=[""]), wanted)
     other = images(t2i, "a red cat", 1, negative_prompt="blue")
     assert not torch.allclose(other, wanted)
 
 
 def test_the_prompt_as_negative_prompt_undoes_guidance(t2i):
     found = images(t2i, "a red cat", 1, negative_prompt="a red cat", guidance_scale=7.0)
-    near(found, images(t2i, "a red cat", 1, guidance_scale=1.0))
+    assert_near(found, images(t2i, "a red cat", 1, guidance_scale=1.0))
 
 
 def test_samples_of_a_prompt_are_neighbours(t2i):
     found = images(t2i, ["a red cat", "two birds"], 1, num_images_per_prompt=2)
     repeated = ["a red cat", "a red cat", "two birds", "two birds"]
-    near(found, images(t2i, repeated, 1))
+    assert_near(found, images(t2i, repeated, 1))
     assert not torch.allclose(found[0], found[1])
 
 
@@ -78,8 +80,8 @@ def test_samples_of_a_prompt_are_neighbours(t2i):
 def test_a_sample_with_its_own_generator_does_not_depend_on_its_neighbours(kind, request):
     pipe = request.getfixturevalue(kind)
     both = images(pipe, ["a red cat", "two birds"], 1, 2)
-    near(both[0], images(pipe, "a red cat", 1)[0])
-    near(both[1], images(pipe, "two birds", 2)[0])
+    assert_near(both[0], images(pipe, "a red cat", 1)[0])
+    assert_near(both[1], images(pipe, "two birds", 2)[0])
 
 
 def test_one_frame_is_a_picture_in_every_type(t2i):
@@ -116,7 +118,7 @@ def test_frames_that_are_given_are_kept(t2v):
     ]
     for one in found:
         assert torch.equal(one[:, :, 0], first)
-        near(one, found[0])
+        assert_near(one, found[0])
 
 
 def test_a_picture_is_the_first_frame(t2v):
@@ -129,14 +131,14 @@ def test_a_picture_is_the_first_frame(t2v):
     for i, generator in enumerate(seeded(1, 2)):
         noise = torch.randn(1, 4, 4, 4, generator=generator)
         wanted = t2v.vae.scale_(posterior.mean + posterior.std * noise)
-        near(found[i, :, 0], wanted[0])
+        assert_near(found[i, :, 0], wanted[0])
     resized = Image.fromarray(image).resize((90, 64))
     assert t2v("a cat", image=resized, **options).frames.shape == (1, 4, 2, 4, 4)
 
 
 def test_motion_is_a_condition_of_videos(t2v):
     wanted = images(t2v, ["a cat", "a cat"], 1, 1, motion_flow=[5.0, 9.0])
-    near(images(t2v, "a cat", 1, motion_flow=9.0)[0], wanted[1])
+    assert_near(images(t2v, "a cat", 1, motion_flow=9.0)[0], wanted[1])
     assert not torch.allclose(wanted[0], wanted[1])
 
 
@@ -146,12 +148,12 @@ def test_decoding_in_parts_changes_nothing(t2i):
     found = [
         t2i(prompts, generator=seeded(1), vae_batch_size=size, **options).images for size in (1, 2)
     ]
-    near(*found)
+    assert_near(*found)
 
 
 def test_classes_are_conditions(c2i):
     found = images(c2i, [3, 7], 1, 2)
-    near(images(c2i, 7, 2), found[1:])
+    assert_near(images(c2i, 7, 2), found[1:])
     assert not torch.allclose(images(c2i, 8, 2), found[1:])
 
 
@@ -163,7 +165,7 @@ def test_offloading_brings_each_network_in_turn_and_changes_nothing():
     order = []
     for user_hook in pipe._all_hooks:
         user_hook.hook.pre_forward = watched(user_hook.hook.pre_forward, order)
-    near(pipe("a cat", generator=seeded(1), **options).frames, wanted)
+    assert_near(pipe("a cat", generator=seeded(1), **options).frames, wanted)
     assert [name for i, name in enumerate(order) if name != order[i - 1]] == [
         "PhiEncoderModel",
         "NOVATransformer3DModel",
@@ -205,7 +207,7 @@ def test_a_class_that_does_not_exist_is_refused(c2i):
 def test_a_text_without_text_encoder_is_refused(t2i):
     pipe = tiny.finished(type(t2i)(t2i.vae, t2i.transformer, t2i.scheduler))
     embeds = states(t2i, ["a red cat"])
-    near(
+    assert_near(
         pipe(prompt_embeds=embeds, generator=seeded(1), **LATENT).images,
         images(t2i, "a red cat", 1),
     )

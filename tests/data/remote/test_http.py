@@ -265,6 +265,7 @@ def test_drafts_of_killed_processes_take_no_room(folder, web, opened):
         stream.truncate(10**9)
     reader[0]
     wait_for_copies(reader, 1)
+    assert len(copies(reader)) == 1
 
 
 def test_what_a_killed_removal_left_is_not_read(folder, tmp_path, opened, monkeypatch):
