@@ -149,13 +149,17 @@ def estimate(
             (4 * learning + state) / parts,
         ]
     weights, gradients, optimizer = map(round, sizes)
-    copies = averages + (averages > 0 and average_on_host)  # one more carries weights to the host
+    carried = 0
+    if averages and average_on_host:  # one more copy carries weights to the host
+        cut = parts if spread.backend == "fsdp" else 1  # others share whole tensors out
+        sizes = [round(4 * p.numel() / cut) for p in net.parameters() if p.requires_grad]
+        carried = round(sum(map(pinned_bytes, sizes)) * cut / parts)
     return Need(
         weights=weights,
         gathered=_gathered(net, spread),
         gradients=gradients,
         optimizer=optimizer,
-        average=round(4 * learning * copies / parts),
+        average=round(4 * learning * averages / parts) + carried,
         activations=activations,
         host=spread.host + (("average",) if average_on_host else ()),
     )
@@ -175,6 +179,11 @@ def _gathered(net: nn.Module, spread: Spread) -> int:
     blocks = [sum(p.numel() for p in block.parameters()) for block in repeated_blocks(net)]
     held = every - sum(blocks) + 2 * max(blocks, default=0) if spread.reshard else every
     return _bytes(spread.gather_dtype) * min(held, every) + waiting
+
+
+def pinned_bytes(size: int) -> int:
+    """What a page-locked block takes: PyTorch rounds it up to a power of two, to use it again."""
+    return 1 << (size - 1).bit_length() if size else 0
 
 
 def _bytes(precision: str) -> int:

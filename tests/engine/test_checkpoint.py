@@ -4,6 +4,7 @@
 import errno
 import shutil
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -242,6 +243,9 @@ def test_a_host_without_memory_for_a_copy_saves_between_the_steps(tmp_path, monk
     assert newest(tmp_path).step == 8
     assert caplog.text.count("lacks memory for a copy of the run; training waits") == 2
     assert "could not be written" not in caplog.text
+    sizes = {"numel": lambda: 3000, "element_size": lambda: 4}
+    assert staging.copy_bytes(SimpleNamespace(**sizes, is_cuda=False)) == 12000
+    assert staging.copy_bytes(SimpleNamespace(**sizes, is_cuda=True)) == 2**14  # page-locked
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):

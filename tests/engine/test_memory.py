@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from diffnext.engine import memory
-from diffnext.engine.memory import Need, Spread, estimate, shortage, spread_of, state_bytes
+from diffnext.engine.memory import (
+    Need,
+    Spread,
+    estimate,
+    pinned_bytes,
+    shortage,
+    spread_of,
+    state_bytes,
+)
 from diffnext.engine.optim import optimizer_factory
 from tests.engine.runs import toy_run
 from tests.engine.toy import ToyNet
@@ -109,6 +117,14 @@ def test_what_is_split_over_four_processes(backend, options, on_device, on_host)
     need = estimate(net, factory(), spread, averages=0)
     assert need.on_device == on_device * 64 * 64
     assert need.on_host == on_host * 64 * 64
+
+
+@pytest.mark.parametrize(("backend", "carried"), [("ddp", 2**14 / 4), ("fsdp", 2**12)])
+def test_what_carries_weights_to_an_average_on_the_host_is_rounded_up(backend, carried):
+    net, spread = torch.nn.Linear(48, 48, bias=False), Spread(backend, 4, "float32")
+    need = estimate(net, factory(), spread, averages=2, average_on_host=True)
+    assert need.average == 2 * 4 * 48 * 48 / 4 + carried
+    assert [pinned_bytes(size) for size in (0, 1, 4096, 4097)] == [0, 1, 4096, 8192]
 
 
 def test_fsdp_gathers_what_is_outside_blocks_and_two_of_them():

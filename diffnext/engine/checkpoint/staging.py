@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from diffnext.engine.backends.base import local
+from diffnext.engine.memory import pinned_bytes
 
 
 class HostCopies:
@@ -24,7 +25,7 @@ class HostCopies:
         """Whether the host has the memory for copies, of every process of this machine."""
         if self._buffers:
             return True
-        here = sum(local(t).numel() * t.element_size() for t in tensors.values())
+        here = sum(copy_bytes(local(tensor)) for tensor in tensors.values())
         free = available_bytes()
         return free is None or here * int(os.environ.get("LOCAL_WORLD_SIZE", "1")) < 0.9 * free
 
@@ -44,6 +45,12 @@ class HostCopies:
             buffer = torch.empty_like(tensor, device="cpu", pin_memory=True)
             self._buffers[name] = buffer
         return buffer.copy_(tensor, non_blocking=True)
+
+
+def copy_bytes(tensor: Tensor) -> int:
+    """What a copy in the memory of the host takes."""
+    size = tensor.numel() * tensor.element_size()
+    return pinned_bytes(size) if tensor.is_cuda else size
 
 
 def size_bytes(tensors: Mapping[str, Tensor], *, first: bool) -> int:
