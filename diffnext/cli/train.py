@@ -54,7 +54,9 @@ def work(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
     """Train, as one process of the run, with signs of life for whoever watches."""
     from diffnext.engine.heartbeat import Heartbeat
 
-    with Heartbeat(launched.rank()) as heart:
+    # shorter than the others wait for it: it is to be named before they give up
+    limit_s = 0.8 * group_timeout(cfg) if cfg.SOLVER.HANG_TIMEOUT else 0.0
+    with Heartbeat(launched.rank(), limit_s=limit_s) as heart:
         code = train(args, argv, cfg, heart)
         heart.end(code)
     return code

@@ -57,7 +57,7 @@ class Beat:
     @property
     def overdue_s(self) -> float:
         """For how long it should have moved; negative if it is in time."""
-        if self.state != "training" or self.limit_s == 0:
+        if self.state == "ended" or self.limit_s == 0:
             return -1.0
         return time.monotonic() - self.moved - self.limit_s
 
@@ -79,11 +79,13 @@ class Heartbeat:
     Args:
         rank: of this process.
         folder: of the beats; "" if nobody reads them.
+        limit_s: how long it may take to the first step, seconds; 0: for ever.
     """
 
-    def __init__(self, rank: int, folder: str | None = None) -> None:
+    def __init__(self, rank: int, folder: str | None = None, *, limit_s: float = 0.0) -> None:
         self.folder = os.environ.get(FOLDER, "") if folder is None else folder
-        self.beat = Beat(rank, socket.gethostname(), os.getpid())
+        name, now = socket.gethostname(), time.monotonic()
+        self.beat = Beat(rank, name, os.getpid(), moved=now, limit_s=limit_s)
         self._phase: Callable[[], str] = str
         self._stopping = False  # not in `beat`, which may be in the middle of a change
         self._end = threading.Event()
@@ -171,10 +173,11 @@ class Heartbeat:
 
     def _give_up(self) -> None:
         beat = self._now()
-        path = stacks_path(beat.logs, beat.rank)
-        with open(path, "w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-        print(f"{hung(beat)}\n{path.read_text()}", file=sys.stderr, flush=True)
+        print(hung(beat), file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        if beat.logs:
+            with open(stacks_path(beat.logs, beat.rank), "w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
         os._exit(HUNG)
 
 

@@ -17,9 +17,10 @@ ROOT = Path(__file__).parents[2]
 ALONE = """
 import sys, time
 from diffnext.engine.heartbeat import Heartbeat
-with Heartbeat(3, folder="") as heart:
-    heart.train(lambda: "data", logs=sys.argv[1])
-    heart.move(8, limit_s=1.0)
+with Heartbeat(3, folder="", limit_s=float(sys.argv[2])) as heart:
+    if len(sys.argv) == 4:
+        heart.train(lambda: "data", logs=sys.argv[1])
+        heart.move(8, limit_s=float(sys.argv[3]))
     time.sleep(60)
 """
 
@@ -90,17 +91,18 @@ def wait_for(folder, condition):
         time.sleep(0.01)
 
 
-def test_a_process_that_nobody_watches_watches_itself(tmp_path, monkeypatch):
+@pytest.mark.parametrize("training", [True, False])
+def test_a_process_that_nobody_watches_watches_itself(tmp_path, monkeypatch, training):
     monkeypatch.delenv(FOLDER, raising=False)
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    limits = ["99.0", "1.0"] if training else ["1.0"]
+    command = [sys.executable, "-c", ALONE, str(tmp_path), *limits]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert done.returncode == HUNG
-    assert "rank 3 on" in done.stderr and "in step 8 (data) for" in done.stderr
+    place = "in step 8 (data)" if training else "before the first step"
+    assert "rank 3 on" in done.stderr and f"{place} for" in done.stderr
     assert "SOLVER.HANG_TIMEOUT" in done.stderr
-    assert 'File "<string>", line 7 in <module>' in done.stderr
-    assert "line 7" in (tmp_path / "stacks_rank_3.txt").read_text()
+    assert 'File "<string>", line 8 in <module>' in done.stderr
+    files = [tmp_path / "stacks_rank_3.txt"] if training else []
+    assert list(tmp_path.iterdir()) == files
+    assert all("line 8" in path.read_text() for path in files)

@@ -59,15 +59,15 @@ def find_hang(beats: Sequence[Beat]) -> Fault | None:
     """The process that is furthest behind, if one has not moved for too long."""
     if not any(beat.overdue_s > 0 or _frozen(beat) for beat in beats):
         return None
-    training = [beat for beat in beats if beat.state == "training"]
-    first = min(training, key=lambda b: (b.step, _order(b.phase), b.moved))
+    there = [beat for beat in beats if beat.state != "ended"]
+    first = min(there, key=lambda b: (b.step, _order(b.phase), b.moved))
     return Fault(first, hung(first), HUNG)
 
 
 def _frozen(beat: Beat) -> bool:
     """Whether even the thread that writes the signs has stopped, as in a stopped process."""
     silent_s = time.monotonic() - beat.written
-    return beat.state == "training" and 0 < beat.limit_s < silent_s
+    return beat.state != "ended" and 0 < beat.limit_s < silent_s
 
 
 def _order(phase: str) -> int:
@@ -99,4 +99,5 @@ def print_stacks(beats: Sequence[Beat], folder: str | Path, *, wait_s: float = 2
         with contextlib.suppress(OSError):
             text = stacks_path(folder, beat.rank).read_text()
             say(f"--- stacks of {beat}, {beat.place}\n{text}")
-            stacks_path(beat.logs, beat.rank).write_text(text)
+            if beat.logs:
+                stacks_path(beat.logs, beat.rank).write_text(text)
