@@ -8,11 +8,14 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from diffnext.distributed.launched import VARIABLES, is_worker
+
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,15 @@ def broadcast(value: object) -> object:
     return box[0]
 
 
+def gather(value: A) -> list[A]:
+    """What each process brings, in the order of ranks, on all of them. Picklable and small. Collective."""
+    if world_size() == 1:
+        return [value]
+    values = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def agree(error: Exception | None) -> None:
     """Raise on all processes what some of them have met. Collective.
 
@@ -93,8 +105,7 @@ def agree(error: Exception | None) -> None:
         if error is not None:
             raise error
         return
-    told: list[str | None] = [None] * world_size()
-    dist.all_gather_object(told, None if error is None else str(error))
+    told = gather(None if error is None else str(error))
     ranks: dict[str, list[int]] = {}
     for number, message in enumerate(told):
         if message is not None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from diffnext.distributed import env as processes
 from diffnext.engine.backends.deepspeed_config import merge_config
-from diffnext.engine.gather import gather_network
+from diffnext.engine.gather import whole_network
 from diffnext.engine.hooks.moved import MovedHook
 from diffnext.engine.trainer import Trainer
 from tests.engine.runs import ALONE, Interrupted, toy_run
@@ -96,9 +96,11 @@ def look(trainer: Trainer) -> list[list[list[float]]]:
 
 
 def gather_average(trainer: Trainer, folder: Path) -> None:
-    """Write the whole network with averaged weights, which the first process is to have."""
-    whole = gather_network(trainer.backend, "student", trainer.hooks[1].ema)
-    assert bool(whole) == trainer.backend.env.is_main
+    """Write the whole network with averaged weights, which the last process is to have."""
+    env = trainer.backend.env
+    wanted = env.rank == env.world - 1
+    whole = whole_network(trainer.backend, "student", trainer.hooks[1].ema, wanted=wanted)
+    assert bool(whole) == wanted
     if whole:
         save_file(whole, folder / "gathered.safetensors")
 

@@ -97,7 +97,7 @@ def test_evaluation_leaves_no_trace_in_the_run(runs, case):
 
 
 @pytest.mark.parametrize("case", SPREAD)
-def test_one_process_gathers_the_averaged_network(runs, case):
+def test_any_process_has_the_whole_averaged_network(runs, case):
     found, wanted = (
         load_file(runs / case / "gathered.safetensors"),
         weights(runs / case / "whole", "ema_checkpoints"),

@@ -12,10 +12,8 @@ from diffnext.engine.checkpoint import newest
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.files import sizes
 from diffnext.utils.metrics import read_rows
-from tests.runs.forks import Server, mount
+from tests.runs.forks import mount
 from tests.runs.tiny_nova import make_run
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 STEPS = 8
 OPTIONS = {
@@ -28,13 +26,6 @@ OPTIONS = {
     "TRAIN.EXTRA_EMA": [0.5],
 }
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def server():
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,22 @@ def test_samples_are_what_the_command_draws_from_the_snapshot(runs):
         )
 
 
+def test_processes_share_the_prompts_and_draw_the_same_pictures(runs, server, tmp_path):
+    log, out = tmp_path / "log", tmp_path / "run"
+    two = ["NUM_GPUS", 2, "TRAIN.BATCH_SIZE", 2, "PARALLEL.BACKEND", "fsdp", "SOLVER.MAX_STEPS", 1]
+    prompts = ["SAMPLE.PROMPTS", "['a', 'b', 'c']", "EVAL.EVERY", 0]
+    command = ["--cfg", runs / "watched.yml", "--exp-dir", out, "--tensorboard"]
+    assert server.train(*command, *two, *prompts, log=log, world=2) == [0, 0], log.read_text()
+    for name in ("00000", "00001"):
+        files = [run / "samples/step_0" / f"{name}.png" for run in (runs / "watched", out)]
+        one, both = (np.asarray(Image.open(file)).astype(int) for file in files)
+        assert abs(one - both).max() <= 1  # those beside a sample move its last digits
+    assert (out / "samples/step_0/00002.png").exists()
+    assert log.read_text().count("3 samples in ") == 2  # of which each process makes a part
+    events = event_accumulator.EventAccumulator(str(out / "logs/tensorboard")).Reload()
+    assert events.Tags()["images"] == ["samples/00000 a", "samples/00001 b", "samples/00002 c"]
+
+
 def test_a_run_without_its_autoencoder_trains_on(runs, tmp_path, capsys):
     model = tmp_path / "model"
     model.mkdir()

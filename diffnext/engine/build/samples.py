@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 from torch import Tensor
 
+from diffnext.distributed.env import Env
+from diffnext.engine.backends.base import PRECISIONS
 from diffnext.engine.hooks.samples import Draw
 from diffnext.pipelines import sampling
 from diffnext.utils.registry import check_options
@@ -51,12 +54,19 @@ def prompts_of(cfg: Config) -> list[str | int]:
     return sampling.read_prompts(given) if isinstance(given, str) else list(given)
 
 
-def make_draw(cfg: Config, *, device: str) -> Draw:
-    """What makes the samples of a network, as scripts/generate.py does."""
+def dtype_of(cfg: Config, device: torch.device) -> torch.dtype:
+    """What is sampled in."""
+    return torch.float32 if device.type == "cpu" else PRECISIONS[cfg.MODEL.PRECISION]
+
+
+def make_draw(cfg: Config, env: Env) -> Draw | None:
+    """What makes this process's share of the samples, as scripts/generate.py does; None for no share."""
     modules = {k: v for k, v in cfg.PIPELINE.MODULES.items() if v and k != sampling.NETWORK}
     source = sampling.Source(cfg.MODEL.WEIGHTS, None, modules)
-    dtype = "float32" if device == "cpu" else cfg.MODEL.PRECISION
-    jobs = sampling.plan(prompts_of(cfg), samples=1, seed=cfg.RNG_SEED)
+    device, dtype = str(env.device), str(dtype_of(cfg, env.device)).removeprefix("torch.")
+    jobs = sampling.plan(prompts_of(cfg), samples=1, seed=cfg.RNG_SEED)[env.rank :: env.world]
+    if not jobs:
+        return None
 
     def draw(
         config: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path

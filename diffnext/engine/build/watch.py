@@ -8,7 +8,7 @@ from typing import Any
 
 from diffnext.data.held_out import HeldOut
 from diffnext.engine.build.plan import Plan
-from diffnext.engine.build.samples import make_draw
+from diffnext.engine.build.samples import dtype_of, make_draw
 from diffnext.engine.coordinator import Coordinator
 from diffnext.engine.ema import EMA
 from diffnext.engine.hooks.evaluate import EvaluationHook
@@ -28,13 +28,15 @@ def make_samples(
     curves: Sequence[Curves],
 ) -> SampleHook:
     """The hook that draws samples; see its class."""
+    env = coordinator.env
     return SampleHook(
         coordinator.folder / "samples",
-        make_draw(cfg, device=str(coordinator.env.device)),
+        make_draw(cfg, env),
         curves=curves,
         role=role,
         every=cfg.SAMPLE.EVERY,
         ema=ema,
+        dtype=dtype_of(cfg, env.device),
     )
 
 
