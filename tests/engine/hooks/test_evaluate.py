@@ -10,7 +10,6 @@ from torch import nn
 
 from diffnext.engine.build.options import check_grid
 from diffnext.engine.hooks.evaluate import undisturbed
-from diffnext.utils.logging import logger
 from diffnext.utils.metrics import read_rows
 from tests.engine.runs import Interrupted, toy_run
 
@@ -52,8 +51,7 @@ def test_a_resumed_run_goes_on_with_its_rows(tmp_path):
     assert cut == whole and len(whole) == 5
 
 
-def test_the_line_tells_means_and_not_a_number(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logger, "propagate", True)
+def test_the_line_tells_means_and_not_a_number(tmp_path, caplog):
     trainer = toy_run(tmp_path, max_steps=1, evaluate=1)
     trainer.pipe.evaluate = lambda net, batch, **options: {
         "loss": torch.full((len(batch),), torch.nan)

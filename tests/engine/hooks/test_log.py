@@ -47,8 +47,7 @@ class Clock:
         return taken
 
 
-def test_transfers_of_all_micro_batches_count_to_their_step(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logger, "propagate", True)
+def test_transfers_of_all_micro_batches_count_to_their_step(tmp_path, caplog):
     trainer = toy_run(tmp_path, accum=2, batch_size=2, max_steps=3)
     trainer.timer, trainer.transfers = Clock([2.0] * 3), Clock([0.1, 0.2, 0.3, 0.4, 0.0, 0.5])
     with caplog.at_level(logging.INFO, "diffnext"):
@@ -93,7 +92,6 @@ class Terminal(io.StringIO):
 
 def test_the_bar_on_a_terminal_stays_below_the_lines(tmp_path, monkeypatch):
     terminal = Terminal()
-    monkeypatch.setattr(logger, "propagate", logger.propagate)  # comes back with the streams
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
     setup(file=str(tmp_path / "train.log"))

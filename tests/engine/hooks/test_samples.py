@@ -10,7 +10,6 @@ import torch
 from diffnext.config import get_cfg
 from diffnext.engine.build.samples import check_samples, prompts_of
 from diffnext.engine.hooks.samples import SampleHook
-from diffnext.utils.logging import logger
 from diffnext.utils.metrics import read_rows
 from tests.engine.runs import toy_run
 
@@ -61,15 +60,13 @@ def test_a_draw_gets_the_average_and_its_files_are_shown(tmp_path):
     assert not torch.equal(seen[-1]["head.weight"], trainer.pipe.net.head.weight)
 
 
-def test_what_goes_wrong_is_a_warning(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(logger, "propagate", True)
-
+def test_what_goes_wrong_is_a_warning(tmp_path, caplog):
     def fail(config, weights, folder):
         torch.manual_seed(12345)
         raise torch.OutOfMemoryError("no room for a picture")
 
     _, wall = sampled_run(tmp_path / "failing", fail)
-    assert set(re.findall(r"no samples of step (\d)", caplog.text)) == {"0", "3", "4"}
+    assert re.findall(r"no samples of step (\d)", caplog.text) == ["0", "3", "4"]
     assert not wall.shown
     assert "training goes on: OutOfMemoryError: no room for a picture" in caplog.text
     caplog.set_level(logging.INFO)
