@@ -109,7 +109,9 @@ class Plan:
 
     @property
     def num_bytes(self) -> int:
-        """Size of what is to be written: float16 moments, and about 300 bytes for the rest.
+        """Size of what is to be written: float16 moments, and about 700 bytes for the rest.
+
+        These are the captions, and a line each in the journal, the views and the indexes.
 
         Embeddings of prompts count twice, as they are kept aside until the build is done.
         """
@@ -118,7 +120,7 @@ class Plan:
             size = 2
             for length in self.latents.shape(item.view):
                 size *= length
-            total += size + 300
+            total += size + 700
             if encoder is not None:
                 total += 2 * expected_bytes(item.source.fields(), encoder)
         return total

@@ -16,7 +16,7 @@ from diffnext.data.view_rules import Chosen, ViewRules
 from diffnext.data.views import View
 
 CHOICES = "diffnext.views.jsonl"
-VERSION = 1  # of the rules as they are carried out; changes when they give other views
+VERSION = 2  # of the rules as they are carried out; changes when they give other views
 WRITE_EVERY = 256  # lines that a killed build may have to find out again
 
 
