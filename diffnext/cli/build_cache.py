@@ -338,12 +338,12 @@ def encode(plan, lock, tools, asked):
 
 def load_encoder(args: argparse.Namespace, latents, device: str, dtype):
     """The autoencoder, ready to encode."""
-    from diffnext.data.encoding import Encoder
+    from diffnext.data.encoding import KEPT_BYTES, Encoder
     from diffnext.models.autoencoders.loading import load_vae
     from diffnext.utils.malloc import keep_freed_memory
 
     if device == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(KEPT_BYTES)
     vae = load_vae(args.vae, device=device, dtype=dtype)
     return Encoder(vae, video=latents.time_stride > 1, compiled=args.compile)
 

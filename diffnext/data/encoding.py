@@ -15,6 +15,7 @@ Encode = Callable[
     [np.ndarray], np.ndarray
 ]  # (B, T, H, W, 3) uint8 -> (B, 2C, [T',] H', W') float16
 Outcome = np.ndarray | Exception
+KEPT_BYTES = (2 << 30) - 1  # of free memory that a process should keep that encodes on a CPU
 PATIENCE = 3  # batches in a row that may fail in every sample
 
 

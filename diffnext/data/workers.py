@@ -28,6 +28,7 @@ from diffnext.utils.malloc import keep_freed_memory
 PIPE_BYTES = 1 << 20
 START_S = 60.0  # an interpreter that has not come up by then will not
 QUICK_S = 0.1  # a call of less is followed by one that waits in the pipe
+KEPT_BYTES = 256 << 20  # of free memory that a worker keeps for the next call
 SHORT_BYTES = 1 << 15  # of a call that may wait there; if the pipe were full, both ends would wait
 PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; "
@@ -245,7 +246,7 @@ def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
 def serve(limit_s: float) -> None:
     """The life of a worker: read what to call, then call it until the caller goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the caller's to end us
-    keep_freed_memory()
+    keep_freed_memory(KEPT_BYTES)
     calls = os.fdopen(os.dup(0), "rb", buffering=0)
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what a library prints must not come between the results
