@@ -249,6 +249,8 @@ class CfgNode(yacs.config.CfgNode):
             except (TypeError, ValueError, OverflowError):
                 continue  # of another type, if there is one
         names = " or ".join(wanted.__name__ for wanted in self.types_of(key))
+        if value != value:  # nan, which has the type and no value
+            names += " other than nan"
         raise ConfigError(
             f"{self._name(key)} = {value!r} ({type(value).__name__}){where(source)}: "
             f"wanted is {names}; it is {self[key]!r} now"

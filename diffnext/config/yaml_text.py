@@ -95,10 +95,13 @@ def dump(tree: Mapping[str, Any]) -> str:
 
 def load(text: str, source: str = "") -> Any:
     """Return the value that YAML text holds; `source` names it in errors."""
+    source = source or "this text"
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        loader.name = source  # what errors call the place
+        return loader.get_single_data()
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source or 'this text'} is not readable as YAML: {error}") from error
+        raise ConfigError(f"{source} is not readable as YAML: {error}") from error
 
 
 def load_file(path: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ def check_choice(key: str, value: str, choices: Collection[str]) -> None:
     """Refuse a value that is none of the choices."""
     if value not in choices:
         raise ValueError(f"{key} is {value!r}; there are {sorted(choices)}")
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuse a beginning of snapshots' names that would put them into a folder where none are sought."""
+    if "/" in prefix or os.sep in prefix:
+        raise ValueError(
+            f"SOLVER.SNAPSHOT_PREFIX is {prefix!r}; it begins a name, so leave out what is before the "
+            "last / (--exp-dir says where snapshots go)"
+        )
 
 
 def check_set_once(options: Mapping[str, Any], key: str) -> None:

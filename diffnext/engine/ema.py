@@ -127,11 +127,10 @@ class Staging:
 
 def check_decays(decays: Sequence[float]) -> None:
     """Refuse a decay that is not in (0, 1), and one that comes twice."""
-    for decay in decays:
+    for number, decay in enumerate(decays):
         if not 0 < decay < 1:
-            raise ValueError(
-                f"TRAIN.MODEL_EMA is {decay}; a decay lies between 0 and 1, 0 keeps none"
-            )
+            key = "TRAIN.EXTRA_EMA has" if number else "TRAIN.MODEL_EMA is"
+            raise ValueError(f"{key} {decay}; a decay lies between 0 and 1, 0 keeps none")
     if len(set(decays)) < len(decays):
         raise ValueError(f"TRAIN.MODEL_EMA and TRAIN.EXTRA_EMA have a decay twice: {list(decays)}")
 

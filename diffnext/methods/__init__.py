@@ -3,4 +3,4 @@
 
 from diffnext.utils.registry import Registry
 
-METHODS = Registry("method", package="diffnext.methods")
+METHODS = Registry("METHOD.TYPE", package="diffnext.methods")

@@ -15,7 +15,7 @@ import torch
 from diffnext.pipelines.loading import INDEX, ComponentLoader, read_index
 from diffnext.utils.registry import Registry, construct
 
-PIPELINES = Registry("pipeline", package="diffnext.pipelines")
+PIPELINES = Registry("PIPELINE.TYPE", package="diffnext.pipelines")
 DTYPES = ("float32", "float16", "bfloat16")
 
 

@@ -20,7 +20,7 @@ class Registry:
     package is reached by "module.path:Name" in place of a registered name.
 
     Args:
-        kind: what is registered, for messages ("method", "pipeline").
+        kind: what is registered, for messages: a word, or the option that chooses ("METHOD.TYPE").
         package: the package whose modules register themselves when they are imported.
     """
 

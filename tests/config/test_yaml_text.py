@@ -129,7 +129,7 @@ def test_no_object_is_made(written):
         ("NUM_GPUS: 1\nNUM_GPUS: 2", r"key 'NUM_GPUS' is set twice(.|\n)*line 2"),
         ("SOLVER: {BASE_LR: 1, BASE_LR: 2}", "key 'BASE_LR' is set twice"),
         ("1: 2", "key 1 is not text"),
-        ("[1, 2", "is not readable as YAML"),
+        ("[1, 2", r"is not readable as YAML(.|\n)*run.yml\", line 1"),
         ("- a", "run.yml holds a list"),
         ("_BASE_: 3", "_BASE_ = 3 in .*run.yml must be a path"),
         ("_BASE_: gone.yml", r"_BASE_ = 'gone\.yml' in .*run\.yml: there is no file"),

@@ -30,6 +30,22 @@ def test_a_thing_is_set_in_one_place(section, option, place):
         build.make_plan(cfg, world=1)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("TRAIN.EXTRA_EMA", "[2]", "TRAIN.EXTRA_EMA has 2; a decay lies between 0 and 1"),
+        ("SOLVER.SNAPSHOT_PREFIX", "a/b", "SOLVER.SNAPSHOT_PREFIX is 'a/b'; it begins a name"),
+        ("MODEL.WEIGHTS", "gone", "MODEL.WEIGHTS is 'gone', and there is no such folder"),
+        ("PIPELINE.TYPE", "nova_t2i", "no PIPELINE.TYPE 'nova_t2i'; there are"),
+    ],
+)
+def test_an_error_names_its_option(key, value, said):
+    cfg = get_cfg()
+    cfg.merge_from_list(["PIPELINE.TYPE", "nova_train_t2i", key, value])
+    with pytest.raises(ValueError, match=said):
+        build.make_plan(cfg, world=1)
+
+
 @pytest.mark.parametrize("tf32", [True, False])
 def test_products_and_convolutions_are_rounded_alike(tf32):
     before = torch.backends.cudnn.allow_tf32

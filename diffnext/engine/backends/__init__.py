@@ -3,4 +3,4 @@
 
 from diffnext.utils.registry import Registry
 
-BACKENDS = Registry("backend", package="diffnext.engine.backends")
+BACKENDS = Registry("PARALLEL.BACKEND", package="diffnext.engine.backends")

@@ -27,6 +27,11 @@ def network_folder(cfg: Config, family: type[TrainPipeline]) -> Path:
         raise ValueError(
             "MODEL.WEIGHTS is empty; name the folder of a pipeline, with model_index.json"
         )
+    if not Path(cfg.MODEL.WEIGHTS).is_dir():
+        raise ValueError(
+            f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, and there is no such folder; that of a pipeline "
+            "is wanted, with model_index.json"
+        )
     return component_folder(cfg, family.trained)
 
 

@@ -30,6 +30,7 @@ def check_single(cfg: Config) -> None:
     check.check_choice("MODEL.PRECISION", cfg.MODEL.PRECISION, PRECISIONS)
     check.check_choice("TRAIN.DEVICE_EMA", cfg.TRAIN.DEVICE_EMA, ("cpu", "cuda", "gpu"))
     check_decays(decays_of(cfg))
+    check.check_prefix(cfg.SOLVER.SNAPSHOT_PREFIX)
     for kind in cfg.TRAIN.CHECKPOINT_KEEP:
         check.check_choice("TRAIN.CHECKPOINT_KEEP", kind, KEEPS)
     check_grid(cfg.EVAL.TIMESTEPS, cfg.EVAL.MASK_RATIOS)
