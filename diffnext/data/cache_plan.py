@@ -90,6 +90,7 @@ class Plan:
     failures: list[Failure] = field(default_factory=list)
     failed_before: int = 0  # of the failures: as the ledger has them, not tried again
     sources: list[Source] = field(default_factory=list)  # listed media with the fields of records
+    others: tuple[int, str] = (0, "")  # files that are no media: their number, and of which kinds
     prompts: Find | None = None  # embeddings of their texts, where captions are embedded
 
     @property
@@ -196,6 +197,7 @@ def make_plan(
     types = record_types(names, embedded=text_encoder is not None)
     plan = Plan(output, rules, latents, identity, types, journal, finished)
     plan.failures.extend(listing.failures)
+    plan.others = listing.others.total(), listing.others_in_words()
     sources = complete(listing.sources, names, computed or (), plan.failures)
     plan.sources = sources
 

@@ -67,6 +67,8 @@ def _others(plan: Plan) -> list[str]:
         lines.append(_line("stale", count, f"records: {reason}; kept, --prune drops them"))
     if plan.failed_before:
         lines.append(_line("failed before", plan.failed_before, "not tried; see --retry-failed"))
+    if plan.others[0]:
+        lines.append(_line("left out", *plan.others))
     for word, failures in (("dropped", plan.dropped), ("failed", plan.failures)):
         reasons = Counter(failure.reason for failure in failures)
         lines += [_line(word, n, reason) for reason, n in reasons.most_common(MOST_REASONS)]

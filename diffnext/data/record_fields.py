@@ -41,7 +41,8 @@ def field_names(listing: Listing, computed: Collection[str] = ()) -> list[str]:
     """
     failed = _first_failures(listing.failures)
     if not listing.sources:
-        raise ValueError(f"--input: no picture or video in it that can be used{failed}")
+        others = f"; {listing.others_in_words()}" if listing.others else ""
+        raise ValueError(f"--input: no picture or video in it that can be used{others}{failed}")
     found = {name for source in listing.sources for name in source.fields()} | set(computed)
     if not found & {*WORDS, "label"}:
         raise ValueError(

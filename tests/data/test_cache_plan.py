@@ -142,8 +142,10 @@ def test_a_moved_file_is_not_read_again_once_the_journal_knows(photos, tmp_path,
 
 def test_a_resolution_may_be_added_and_the_records_of_the_other_stay(photos, tmp_path):
     run(photos, tmp_path / "cache")
+    (photos / "one.heic").write_bytes(b"")
     larger = ViewRules((((64, 64),),))
     plan = plan_for(photos, tmp_path / "cache", rules=larger)
+    assert "left out              1  files of other kinds: 1 .heic" in table(plan)
     assert (len(plan.items), plan.present, plan.stale) == (7, 0, {})
     assert [line.split()[-2:] for line in table(plan).splitlines()[1:4]] == [
         ["0", "7"],

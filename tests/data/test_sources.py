@@ -27,8 +27,10 @@ def test_folder(tmp_path):
         "other": [1],
     }
     (tmp_path / "b/two.json").write_text(json.dumps(values), encoding="utf-8")
+    touch(tmp_path, "b/c.heic", "b/d.HEIC", "README", "metadata.csv")
     listing = scan(str(tmp_path))
     assert listing.failures == []
+    assert listing.others_in_words() == "files of other kinds: 2 .heic, 1 without an end, 1 .md"
     assert listing.sources == [
         Source(File(str(tmp_path / "a.png")), caption="A cat."),
         Source(File(str(tmp_path / "b/one.jpg"))),

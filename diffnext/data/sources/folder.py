@@ -34,7 +34,10 @@ def list_folder(listing: Listing, root: str, columns: Columns) -> None:
     if urls.is_url(root):
         paths = [path for path in urls.find(root) if not _is_hidden(path[len(root) :])]
     else:
-        paths = list(walk(root, listing.failures))
+        paths = []
+        for path in walk(root, listing.failures):
+            listing.tick("files")
+            paths.append(path)
     paths.sort()
     check_splits(root, paths)
     beside = {path for path in paths if path.endswith((".txt", ".json"))}
@@ -49,6 +52,8 @@ def list_folder(listing: Listing, root: str, columns: Columns) -> None:
             listing.fail(path, "a compressed tar; unpack it, as media are read from where they lie")
         elif suffix in ARROW and not path.endswith(TABLES) and holds_media(listing, path, columns):
             list_table(listing, path, columns)
+        elif suffix not in (*ARROW, ".txt", ".json") and not path.endswith(TABLES):
+            listing.others[suffix] += 1
     for path, (where, _) in known.items():
         listing.fail(path, f"{where}: no such file")
 

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from diffnext.data.fields import FIELDS, parse_fields
 from diffnext.data.location import Location
+
+MOST_KINDS = 8  # that are named in messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +48,30 @@ class Failure:
 
 @dataclass
 class Listing:
-    """What an input holds."""
+    """What an input holds.
+
+    Args:
+        tick: told of each file that is seen, and each medium that is dealt with, by those words.
+    """
 
     sources: list[Source] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    tick: Callable[[str], None] = lambda what: None
+    # Files of a folder that are neither media nor say anything of media, by the end of their names
+    others: Counter[str] = field(default_factory=Counter)
 
     def add(self, location: Location, values: Mapping[str, Any], *, where: str) -> None:
         """Add a medium, or the reason why its fields cannot be used."""
+        self.tick("media")
         try:
             self.sources.append(Source(location, **parse_fields(values)))
         except ValueError as error:
             self.fail(str(location), f"{where}: {error}")
+
+    def others_in_words(self) -> str:
+        """The files of other kinds, the most frequent first: "files of other kinds: 7 .heic, 1 .db"."""
+        kinds = [f"{n} {end or 'without an end'}" for end, n in self.others.most_common(MOST_KINDS)]
+        return f"files of other kinds: {', '.join(kinds)}" if kinds else ""
 
     def fail(self, file: str, reason: str) -> None:
         """Note what cannot be used, and why."""
