@@ -22,7 +22,7 @@ from diffnext.data.leases import LEASE_S, Leases
 from diffnext.data.prompt_encoding import EncodeTexts, PatientTextEncoder, Progress, longest_first
 from diffnext.data.prompt_store import STORE, PromptStore
 from diffnext.data.records.files import write_atomic
-from diffnext.data.shared_work import SharedWork, folders, in_units, remove, write_head
+from diffnext.data.shared_work import HEAD, SharedWork, folders, in_units, remove, write_head
 
 WORK, TEXTS = "work-", "texts.jsonl"
 UNIT_TEXTS = 512  # of the smallest units
@@ -45,6 +45,14 @@ class PromptWork(SharedWork):
         super().__init__(folder)
         self.encoder: dict[str, Any] = self.head["encoder"]
         self.offsets: list[int] = self.head["units"]
+
+    def check(self) -> None:
+        """Notice when others have done the work, or one that leads now has begun anew.
+
+        Raises:
+            FileNotFoundError: so it is.
+        """
+        os.stat(os.path.join(self.folder, HEAD))
 
     def texts(self, unit: int) -> list[str]:
         """The texts of a unit."""
@@ -159,6 +167,7 @@ class _Desk:
             else:
                 for batch in encode.batches(self._texts(*claim)):
                     part.write(batch)
+                    self._work.check()
                 part.sync()
                 self._leases.finish(claim[0], b"")
                 self.done += 1

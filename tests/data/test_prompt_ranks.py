@@ -100,6 +100,23 @@ def test_a_leader_that_begins_anew_gives_up_the_work_of_one_that_died(tmp_path):
     assert prompt_ranks.take_part(work, store, Encoder) == 1
 
 
+def test_who_embeds_for_a_work_that_was_given_up_stops_after_its_batch(tmp_path):
+    """Its unit may be of hours; what it has done is not lost."""
+    store = PromptStore(str(tmp_path), ENCODER)
+    work = prompt_ranks.create(store, TEXTS, ENCODER)
+
+    class Late(Encoder):
+        def __call__(self, texts):
+            if len(self.batches) == 1:
+                work.discard()
+            return super().__call__(texts)
+
+    late = Late()
+    assert prompt_ranks.help_out(str(tmp_path), ENCODER, lambda: late, batch_size=4) == 0
+    store.load()
+    assert len(late.batches) == 2 and len(store) == 8
+
+
 def test_helpers_have_the_same_encoder_or_nothing_to_do(tmp_path):
     cache = str(tmp_path)
     assert prompt_ranks.help_out(cache, ENCODER, Encoder) == 0

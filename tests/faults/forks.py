@@ -5,6 +5,8 @@
 FOLDER/SCENARIO; what was found is printed as JSON.
 """
 
+import argparse
+import functools
 import json
 import os
 import random
@@ -14,12 +16,15 @@ import time
 import traceback
 from pathlib import Path
 
-from diffnext.data import cache_part, cache_ranks
+from diffnext.cli import cache_prompts
+from diffnext.data import cache_part, cache_ranks, prompt_ranks
 from diffnext.data.worklist import find
 from tests.data import cache_builds
+from tests.data.texts import WIDTH, Encoder
 
-cache_part.POLL_S = cache_ranks.POLL_S = 0.02
+cache_part.POLL_S = cache_ranks.POLL_S = prompt_ranks.POLL_S = 0.02
 ASKED = {"input": "photos"}
+ENCODER = {"class": "Stub", "width": WIDTH, "max_length": 100}
 ALL = 10_000
 
 
@@ -55,6 +60,9 @@ class Crowd:
             )
         return 0
 
+    def help_out(self):
+        """There is nothing to do before the plan."""
+
     def tools(self):
         return cache_part.Tools(lambda: self.encode, batch_size=2, workers=0)
 
@@ -65,7 +73,9 @@ class Crowd:
             return child
         code = 1
         try:
-            code = cache_ranks.lead_or_follow(self.output, self.tools(), ASKED, self.lead)
+            code = cache_ranks.lead_or_follow(
+                self.output, self.tools(), ASKED, self.lead, help_out=self.help_out
+            )
         except BaseException:
             traceback.print_exc()
         finally:
@@ -75,6 +85,53 @@ class Crowd:
     def encoded(self):
         """Samples that went through an autoencoder so far."""
         return self.log.stat().st_size
+
+
+class PromptCrowd(Crowd):
+    """The same, with two phases: prompts, then pictures. Each batch takes its time."""
+
+    def __init__(self, output):
+        super().__init__(output)
+        self.texts = output.with_suffix(".texts")
+        self.texts.touch()
+        self.args = argparse.Namespace(together=False, text_batch_size=2, output=self.output)
+        cache_prompts.load_encoder = lambda args: self.embed
+        cache_prompts.bar = lambda items, total, name: items
+        cache_prompts.print = lambda text: None
+        prompt_ranks.create = functools.partial(prompt_ranks.create, unit_texts=8)
+
+    def embed(self, texts):
+        add(self.texts, len(texts))
+        time.sleep(0.01)
+        return Encoder()(texts)
+
+    def encode(self, frames):
+        add(self.log, len(frames))
+        time.sleep(0.01)
+        return cache_builds.encode(frames)
+
+    @property
+    def embedded(self):
+        """Texts that went through a text encoder so far."""
+        return self.texts.stat().st_size
+
+    def wait_for(self, count):
+        """Until so many texts and pictures were encoded, or some time."""
+        end = time.monotonic() + 5
+        while self.embedded + self.encoded < count and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def lead(self, lock):
+        cache_ranks.settle(self.output, tell=lambda text: None)
+        plan = cache_builds.plan_for(self.photos, self.output, text_encoder=ENCODER)
+        store = cache_prompts.embed_plan(self.args, plan, many=True)
+        if plan.tasks:
+            cache_ranks.build_shared(plan, self.tools(), lock=lock, asked=ASKED)
+        store.discard()
+        return 0
+
+    def help_out(self):
+        cache_prompts.help_embed(self.args, ENCODER)
 
 
 def add(path, count):
@@ -124,6 +181,23 @@ def all_at_once(output):
     add(crowd.grants, ALL)
     codes = [ended(crowd.start())]
     return {"killed": killed, "encoded": crowd.encoded, "codes": codes}
+
+
+def prompts(output):
+    """Three processes in two phases, of which one after another is killed and another comes."""
+    random.seed(2)
+    crowd, killed, phases, target = PromptCrowd(output), 0, [0, 0], 0
+    children = [crowd.start() for _ in range(3)]
+    while target < 130:  # of 94 texts and 47 pictures
+        target += random.randrange(4, 16)
+        crowd.wait_for(target)
+        time.sleep(random.uniform(0, 0.02))
+        phases[crowd.encoded > 0] += 1
+        killed += kill(children.pop(random.randrange(3)))
+        children.append(crowd.start())
+    codes = [ended(child) for child in children]
+    found = {"killed": killed, "phases": phases, "codes": codes}
+    return {**found, "encoded": crowd.encoded, "embedded": crowd.embedded}
 
 
 def sleeper(output):

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from diffnext.data.cache_ranks import settle
+from diffnext.data.prompt_cache import embeddings_in
+from diffnext.data.prompt_store import STORE
 from diffnext.data.records import open_reader
 from diffnext.data.worklist import WORK, find
 from tests.data.cache_builds import plan_for, records, run, write_photos, write_picture
+from tests.data.texts import states_of
 
 ROOT = Path(__file__).parents[2]
 COUNT = 47
-SCENARIOS = ("deaths", "all_at_once", "sleeper")
+SCENARIOS = ("deaths", "all_at_once", "sleeper", "prompts")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,23 @@ def test_processes_that_die_at_once(folder, found):
     assert deaths["killed"] >= 12
     assert deaths["encoded"] - COUNT <= 4 * deaths["killed"]
     assert deaths["codes"] == [0]
+
+
+def test_processes_that_embed_prompts_and_die(folder, found):
+    """In both phases; what was embedded or encoded by one that died is not made again."""
+    deaths, output = found["prompts"], folder / "prompts"
+    assert set(deaths["codes"]) == {0} and min(deaths["phases"]) >= 2
+    assert deaths["encoded"] - COUNT <= 4 * deaths["killed"]
+    # its batch, and where it led those of two others, whom another leader made begin anew
+    assert 0 <= deaths["embedded"] - 2 * COUNT <= 6 * deaths["killed"]
+    wanted, reader = records(folder / "whole"), open_reader(output)
+    for number in range(len(reader)):
+        record = reader[number]
+        assert bytes(record["moments"]) == wanted.pop(record["words"][0]).tobytes()
+        for text, one in zip(record["words"], embeddings_in(record), strict=True):
+            assert bytes(one["data"]) == states_of(text).tobytes()
+    assert not wanted and find(str(output)) is None
+    assert not (output / STORE).exists()
 
 
 def test_a_process_that_sleeps_longer_than_its_lease(folder, found):
