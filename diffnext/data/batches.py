@@ -14,7 +14,7 @@ import numpy as np
 
 from diffnext.data.buckets import Bucket
 from diffnext.data.buffers import Buffers
-from diffnext.data.parse import draw_prompt, moments, moments_shape
+from diffnext.data.parse import draw_prompts, moments, moments_shape
 from diffnext.data.records.base import (
     DamagedRecord,
     Record,
@@ -142,11 +142,12 @@ class BatchReader:
     def _prompts(
         self, records: list[Record], index: list[int], epoch: list[int]
     ) -> list[str | np.ndarray | None]:
-        prompts, seed, short = [], self.seed, self.short_caption
+        drawn = draw_prompts(
+            records, seed=self.seed, index=index, epoch=epoch, short_caption=self.short_caption
+        )
+        prompts: list[str | np.ndarray | None] = []
         try:
-            for record, i, e in zip(records, index, epoch, strict=True):
-                prompt = draw_prompt(record, seed=seed, index=i, epoch=e, short_caption=short)
-                prompts.append(prompt)
+            prompts.extend(drawn)
         except ValueError as error:
             raise RecordError(f"{self.describe(index[len(prompts)])}: {error}") from error
         return prompts

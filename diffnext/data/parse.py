@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,32 +22,46 @@ FLOAT16 = np.dtype("<f2")
 SENTENCE = re.compile(".+?(?:[.!?](?=\\s|$)|[\u3002\uff01\uff1f]|$)", re.DOTALL)
 
 
-def draw_prompt(
-    record: Mapping[str, Any], *, seed: int, index: int, epoch: int, short_caption: float = 0.5
-) -> str | np.ndarray | None:
-    """What a sample is trained on: a caption, or its embedding (L, D) float16; None if it has none.
+def draw_prompts(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    index: Sequence[int],
+    epoch: Sequence[int],
+    short_caption: float = 0.5,
+) -> Iterator[str | np.ndarray | None]:
+    """What samples are trained on: a caption, or its embedding (L, D) float16; None if it has none.
 
     It is drawn from (seed, epoch, index) alone: `text`, the short one, with probability
     `short_caption`, else `caption`, or one of `captions` where there are several. Where there is no
     `text`, the first sentence of the long one stands for it.
 
     Args:
-        record: decoded fields.
+        records: decoded fields of each.
         seed: of the run.
-        index: number of the record in its dataset.
+        index: number of each record in its dataset.
         epoch: how many times the dataset was gone through before.
         short_caption: probability of the short caption; 0.5 is that of the published models.
 
     Raises:
         ValueError: the bytes of an embedding do not fit its shape.
     """
-    number = b"%d" % index
-    lot = xxh3_64_intdigest(number, _key(seed, epoch, "caption")) / 2**64  # in [0, 1)
-    several = _long_captions(record) if record.get("captions") else ()
-    if len(several) > 1:
-        place = xxh3_64_intdigest(number, _key(seed, epoch, "captions")) % len(several)
-        record = {**record, "caption": several[place]}
-    return choose_prompt(record, short=lot < short_caption)
+    keys = {number: _key(seed, number, "caption") for number in set(epoch)}
+    for record, i, e in zip(records, index, epoch, strict=True):
+        short = xxh3_64_intdigest(b"%d" % i, keys[e]) / 2**64 < short_caption  # of [0, 1)
+        if record.get("captions"):
+            record = _with_one_caption(record, seed, i, e)
+        yield choose_prompt(record, short)
+
+
+def _with_one_caption(
+    record: Mapping[str, Any], seed: int, index: int, epoch: int
+) -> Mapping[str, Any]:
+    several = _long_captions(record)
+    if len(several) == 1:
+        return record
+    place = xxh3_64_intdigest(b"%d" % index, _key(seed, epoch, "captions")) % len(several)
+    return {**record, "caption": several[place]}
 
 
 def _long_captions(record: Mapping[str, Any]) -> Sequence[Any]:
@@ -91,7 +105,7 @@ def moments_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
 
 
-def choose_prompt(record: Mapping[str, Any], *, short: bool) -> str | np.ndarray | None:
+def choose_prompt(record: Mapping[str, Any], short: bool) -> str | np.ndarray | None:
     """The long or the short caption, or its embedding (L, D) float16; None if there is neither."""
     caption, text = record.get("caption"), record.get("text")
     if caption and text and isinstance(caption, str) and isinstance(text, str):

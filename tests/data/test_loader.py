@@ -100,7 +100,7 @@ def test_the_memory_of_batches_is_used_again():
     loader = Loader(ToyReader([WIDE] * 9), batch_size=4, num_threads=2, prefetch=3)
     for _ in range(60):
         next(loader)
-    assert len(loader._batches._buffers._arrays) <= 3 + 2 + 1
+    assert len(loader._batches._buffers._blocks) <= 3 + 2 + 1
     loader.close()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffnext.data.parse import choose_prompt, draw_prompt, first_sentence, moments
+from diffnext.data.parse import choose_prompt, draw_prompts, first_sentence, moments
 
 MOMENTS = np.arange(8 * 2 * 3, dtype="<f2").reshape(8, 2, 3)
 RECORD = {
@@ -21,8 +21,9 @@ def read(**fields):
     return moments({k: v for k, v in {**RECORD, **fields}.items() if v is not None})
 
 
-def draw(record=RECORD, index=5, **options):
-    return draw_prompt(record, **{"seed": 3, "index": index, "epoch": 0, **options})
+def draw(record=RECORD, index=5, *, seed=3, epoch=0, **options):
+    (prompt,) = draw_prompts([record], seed=seed, index=[index], epoch=[epoch], **options)
+    return prompt
 
 
 def test_a_picture_gets_a_frame_axis():
@@ -163,7 +164,7 @@ def test_each_of_several_captions_is_drawn_as_often():
         "captions": ["One. First.", "Two. More.", "Three."],
     }
     drawn = [
-        draw_prompt({**record, "text": text}, seed=7, index=index, epoch=epoch)
+        draw({**record, "text": text}, seed=7, index=index, epoch=epoch)
         for text in ("", "cat")
         for index in range(150)
         for epoch in range(10)
@@ -175,9 +176,15 @@ def test_each_of_several_captions_is_drawn_as_often():
         assert abs(found - share) < 4 * (share * (1 - share) / 1500) ** 0.5
     assert set(beside) == {"One. First.", "Two. More.", "Three.", "cat"}
     assert abs(beside.count("cat") / 1500 - 0.5) < 4 * 0.5 / 1500**0.5
-    assert draw_prompt(record, seed=7, index=3, epoch=1) == draw_prompt(
-        record, seed=7, index=3, epoch=1
-    )
+    assert draw(record, seed=7, index=3, epoch=1) == draw(record, seed=7, index=3, epoch=1)
+
+
+def test_a_batch_draws_what_its_samples_draw():
+    records = [RECORD, {**RECORD, "captions": ["One.", "Two.", "Three."]}] * 6
+    index, epoch = list(range(12)), [0, 1, 2] * 4
+    drawn = list(draw_prompts(records, seed=3, index=index, epoch=epoch))
+    assert drawn == [draw(*pair, epoch=e) for *pair, e in zip(records, index, epoch, strict=True)]
+    assert len(set(drawn)) > 3
 
 
 def test_embeddings_of_several_captions_are_drawn_as_their_texts_are():
@@ -195,8 +202,8 @@ def test_embeddings_of_several_captions_are_drawn_as_their_texts_are():
     }
     seen = set()
     for index in range(60):
-        text = draw_prompt(record, seed=1, index=index, epoch=2)
-        found = draw_prompt(embedded, seed=1, index=index, epoch=2)
+        text = draw(record, seed=1, index=index, epoch=2)
+        found = draw(embedded, seed=1, index=index, epoch=2)
         assert found.tobytes() == embeddings[text]["data"]
         seen.add(text)
     assert seen == {*texts, "cat"}
@@ -206,4 +213,4 @@ def test_one_caption_in_a_list_is_the_caption():
     record = {**RECORD, "captions": [RECORD["caption"]]}
     for epoch in range(20):
         options = {"seed": 1, "index": 2, "epoch": epoch}
-        assert draw_prompt(record, **options) == draw_prompt(RECORD, **options)
+        assert draw(record, **options) == draw(RECORD, **options)

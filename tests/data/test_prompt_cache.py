@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffnext.data.parse import draw_prompt
+from diffnext.data.parse import draw_prompts
 from diffnext.data.prompt_cache import embed, embedded_types, embedding_of, words_of
 from diffnext.data.prompt_encoding import LivePrompts, copy_held, encode_texts
 from diffnext.data.prompt_store import KEY_BYTES, KEYS, PromptStore
@@ -32,10 +32,10 @@ def test_training_draws_the_embedding_of_the_text_that_it_would_draw(captions, s
     fields = {"caption": captions[0], "text": short}
     fields |= {"captions": captions} if len(captions) > 1 else {}
     [record] = embed([fields], LivePrompts(Encoder()))
-    for index in range(8):
-        wanted = draw_prompt(fields, seed=seed, index=index, epoch=0)
-        found = draw_prompt(record, seed=seed, index=index, epoch=0)
-        np.testing.assert_array_equal(found, states_of(wanted))
+    options = {"seed": seed, "index": range(8), "epoch": [0] * 8}
+    wanted, found = (draw_prompts([row] * 8, **options) for row in (fields, record))
+    for text, states in zip(wanted, found, strict=True):
+        np.testing.assert_array_equal(states, states_of(text))
 
 
 def test_nothing_is_stored_twice_in_a_record():

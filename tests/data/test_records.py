@@ -82,6 +82,18 @@ def test_a_payload_of_another_size_is_refused(folder):
         open_reader(folder).read_into([1], "moments", [memoryview(bytearray(10))])
 
 
+def test_a_payload_that_is_smaller_than_others_is_refused_at_the_end_of_a_shard(tmp_path):
+    """Where reading on gives as many bytes as the record has, whatever was asked for."""
+    with open_writer(tmp_path / "c", {"moments": "bytes"}) as writer:
+        for size in (64, 30):
+            writer.write({"moments": bytes(size)})
+    reader, outs = open_reader(tmp_path / "c"), [memoryview(bytearray(64)) for _ in range(2)]
+    with pytest.raises(RecordError, match=r"record 1 .* 30 bytes of 'moments', wanted 64"):
+        reader.read_into([0, 1], "moments", outs)
+    with pytest.raises(RecordError, match=r"record 1 .* 30 bytes of 'moments', wanted 64"):
+        reader.read_into([0, 1], "moments", outs)
+
+
 def test_numbers_outside_are_refused(folder):
     reader = open_reader(folder)
     for number in (20, -1):

@@ -24,9 +24,7 @@ from diffnext.data.records.layout import JOURNAL, LARGE, METADATA, open_index, r
 
 HEADS = 256  # beginnings of records whose decoded fields are kept
 PROBE = 256  # bytes; holds the shape of a record and where its moments begin
-
-Parts = tuple[bytearray, memoryview, bytearray]
-"""All bytes of a record: what lies before a payload, the payload, and what lies behind it."""
+NOTHING = (bytearray(), memoryview(bytearray()), bytearray())  # of what cannot hold a payload
 
 
 class FolderReader:
@@ -69,6 +67,7 @@ class FolderReader:
         self._texts = [wire.TextEntry(name) for name in texts]
         self._payload_at: dict[tuple[str, int], int] = {}
         self._heads: dict[bytes, Record | None] = {}
+        self._last_head: tuple[bytes | None, Record] = None, {}  # of the head that came last
 
     def __len__(self) -> int:
         return len(self.index)
@@ -144,13 +143,14 @@ class FolderReader:
         counts = self._files.read_into(jobs)
         middle = time.perf_counter()
         records = []
-        for index, row, (_, _, parts), count in zip(indices, rows, jobs, counts, strict=True):
-            _, _, size, wanted = row
-            if verify and wanted and count == size:
-                self._check(index, wanted, parts)
-            record = self._decode_ends(index, field, parts) if count == size else None
+        for index, out, row, job, count in zip(indices, outs, rows, jobs, counts, strict=True):
+            record = None
+            if count == row[2]:
+                if verify and row[3]:
+                    self._check(index, row[3], job[2])
+                record = self._decode_ends(index, field, *job[2])
             if record is None:
-                record = self._read_copied(index, field, parts[1], verify)
+                record = self._read_copied(index, field, out, verify)
             records.append(record)
         if times is not None:
             times.read_s += middle - begin
@@ -228,9 +228,9 @@ class FolderReader:
             raise self._damaged(index, str(error)) from error
 
     def _locate_all(self, indices: Sequence[int]) -> list[Row]:
-        outside = [index for index in (min(indices), max(indices)) if not 0 <= index < len(self)]
-        if outside:
-            raise IndexError(f"record {outside[0]} of {self.path}, which has {len(self)}")
+        if min(indices) < 0 or max(indices) >= len(self):
+            outside = next(index for index in indices if not 0 <= index < len(self))
+            raise IndexError(f"record {outside} of {self.path}, which has {len(self)}")
         return self.index.locate_all(indices)
 
     def _check(self, index: int, wanted: int, parts: Sequence[wire.Buffer]) -> None:
@@ -246,19 +246,24 @@ class FolderReader:
 
     def _jobs(self, rows: Sequence[Row], field: str, outs: Sequence[memoryview]) -> list[Job]:
         """What to read: a payload into each of `outs`, and what lies before it and behind it."""
-        start = self._payload_at.get((field, len(outs[0])), 0)  # they are all alike as a rule
-        return [
-            (shard, offset, (bytearray(start), out, bytearray(max(0, size - start - len(out)))))
-            for (shard, offset, size, _), out in zip(rows, outs, strict=True)
-        ]
+        start = self._payload_at.get((field, len(outs[0])), 0)
+        jobs: list[Job] = []
+        for (shard, offset, size, _), out in zip(rows, outs, strict=True):
+            rest = size - start - len(out)
+            parts = (bytearray(start), out, bytearray(rest)) if rest >= 0 else NOTHING
+            jobs.append((shard, offset, parts))
+        return jobs
 
-    def _decode_ends(self, index: int, field: str, parts: Parts) -> Record | None:
+    def _decode_ends(
+        self, index: int, field: str, head: bytearray, out: memoryview, tail: bytearray
+    ) -> Record | None:
         """The other fields; None if it was not the field's payload that stood between the two."""
-        head, out, tail = parts
         try:
-            before = self._heads.get(bytes(head)) or self._learn(bytes(head), field, out)
-            if before is None:
-                return None
+            seen, before = self._last_head
+            if head != seen:
+                before = self._before(bytes(head), field, out)
+                if before is None:
+                    return None
             record = before.copy()
             done = wire.decode_texts(tail, self._texts, record)
             if done < len(tail):
@@ -271,6 +276,12 @@ class FolderReader:
             record = wire.complete(record, self.fields)
             del record[field]
         return record
+
+    def _before(self, head: bytes, field: str, out: memoryview) -> Record | None:
+        found = self._heads.get(head) or self._learn(head, field, out)
+        if found is not None:
+            self._last_head = head, found
+        return found
 
     def _learn(self, head: bytes, field: str, out: memoryview) -> Record | None:
         """Decode and keep the fields before a payload, the same in most records: a shape, as a rule."""

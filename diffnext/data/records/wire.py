@@ -75,15 +75,19 @@ def decode_present(
 
 
 class TextEntry(dict):
-    """How an entry of one STRING field begins, by the size of its body: the bytes before the text,
-    their number, and the size of the entry; bytes that begin no entry where no text fits.
+    """How an entry of one STRING field begins, by its second and third byte, which tell the size of
+    its body: the bytes before the text, their number, and the size of the entry; bytes that begin no
+    entry where no text fits.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __missing__(self, size: int) -> tuple[bytes, int, int]:
-        self[size] = found = _text_entry(self.name, size)
+    def __missing__(self, two: int) -> tuple[bytes, int, int]:
+        size = two & 0xFF
+        if size > 0x7F:  # two digits; a text that needs three is decoded as any other field
+            size += ((two >> 8) - 1) << 7
+        self[two] = found = _text_entry(self.name, size)
         return found
 
 
@@ -102,10 +106,7 @@ def decode_texts(
     for entry in entries:
         if pos + 2 >= end:
             break
-        size = data[pos + 1]
-        if size > 0x7F:  # two digits; a text that needs three is decoded as any other field
-            size += (data[pos + 2] - 1) << 7
-        opening, start, total = entry[size]
+        opening, start, total = entry[data[pos + 1] | data[pos + 2] << 8]
         stop = pos + total
         if stop <= end and data.startswith(opening, pos):
             record[entry.name] = data[pos + start : stop].decode()
