@@ -50,7 +50,7 @@ class Beat:
 
     @property
     def place(self) -> str:
-        if self.state == "starting":
+        if self.step == 0:
             return "before the first step"
         return f"in step {self.step}" + (f" ({self.phase})" if self.phase else "")
 

@@ -67,6 +67,7 @@ def test_an_error_is_the_last_sign(tmp_path):
         raise OSError("no more")
     (beat,) = read_beats(tmp_path)
     assert (beat.rank, beat.state, beat.code, beat.error) == (5, "ended", 1, "OSError: no more")
+    assert beat.place == "before the first step"
 
 
 def test_signs_are_written_while_the_process_works(tmp_path):
