@@ -4,7 +4,7 @@
     diffnext cache diff first second
 
 Records are matched by medium, captions and view. Exit codes: 0 the same records, no value of their
-means further apart than --tolerance; 1 otherwise; 2 wrong usage.
+moments further apart than --tolerance; 1 otherwise; 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -48,9 +48,29 @@ def run(args: argparse.Namespace) -> int:
     sample = None if args.sample < 0 else args.sample
     found = compare(args.a, args.b, sample=sample, progress=bar)
     print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else in_text(found, args))
+    reasons = differing(found, args.tolerance)
+    if not args.json:
+        print(f"different: {'; '.join(reasons)}" if reasons else "the same")
+    return 1 if reasons else 0
+
+
+def differing(found: Mapping[str, Any], tolerance: float) -> list[str]:
+    """Why two caches do not count as the same."""
     drift = found["drift"]
-    odd = found["only_a"] or found["only_b"] or drift["other_shapes"] or drift["damaged"]
-    return 1 if odd or drift["mean"]["max_abs"] > args.tolerance else 0
+    only = len(found["only_a"]) + len(found["only_b"])
+    reasons = [f"{only} records that only one has"] if only else []
+    reasons += [f"{drift[key]} pairs {words}" for key, words in ODD.items() if drift[key]]
+    largest = max(drift[name]["max_abs"] for name in ("mean", "logvar"))
+    if largest > tolerance:
+        reasons.append(f"moments up to {largest:.4g} apart, --tolerance is {tolerance:g}")
+    return reasons
+
+
+ODD = {
+    "other_shapes": "of different shapes",
+    "other_fields": "with other captions or other fields",
+    "damaged": "with a damaged record, which `diffnext cache verify` names",
+}
 
 
 def in_text(found: Mapping[str, Any], args: argparse.Namespace) -> str:
@@ -60,29 +80,35 @@ def in_text(found: Mapping[str, Any], args: argparse.Namespace) -> str:
     lines.append(f"{found['matched']} matched by {found['matched_by']}")
     for name in ("a", "b"):
         rows = found[f"only_{name}"]
-        shown = ", ".join(map(str, rows[:SHOWN])) + (", ..." if len(rows) > SHOWN else "")
+        shown = ", ".join(_named(found, name, row) for row in rows[:SHOWN])
+        shown += ", ..." if len(rows) > SHOWN else ""
         lines.append(f"{len(rows)} only in {name.upper()}" + (f": {shown}" if rows else ""))
     if found["edited"]:
         lines.append(
             f"{found['edited']} of these are of one medium, which was edited or relabelled"
         )
     lines += [f"identity: {line}" for line in found["identity"]]
-    return "\n".join([*lines, *_drift(found["drift"])])
+    lines += _drift(found["drift"])
+    worst = found["drift"]["worst"]
+    if worst and worst[0]["rms"]:
+        pair = [_named(found, side, worst[0][f"record_{side}"]) for side in ("a", "b")]
+        lines.append(f"furthest apart: {pair[0]} of A and {pair[1]} of B")
+    return "\n".join(lines)
+
+
+def _named(found: Mapping[str, Any], side: str, row: int) -> str:
+    """Number and source of a record."""
+    source = found["sources"][side].get(row)
+    return str(row) if source is None else f"{row} ({source})"
 
 
 def _drift(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{found['compared']} pairs compared, {found['equal']} with equal moments"]
-    for key in ("other_shapes", "other_fields", "damaged"):
-        if found[key]:
-            lines.append(f"{found[key]} pairs: {key.replace('_', ' ')}")
-    for name in ("mean", "logvar"):
-        values = (f"{key} {value:.4g}" for key, value in found[name].items())
-        lines.append(f"{name:<7} {', '.join(values)}")
+    for name, words in {"mean": "means", "logvar": "log-variances"}.items():
+        largest, mean, rms = (found[name][key] for key in ("max_abs", "mean_abs", "rms"))
+        lines.append(f"{words} differ by {mean:.4g}, rms {rms:.4g}, at most {largest:.4g}")
     for side in ("a", "b"):
         for key, values in found.get(f"of_{side}", {}).items():
             numbers = " ".join(f"{value:8.4f}" for value in values)
             lines.append(f"{key} of {side.upper()} by channel: {numbers}")
-    if found["worst"] and found["worst"][0]["rms"]:
-        worst = found["worst"][0]
-        lines.append(f"furthest apart: {worst['record_a']} of A and {worst['record_b']} of B")
     return lines

@@ -42,8 +42,11 @@ def run(args: argparse.Namespace) -> int:
 
 def in_text(found: Mapping[str, Any]) -> str:
     """What `describe` found, in lines."""
-    lines = [f"{found['records']} records with {found['fields']}"]
-    lines += [f"  {_sides(group['shape']):<18}{group['records']:>9}" for group in found["shapes"]]
+    from diffnext.data.cache_identity import flat
+
+    lines = [f"{found['path']}: {found['records']} records", *_buckets(found)]
+    fields = (f"{name} ({_kind(kind)})" for name, kind in found["fields"].items())
+    lines.append(f"fields: {', '.join(fields)}")
     size, disk = in_words(found["record_bytes"]), in_words(found["disk_bytes"])
     lines.append(f"{size} of records, {disk} on the disk")
     lines.append(f"{found['checked']} records have a checksum")
@@ -56,7 +59,11 @@ def in_text(found: Mapping[str, Any]) -> str:
     if found["identity"] is None:
         lines.append("no identity: what made it is not known")
     else:
-        lines.append(json.dumps(found["identity"], indent=2, ensure_ascii=False))
+        lines.append("what made it:")
+        leaves = flat(found["identity"])  # named as `cache diff` names them
+        lines += [
+            f"  {key}: {json.dumps(leaf, ensure_ascii=False)}" for key, leaf in leaves.items()
+        ]
     return "\n".join(lines)
 
 
@@ -69,6 +76,30 @@ def _latents(found: Mapping[str, Any]) -> list[str]:
 
 
 ODD = {"damaged": "of them are damaged", "not_finite": "of them have NaN or infinite values"}
+
+
+def _buckets(found: Mapping[str, Any]) -> list[str]:
+    """Shape of the moments, what that is in frames and pixels, and how many records have it."""
+    strides = (found["identity"] or {}).get("strides")
+    lines = [f"  {'moments':<16}{'of':<22}{'records':>9}"] if found["shapes"] else []
+    for group in found["shapes"]:
+        view = "" if strides is None else _view(group["shape"], strides)
+        lines.append(f"  {_sides(group['shape']):<16}{view:<22}{group['records']:>9}")
+    return lines
+
+
+def _view(shape: Sequence[int], strides: Mapping[str, int]) -> str:
+    """Height and width in pixels; of videos, frames too."""
+    height, width = (side * strides["space"] for side in shape[-2:])
+    frames = (shape[1] - 1) * strides["time"] + 1 if len(shape) == 4 else 1
+    return f"{height}x{width} px" + (f", {frames} frames" if frames > 1 else "")
+
+
+def _kind(kind: Any) -> str:
+    """The type of a field in words."""
+    if isinstance(kind, Mapping):
+        return "embedding"
+    return f"list of {kind[0].lower()}" if isinstance(kind, list) else kind.lower()
 
 
 def _sides(shape: Sequence[int]) -> str:

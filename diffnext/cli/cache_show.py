@@ -76,13 +76,14 @@ def write(args: argparse.Namespace, gallery) -> None:
     shown = gallery.worst_first()
     if Path(args.out).suffix.lower() in PAGES:
         with replacing(args.out) as aside:
-            aside.write_text(page(args.cache, shown, args.min_psnr), encoding="utf-8")
+            text = page(args.cache, shown, in_all(gallery), args.min_psnr)
+            aside.write_text(text, encoding="utf-8")
     else:
         PIL.Image.fromarray(sheet([seen.picture for seen in shown])).save(args.out)
     print(f"{args.out}: {len(shown)} of {gallery.count} records that were looked at, worst first")
 
 
-def page(title: str, shown, least: float | None) -> str:
+def page(title: str, shown, summary: str, least: float | None) -> str:
     """The page: a figure for each record, framed green or red where there is a limit."""
     import PIL.Image
 
@@ -97,20 +98,29 @@ def page(title: str, shown, least: float | None) -> str:
             text = ", ".join(filter(None, [*words, seen.note, seen.caption]))
             right = None if least is None or seen.psnr is None else seen.psnr >= least
             figures.append(html.figure(file, text, right=right))
-    line = "Source and reconstruction; of videos the source above. Worst first."
-    return html.page(f"Cache {title}", WIDE, html.paragraph(line), *figures)
+    lines = [
+        summary,
+        "Source and reconstruction side by side; of videos the source above. Worst first.",
+        *([] if least is None else [f"Green: at least {least:g} dB."]),
+    ]
+    return html.page(f"Cache {title}", WIDE, *map(html.paragraph, lines), *figures)
+
+
+def in_all(gallery) -> str:
+    """The PSNR of all records that could be compared."""
+    values = gallery.psnr
+    if not values:
+        return "no record could be compared with its source"
+    mean = sum(values) / len(values)
+    return (
+        f"PSNR of {len(values)} records: {min(values):.2f} to {max(values):.2f}, mean {mean:.2f} dB"
+    )
 
 
 def verdict(gallery, least: float | None) -> int:
     """Print the PSNR of all; the exit code says whether it is enough."""
     values = gallery.psnr
-    if values:
-        mean = sum(values) / len(values)
-        print(
-            f"PSNR of {len(values)} records: {min(values):.2f} to {max(values):.2f}, mean {mean:.2f} dB"
-        )
-    else:
-        print("no record could be compared with its source")
+    print(in_all(gallery))
     if least is None:
         return 0
     below = sum(value < least for value in values)

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 def look(args: argparse.Namespace):
     """Check the cache, print what was found. Returns the report."""
     from diffnext.data.tools.verify import check
+    from diffnext.data.urls import is_url
 
     report = check(args.cache, progress=bar)
     if args.json:
@@ -83,6 +84,10 @@ def look(args: argparse.Namespace):
         f"{args.cache}: {report.records} records, {len(report.damaged)} damaged, "
         f"{len(report.problems) - len(report.damaged)} other problems"
     )
+    if report.problems and not args.repair and not is_url(args.cache):
+        print(
+            "--repair --vae FOLDER mends what can be mended; --repair --drop drops damaged records"
+        )
     return report
 
 

@@ -21,8 +21,16 @@ def bar(items: Iterable[A], total: int, name: str) -> Iterable[A]:
 
 def guarded(name: str, work: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Run a command; an error of the user's is a line, and exit code 2; an interrupt 130."""
+    from diffnext.data.records import DamagedRecord
+
     try:
         return work(args)
+    except DamagedRecord as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        print(
+            "  `diffnext cache verify` finds all damage; with --repair it mends it", file=sys.stderr
+        )
+        return 2
     except (OSError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

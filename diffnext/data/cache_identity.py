@@ -153,7 +153,7 @@ def differences(
 ) -> list[str]:
     """Each key on which two identities differ, with both values; lineages aside."""
     ours, theirs = (
-        _flat({key: value for key, value in made.items() if key != LINEAGE})
+        flat({key: value for key, value in made.items() if key != LINEAGE})
         for made in (one, other)
     )
     return [
@@ -243,11 +243,11 @@ def _holds_records(path: str) -> bool:
     return any(STORAGES.get(name).detect(path) for name in STORAGES.names())
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one with dotted keys."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     result: dict[str, Any] = {}
     for key, item in value.items():
-        result.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
+        result.update(flat(item, f"{prefix}.{key}" if prefix else str(key)))
     return result

@@ -83,6 +83,7 @@ def test_page_with_the_worst_first(made, tmp_path, capsys):
     np.testing.assert_array_equal(pixels[:, :48], by_hand(made, order[0])[0])
     assert pixels.shape == (32, 96, 3)
     assert "Picture p0. It is noise." in text
+    assert f"PSNR of 3 records: {min(wanted.values()):.2f} to " in text
 
 
 def test_the_gate(made, tmp_path, capsys):

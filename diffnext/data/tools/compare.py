@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +108,8 @@ def compare(
 
     Returns:
         records, only_a and only_b (numbers of records), edited (how many of those are of one medium and
-        view, but with other content or captions), identity (lines), drift; as JSON can hold it.
+        view, but with other content or captions), identity (lines), drift, sources (of the first of
+        those numbers and of the worst pairs, by A and B); as JSON can hold it.
 
     Raises:
         ValueError: caches without journals that have not as many records.
@@ -127,6 +129,7 @@ def compare(
     chosen = spread(len(rows), sample)
     pairs = [(int(rows[place]), int(other_rows[place])) for place in chosen]
     identities = [upgrade_identity(cache.identity or {})[0] for cache in (a, b)]
+    found = drift(a, b, pairs, progress)
     return {
         "records": [len(a), len(b)],
         "matched_by": matched_by,
@@ -135,7 +138,11 @@ def compare(
         "only_b": only_b.tolist(),
         "edited": _edited(a, b, only_a, only_b) if len(only_a) and len(only_b) else 0,
         "identity": [line.strip() for line in differences(*identities, "A", "B")],
-        "drift": drift(a, b, pairs, progress).state(),
+        "drift": found.state(),
+        "sources": {
+            "a": _sources(a, {*only_a[:WORST].tolist(), *(row for _, row, _ in found.worst)}),
+            "b": _sources(b, {*only_b[:WORST].tolist(), *(row for *_, row in found.worst)}),
+        },
     }
 
 
@@ -183,6 +190,15 @@ def _rank(keys: np.ndarray) -> np.ndarray:
 def _edited(a: Cache, b: Cache, only_a: np.ndarray, only_b: np.ndarray) -> int:
     """How many media and views both have, among the records that only one has."""
     return len(set(_places(a, only_a)) & set(_places(b, only_b)))
+
+
+def _sources(cache: Cache, rows: Collection[int]) -> dict[int, str]:
+    """The media that records were made of, as far as a journal names them."""
+    if not cache.has_journal:
+        return {}
+    last = max(rows, default=-1)
+    entries = enumerate(itertools.islice(cache.entries(), last + 1))
+    return {row: entry.path for row, entry in entries if row in rows}
 
 
 def _places(cache: Cache, rows: np.ndarray) -> Iterator[tuple]:

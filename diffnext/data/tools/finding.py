@@ -25,7 +25,8 @@ def locate(entry: Entry) -> Location:
         return File(path)
     found = _tar_member(path) or _cell(entry)
     if found is None:
-        raise FileNotFoundError(f"{path} is not there")
+        where = "" if os.path.isabs(path) else f" in {os.getcwd()}; run this where the build ran"
+        raise FileNotFoundError(f"{path} is not there{where}")
     return found
 
 

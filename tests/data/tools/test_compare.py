@@ -2,6 +2,7 @@
 """What differs between two caches, against what was made different."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -60,7 +61,9 @@ def test_drift_of_another_encoder(photos, cache, tmp_path, capsys):
     diff(cache, tmp_path / "c", capsys, "--tolerance", "2.2")
     assert main(["cache", "diff", str(cache), str(tmp_path / "c")]) == 1
     shown = capsys.readouterr().out
-    assert "identity: vae.class" in shown and "furthest apart" in shown
+    assert "identity: vae.class" in shown
+    assert re.search(r"furthest apart: \d \(.*p\d\.png\) of A and", shown)
+    assert shown.splitlines()[-1].startswith("different: moments up to 2")
 
 
 def test_edited_media_are_told_from_others(tmp_path, capsys):
@@ -73,6 +76,10 @@ def test_edited_media_are_told_from_others(tmp_path, capsys):
     found = diff(tmp_path / "a", tmp_path / "b", capsys, code=1)
     assert (found["matched"], found["only_a"], found["edited"]) == (4, [2, 4, 5], 2)
     assert len(found["only_b"]) == 2
+    assert main(["cache", "diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    shown = capsys.readouterr().out
+    assert f"3 only in A: 2 ({folder}/p2.png), 4 ({folder}/p4.png), 5 ({folder}/p5.png)" in shown
+    assert shown.endswith("different: 5 records that only one has\n")
 
 
 def test_without_journals_by_number(tmp_path, capsys):
@@ -84,6 +91,9 @@ def test_without_journals_by_number(tmp_path, capsys):
     assert (found["matched_by"], found["drift"]["equal"]) == ("number", 3)
     assert found["drift"]["other_fields"] == 1
     assert found["drift"]["worst"][0] == {"rms": 0.25, "record_a": 2, "record_b": 2}
+    rows[2] = {"moments": np.full((2, 2, 2), 2), "label": 9}
+    found = diff(a, write_records(tmp_path / "d", rows), capsys, code=1)  # by its label alone
+    assert found["drift"]["mean"]["max_abs"] == 0
     c = write_records(tmp_path / "c", rows[:3])
     assert main(["cache", "diff", str(a), str(c)]) == 2
     assert "4 records" in capsys.readouterr().err

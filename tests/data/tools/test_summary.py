@@ -66,7 +66,9 @@ def test_bad_values_are_counted_and_left_out(cache, tmp_path, capsys):
 def test_text_for_people(cache, tmp_path, capsys):
     assert main(["cache", "info", str(cache)]) == 0
     shown = capsys.readouterr().out
-    assert "7 records with" in shown and "8x4x6" in shown and '"version": 2' in shown
+    assert f"{cache}: 7 records" in shown and "version: 2" in shown
+    assert shown.splitlines()[2].split() == ["8x4x6", "32x48", "px", "7"]
+    assert "fields: shape (list of int64), moments (bytes), caption (string)" in shown
     broken = copy(cache, tmp_path / "c")
     (broken / "METADATA").unlink()
     (broken / "diffnext.json").unlink()

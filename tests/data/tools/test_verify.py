@@ -58,6 +58,10 @@ def test_a_flipped_byte_is_named(cache, tmp_path, capsys):
     assert main(["cache", "verify", str(broken)]) == 1
     shown = capsys.readouterr().out
     assert "00000.data record 4" in shown and "p4.png" in shown and entries(cache)[4].key in shown
+    assert "--repair --drop drops" in shown
+    words = ["cache", "filter", str(broken), "--where", "record>0", "--output", str(tmp_path / "o")]
+    assert main(words) == 2
+    assert "p4.png" in (shown := capsys.readouterr().err) and "`diffnext cache verify`" in shown
     assert main(["cache", "verify", str(broken), "--json"]) == 1
     [problem] = json.loads(capsys.readouterr().out)["problems"]
     assert (problem["part"], problem["record"]) == ("record", 4)
