@@ -23,6 +23,7 @@ from diffnext.data.view_rules import ViewRules
 from tests.data.cache_builds import run
 from tests.data.tools.small import equal, records, write_records
 
+TAGS = {"label": "int64", "flip": "int64"}
 RNG = np.random.default_rng(0)
 NORMAL = RNG.normal(size=(4, 2, 8, 3, 5)).astype(np.float32)  # samples, twins, (2C, H, W)
 
@@ -150,6 +151,15 @@ def test_lightningdit_holds_no_variances(tmp_path):
     np.testing.assert_array_equal(load_file(shard)["latents"].numpy(), wanted)
 
 
+def test_lightningdit_is_told_of_frames(tmp_path):
+    rows = [{"moments": np.zeros((8, 2, 3, 5)), "label": 1, "flip": flip} for flip in (0, 1)]
+    path = write_records(tmp_path / "c", rows, {"shape": ["int64"], "moments": "bytes"} | TAGS)
+    count, remarks = export_cache(
+        str(path), "lightningdit", str(tmp_path / "l"), options=Options(means=True)
+    )
+    assert count == 2 and len(remarks) == 1 and "takes (N, C, H, W) alone" in remarks[0]
+
+
 def test_lightningdit_tokens_are_refused(tmp_path):
     tensors = {"latents": torch.zeros(2, 256, 16), "labels": torch.zeros(2, dtype=torch.int64)}
     save_file(tensors, tmp_path / "a.safetensors")
@@ -218,6 +228,36 @@ def test_fastvideo_embeddings_there_and_back(tmp_path):
     assert table.column("vae_latent_shape").to_pylist() == [[4, 2, 3, 5]] * 3
 
 
+# What FastVideo's schema of text to video names; it passes over other columns.
+LIST = "list<element: int64>"
+T2V = {
+    "id": "string",
+    "vae_latent_bytes": "binary",
+    "vae_latent_shape": LIST,
+    "vae_latent_dtype": "string",
+    "text_embedding_bytes": "binary",
+    "text_embedding_shape": LIST,
+    "text_embedding_dtype": "string",
+    "file_name": "string",
+    "caption": "string",
+    "media_type": "string",
+    "width": "int64",
+    "height": "int64",
+    "num_frames": "int64",
+    "duration_sec": "double",
+    "fps": "double",
+}
+
+
+def test_fastvideo_keeps_the_order_over_many_files(cache, tmp_path, monkeypatch):
+    for name in ("FILE_ROWS", "GROUP_ROWS"):
+        monkeypatch.setattr(f"diffnext.data.tools.exchange.fastvideo.{name}", 1)
+    rows = [{"moments": np.full((2, 1, 1), n), "caption": f"{n}"} for n in range(12)]
+    path = write_records(tmp_path / "c", rows)
+    found = there_and_back(path, tmp_path, "fastvideo", means=True)
+    assert [record["caption"] for record in found] == [f"{n}" for n in range(12)]
+
+
 def test_fastvideo_from_a_build(cache, tmp_path):
     found = there_and_back(cache, tmp_path, "fastvideo", means=True)
     wanted = records(cache)
@@ -226,6 +266,7 @@ def test_fastvideo_from_a_build(cache, tmp_path):
         half = len(ours["moments"]) // 2
         np.testing.assert_array_equal(ours["moments"][:half], theirs["moments"][:half])
     table = pyarrow.parquet.read_table(tmp_path / "fastvideo" / "worker_0")
+    assert {name: str(table.schema.field(name).type) for name in T2V} == T2V
     assert table.column("width").to_pylist() == [48] * 7
     assert table.column("file_name").to_pylist()[3].endswith("p3.png")
 

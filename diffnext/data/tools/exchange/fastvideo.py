@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -37,7 +38,8 @@ def read(source: str, options: Options) -> tuple[Iterator[Sample], int, dict[str
     """
     parquet = _pyarrow("pyarrow.parquet")
     pattern = os.path.join(glob.escape(source), "**", "*.parquet")
-    files = [source] if os.path.isfile(source) else sorted(glob.glob(pattern, recursive=True))
+    files = [source] if os.path.isfile(source) else glob.glob(pattern, recursive=True)
+    files.sort(key=_by_number)
     if not files:
         raise ValueError(f"{source} holds no .parquet")
     total = sum(parquet.ParquetFile(path).metadata.num_rows for path in files)
@@ -68,6 +70,11 @@ def write(folder: str, rows: Iterable[Row], options: Options) -> list[str]:
         writer.close()
     missing = f"{without} rows have no text embedding, which FastVideo's trainer needs"
     return [missing] if without else []
+
+
+def _by_number(path: str) -> list[tuple[int, str]]:
+    """Sorts data_chunk_10 behind data_chunk_9."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", path)]
 
 
 def tensor(row: Mapping[str, Any], name: str, origin: str) -> np.ndarray:

@@ -64,7 +64,14 @@ def write(folder: str, rows: Iterable[Row], options: Options) -> list[str]:
     flips = shard[0][1] is not None if shard else True
     if shard:
         _write_shard(folder, count, shard)
-    return [] if flips else ["there is no latents_flip, which LightningDiT's own loader asks for"]
+    remarks = (
+        [] if flips else ["there is no latents_flip, which LightningDiT's own loader asks for"]
+    )
+    if len(shape) == 4:
+        remarks.append(
+            "latents have frames, and LightningDiT's own loader takes (N, C, H, W) alone"
+        )
+    return remarks
 
 
 def _write_shard(
