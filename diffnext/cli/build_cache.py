@@ -17,127 +17,20 @@ import argparse
 import contextlib
 import dataclasses
 import errno
-import re
 import sys
 import time
 
-from diffnext.cli.cache_prompts import (
-    add_prompts,
-    check_prompts,
-    describe_encoder,
-    embed_plan,
-    help_embed,
-)
-from diffnext.cli.devices import DTYPES, pick_device, pick_workers
+from diffnext.cli.build_args import parse_args
+from diffnext.cli.cache_prompts import check_prompts, describe_encoder, embed_plan, help_embed
+from diffnext.cli.common import bar
+from diffnext.cli.devices import pick_device, pick_workers
 from diffnext.cli.ranks import is_one_of_many
-from diffnext.data.view_options import add_views, positive
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="diffnext cache build",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--input", required=True, help="folder, manifest, data set, tars or a single file")
-    add(
-        "--columns",
-        default="",
-        metavar="FIELD=COLUMN,...",
-        help="names of the columns, where they are not the usual ones: caption=recap,path=clip",
-    )
-    add("--output", required=True, help="folder of the cache")
-    add("--vae", required=True, help="folder of an autoencoder, or of a model that holds vae/")
-    add_views(parser)
-    add("--retry-failed", action="store_true", help="try again what failed before as it is now")
-    add("--prune", action="store_true", help="drop records that fit no listed medium any more")
-    add(
-        "--motion",
-        action="store_true",
-        help="compute the field flow of videos that have none: mean length of the optical flow, in "
-        "pixels of a picture of 480 lines per 1/12 s",
-    )
-    add_prompts(parser)
-    add_speed(parser)
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    add("--dtype", default="auto", help="auto, fp32, fp16 or bf16; auto: fp16 on cuda, else fp32")
-    add("--dry-run", action="store_true", help="show the plan and stop")
-    add(
-        "--probe",
-        type=int,
-        default=8,
-        metavar="N",
-        help="media that a dry run decodes and encodes to foretell the time; 0: no weights are loaded",
-    )
-    add(
-        "--max-failures",
-        type=allowance,
-        default=allowance("10%"),
-        metavar="N",
-        help="exit with 1 above so many failures: a count (20) or a share (0.01, 1%%); default 10%%",
-    )
-    args = parser.parse_args(argv)
-    if args.dtype not in {"auto", *DTYPES, *DTYPES.values()}:
-        parser.error(f"--dtype {args.dtype!r}: auto or one of {sorted(DTYPES)} is wanted")
-    return args
-
-
-def add_speed(parser: argparse.ArgumentParser) -> None:
-    """Options that decide how fast the build is, and not what it gives."""
-    add = parser.add_argument_group("how it is done").add_argument
-    add(
-        "--batch-size",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="samples of the smallest size that are encoded together; of larger ones as many as have "
-        "no more pixels; fewer where memory turns out too small",
-    )
-    add(
-        "--workers",
-        type=lambda text: 0 if text == "0" else positive(text),
-        metavar="N",
-        help="processes that decode; without it one a core (at most 16), or beside an autoencoder on "
-        "the CPU one for every four; 0: none, and no time limit",
-    )
-    add(
-        "--decode-timeout",
-        type=seconds,
-        default=120.0,
-        metavar="S",
-        help="seconds after which the decoding of a medium is given up; default 120",
-    )
-    add("--compile", action="store_true", help="torch.compile: slow to begin; try it on a GPU")
-    add(
-        "--join",
-        action="store_true",
-        help="share the work with every process started like this one, on any node; under torchrun or "
-        "srun with several processes that goes without saying",
-    )
-
-
-def seconds(text: str) -> float:
-    """Parse a time: a number above 0."""
-    if not re.fullmatch(r"\d+\.?\d*|\.\d+", text) or not float(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds, above 0, are wanted")
-    return float(text)
-
-
-def allowance(text: str) -> tuple[float, bool]:
-    """Parse a number of failures: a count, or a share written with a point or %. Second: is a share."""
-    match = re.fullmatch(r"(\d+|\d*\.\d+|\d+\.)(%?)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r}: a count (20) or a share (0.01, 1%) is wanted")
-    if match[2]:
-        return float(match[1]) / 100, True
-    return float(match[1]), "." in match[1]
-
-
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+    args = parse_args(argv, __doc__)
     try:
         return run(args)
     except (OSError, ValueError) as error:
@@ -233,40 +126,55 @@ def plan_build(args: argparse.Namespace, latents, dtype, shelf=None):
         shelf: where what is fetched for the plan stays for the build.
     """
     from diffnext.data import motion
-    from diffnext.data.cache_plan import make_plan
     from diffnext.data.plan_table import summary, table
-    from diffnext.data.sources import parse_columns, scan
-    from diffnext.models.autoencoders.loading import describe_vae
 
-    listing = scan(args.input, parse_columns(args.columns))
+    listing = list_media(args)
     if shelf is not None:
         listing.sources = shelf.serve(listing.sources)
-    rules = view_rules(args, latents)
     if args.motion:
         motion.load_opencv()  # to be told now, not by every video, if it is missing
     start = time.perf_counter()
-    plan = make_plan(
-        listing,
-        args.output,
-        rules=rules,
-        latents=latents,
-        vae=describe_vae(args.vae),
-        dtype=str(dtype).removeprefix("torch."),
-        computed={"flow": motion.RULE} if args.motion else None,
-        text_encoder=describe_encoder(args) if args.encode_prompts else None,
-        workers=4 if args.workers is None else args.workers,
-        limit_s=args.decode_timeout,
-        retry_failed=args.retry_failed,
-        remember=not args.dry_run,
-        progress=bar,
-    )
+    plan = compare(args, listing, latents, dtype)
     print(table(plan))
     print(summary(plan, time.perf_counter() - start), flush=True)
-    if plan.num_bytes > plan.free_bytes and shelf is not None:
-        shelf.clear()
     if plan.num_bytes > plan.free_bytes:
+        if shelf is not None:
+            shelf.clear()
         raise ValueError(f"--output {args.output}: the disk is too small for this plan")
     return plan
+
+
+def list_media(args: argparse.Namespace):
+    """What there is in the input."""
+    from diffnext.data.progress import Tally
+    from diffnext.data.sources import parse_columns, scan
+
+    with contextlib.closing(Tally(sys.stderr)) as tally:
+        return scan(args.input, parse_columns(args.columns), tick=tally)
+
+
+def compare(args: argparse.Namespace, listing, latents, dtype):
+    """The plan: what is listed, held against what the cache holds."""
+    from diffnext.data import motion
+    from diffnext.data.cache_plan import make_plan
+    from diffnext.models.autoencoders.loading import describe_vae
+
+    with contextlib.ExitStack() as bars:  # which an interrupt clears too
+        return make_plan(
+            listing,
+            args.output,
+            rules=view_rules(args, latents),
+            latents=latents,
+            vae=describe_vae(args.vae),
+            dtype=str(dtype).removeprefix("torch."),
+            computed={"flow": motion.RULE} if args.motion else None,
+            text_encoder=describe_encoder(args) if args.encode_prompts else None,
+            workers=4 if args.workers is None else args.workers,
+            limit_s=args.decode_timeout,
+            retry_failed=args.retry_failed,
+            remember=not args.dry_run,
+            progress=lambda *what: bars.enter_context(contextlib.closing(bar(*what))),
+        )
 
 
 def foretell(count: int, plan, tools) -> None:
@@ -307,13 +215,6 @@ def view_rules(args: argparse.Namespace, latents):
     )
     latents.check(rules, multiple)
     return rules
-
-
-def bar(items, total: int, name: str):
-    """Show how far an iteration is."""
-    from tqdm import tqdm
-
-    return tqdm(items, name, total, leave=False, unit="")
 
 
 def encode(plan, lock, tools, asked):

@@ -124,6 +124,37 @@ class Display:
         self._bar.update(meter.done - self._bar.n)
 
 
+class Tally:
+    """Counts on a terminal what is found, where nobody knows how much there is; nothing elsewhere.
+
+    Args:
+        delay_s: before it shows anything.
+    """
+
+    def __init__(self, stream: TextIO, *, delay_s: float = 1.0) -> None:
+        self._stream, self._delay_s = stream, delay_s
+        self._name = ""
+        self._bar: Any = None
+
+    def __call__(self, name: str) -> None:
+        """Count one thing; of another name than the last, from the beginning."""
+        if name != self._name:
+            self.close()
+            self._name, self._bar = name, self._begin(name)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _begin(self, name: str) -> Any:
+        from tqdm import tqdm
+
+        options = {"delay": self._delay_s, "file": self._stream, "unit": ""}
+        return tqdm(desc=name, leave=False, disable=None, **options)
+
+
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds: 1:02:03, 2:03."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -7,7 +7,8 @@ import contextlib
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-LARGE_BYTES = (1 << 30, 32 << 20)  # of blocks that go back at once; old versions take the second
+LARGE_BYTES = 1 << 30  # of a block that goes back at once
+LARGEST_OF_OLD = 32 << 20  # the same, where the version of glibc takes no more
 
 
 def keep_freed_memory(most_bytes: int) -> None:
@@ -21,5 +22,6 @@ def keep_freed_memory(most_bytes: int) -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGE_BYTES)
+        if not mallopt(M_MMAP_THRESHOLD, LARGE_BYTES):
+            mallopt(M_MMAP_THRESHOLD, LARGEST_OF_OLD)
         mallopt(M_TRIM_THRESHOLD, most_bytes)

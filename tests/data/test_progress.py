@@ -6,7 +6,8 @@ import io
 import pytest
 
 from diffnext.data import progress
-from diffnext.data.progress import Display, Meter, Stage, clock
+from diffnext.data.progress import Display, Meter, Stage, Tally, clock
+from diffnext.data.sources import scan
 
 
 @pytest.fixture
@@ -83,3 +84,25 @@ def test_on_a_terminal_there_is_a_bar(now):
 
 def test_clock():
     assert [clock(3), clock(62.6), clock(7384)] == ["0:03", "1:03", "2:03:04"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_a_scan_counts_what_it_finds_on_a_terminal_and_clears_the_line(tmp_path, stream):
+    for name in ("a.jpg", "b.mp4", "b.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    counts = []
+    tally = Tally(stream, delay_s=0)
+    scan(str(tmp_path), tick=lambda what: counts.append(what) or tally(what))
+    tally.close()
+    assert counts == 3 * ["files"] + 2 * ["media"]
+    lines = stream.getvalue().split("\r")
+    if isinstance(stream, Terminal):
+        assert [line.split()[0] for line in lines if line.strip()] == ["files:", "media:"]
+        assert not lines[-1]
+    else:
+        assert lines == [""]

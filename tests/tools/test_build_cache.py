@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import torch
 
-from diffnext.cli import build_cache
+from diffnext.cli import build_args, build_cache
 from diffnext.data.cache_identity import Latents
 from diffnext.data.records import open_reader, read_identity
 from diffnext.data.records.lock import FolderLock
@@ -301,7 +301,7 @@ def test_rows_without_a_path_are_shown(photos, model, tmp_path, capsys):
 
 
 def test_interrupted(photos, model, tmp_path, monkeypatch, capsys):
-    def interrupt(path, columns):
+    def interrupt(path, columns, tick):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("diffnext.data.sources.scan", interrupt)
@@ -318,7 +318,7 @@ def test_arguments_that_do_not_parse(capsys):
         ["--fps", "0"],
     ):
         with pytest.raises(SystemExit) as caught:
-            build_cache.parse_args([*arguments("in", "out", "vae"), *options])
+            build_args.parse_args([*arguments("in", "out", "vae"), *options], "")
         assert caught.value.code == 2
         assert options[0] in capsys.readouterr().err
 

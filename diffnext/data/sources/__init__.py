@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from diffnext.data import urls
 from diffnext.data.location import kind_of
@@ -18,7 +18,12 @@ from diffnext.data.sources.webdataset import expand, list_tar
 __all__ = ["Failure", "Listing", "Source", "parse_columns", "scan", "walk"]
 
 
-def scan(path: str, columns: Mapping[str, str] | None = None) -> Listing:
+def scan(
+    path: str,
+    columns: Mapping[str, str] | None = None,
+    *,
+    tick: Callable[[str], None] = lambda what: None,
+) -> Listing:
     """List what an input holds.
 
     Args:
@@ -26,11 +31,12 @@ def scan(path: str, columns: Mapping[str, str] | None = None) -> Listing:
             media (.parquet, .arrow), a tar, a pattern of these such as shards-{0000..0009}.tar, or a
             single medium; a local path or a URL.
         columns: field -> column, for tables whose columns have names of their own.
+        tick: see `Listing`.
 
     Raises:
         ValueError: nothing there, or a manifest that cannot be read at all.
     """
-    listing = Listing()
+    listing = Listing(tick=tick)
     parts = [path] if os.path.exists(path) else expand(path)
     for part in parts:
         _scan_one(listing, part, Columns(columns or {}))
