@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from diffnext.engine.blocks import repeated_blocks
@@ -19,6 +20,8 @@ OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _OPTIMIZERS = Registry("optimizer", package="torch.optim")
+# the base of all; what needs the loss several times a step; what takes sparse gradients alone
+_NOT_HERE = (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
 # one kernel for all weights, on a CPU six times as fast as a loop; elsewhere torch chooses
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
@@ -100,7 +103,7 @@ def check_patterns(net: nn.Module, patterns: Iterable[str], *, key: str) -> None
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """An optimizer by its name in any case ("adamw"), or a class at "module:Class".
+    """An optimizer by its name in any case ("adamw"), or a class at "module:Class" or "module.Class".
 
     The names are those of torch.optim; "muon" is diffnext's own, which trains a whole network; names
     that end in "8bit" ("AdamW8bit") are those of bitsandbytes.
@@ -108,8 +111,9 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     Raises:
         ValueError: no such optimizer, or its package is missing; the message says what there is.
     """
-    if ":" in name:
-        return _OPTIMIZERS.get(name)
+    if ":" in name or "." in name:
+        module, _, cls = name.replace(":", ".").rpartition(".")
+        return _OPTIMIZERS.get(f"{module}:{cls}")
     eight_bit = name.lower().endswith("8bit")
     classes = _classes(_load_bitsandbytes() if eight_bit else torch.optim)
     if eight_bit:
@@ -117,7 +121,7 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     else:
         classes["muon"] = Muon
     if name.lower() not in classes:
-        known = sorted(c.__name__ for c in classes.values() if c is not torch.optim.Optimizer)
+        known = sorted(c.__name__ for c in classes.values())
         raise ValueError(f"SOLVER.OPTIMIZER is {name!r}; there are {known}")
     return classes[name.lower()]
 
@@ -126,7 +130,9 @@ def _classes(module: object) -> dict[str, type[torch.optim.Optimizer]]:
     return {
         key.lower(): value
         for key, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.Optimizer)
+        and value not in _NOT_HERE
     }
 
 
@@ -161,8 +167,7 @@ def optimizer_factory(
     options: dict = {"lr": lr}
     if "betas" in accepted:
         options["betas"] = (0.9, beta2, *accepted["betas"].default[2:])
-    if issubclass(cls, _FUSED) and "fused" in accepted:
-        options["fused"] = True
+    fused = {"fused": True} if issubclass(cls, _FUSED) and "fused" in accepted else {}
 
     def make(net: nn.Module) -> torch.optim.Optimizer:
         groups = param_groups(
@@ -174,6 +179,8 @@ def optimizer_factory(
         )
         if not groups:
             raise ValueError(f"{type(net).__name__} has no parameter that learns: all are frozen")
-        return cls(groups, **options)
+        split = any(isinstance(p, DTensor) for p in net.parameters())
+        whole_only = split and issubclass(cls, torch.optim.SGD)  # torch has no rule for this kernel
+        return cls(groups, **options, **({} if whole_only else fused))
 
     return make

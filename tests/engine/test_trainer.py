@@ -151,6 +151,16 @@ def test_parameters_without_gradient_are_named(tmp_path, monkeypatch, caplog):
     assert "blocks.1.0.weight, blocks.1.0.bias" in named[0]
 
 
+@pytest.mark.usefixtures("no_waiting_for_disks")
+def test_sgd_steps_parts_of_weights_as_whole_ones(tmp_path):
+    """Torch's fused kernel for it knows no parts."""
+    for backend in ("single", "fsdp"):
+        (tmp_path / backend).mkdir()
+        trainer = toy_run(tmp_path / backend, max_steps=2, backend=backend, optimizer="SGD")
+        trainer.train()
+    assert losses(tmp_path / "fsdp") == pytest.approx(losses(tmp_path / "single"))
+
+
 def test_ddp_needs_all_gradients_unless_it_searches(tmp_path, monkeypatch):
     """Without the search its messages of this step are not complete: replicas would drift apart."""
     for search in (True, False):
