@@ -8,6 +8,7 @@ import re
 
 from diffnext.cli.cache_prompts import add_prompts
 from diffnext.cli.devices import DTYPES
+from diffnext.data.urls import is_url
 from diffnext.data.view_options import add_views, positive
 
 
@@ -27,6 +28,10 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.dtype not in {"auto", *DTYPES, *DTYPES.values()}:
         parser.error(f"--dtype {args.dtype!r}: auto or one of {sorted(DTYPES)} is wanted")
+    if is_url(args.output):
+        parser.error(
+            f"--output {args.output} is a URL; give a folder, and copy it there when it is built"
+        )
     return args
 
 

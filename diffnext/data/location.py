@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import posixpath
 import shutil
 from abc import ABC, abstractmethod
@@ -130,7 +131,8 @@ class File(Location):
         return self.path
 
     def handle(self) -> str:
-        return self.path
+        # to FFmpeg, what stands before a colon would be a protocol
+        return os.path.abspath(self.path) if ":" in self.path else self.path
 
     def copy_to(self, path: str) -> None:
         shutil.copyfile(self.path, path)

@@ -37,7 +37,7 @@ class Shelf:
     """
 
     def __init__(self, output: str, most_bytes: int | None = None) -> None:
-        self.folder = os.path.join(output, SHELF)
+        self.folder = os.path.join(os.path.abspath(output), SHELF)
         self._left = most_bytes
         self._claims: dict[str, Future] = {}
         self._lock = threading.Lock()

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
-from diffnext.data import images
+from diffnext.data import images, media
 from diffnext.data.location import File, TarMember, of_path
 from diffnext.data.sources import scan
+from tests.data.clips import write_clip
 from tests.data.packed import SAMPLES, greys, media_table, png, reasons, write_parquet, write_tar
 
 
@@ -67,6 +68,15 @@ def test_urls_that_cannot_be_reached():
         of_path("memory://inputs/none.png").stamp()
     assert of_path("https://host/a.webm?size=3").kind == "video"
     assert isinstance(of_path("C:\\a.png"), File)
+
+
+def test_a_folder_with_a_colon_in_its_name_is_no_protocol(tmp_path, monkeypatch):
+    (tmp_path / "cache:1").mkdir()
+    write_clip(tmp_path / "cache:1" / "a.mp4", 3)
+    monkeypatch.chdir(tmp_path)
+    [source] = scan("cache:1").sources
+    assert source.path == "cache:1/a.mp4"
+    assert media.probe(source.location).num_frames == 3
 
 
 class Server(http.server.BaseHTTPRequestHandler):

@@ -316,6 +316,7 @@ def test_arguments_that_do_not_parse(capsys):
         ["--workers", "-1"],
         ["--decode-timeout", "0"],
         ["--fps", "0"],
+        ["--output", "s3://bucket/cache"],
     ):
         with pytest.raises(SystemExit) as caught:
             build_args.parse_args([*arguments("in", "out", "vae"), *options], "")
