@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds of caches of noise, with a stand-in for the autoencoder, and what they must give."""
 
+from itertools import count
+
 import codewithgpu
 import numpy as np
 import PIL.Image
@@ -23,6 +25,18 @@ def encode(frames):
     batch, _, height, width, _ = frames.shape
     blocks = frames.reshape(batch, height // 8, 8, width // 8, 8, 3).mean(axis=(2, 4))
     return np.tile(blocks.transpose(0, 3, 1, 2), (1, 3, 1, 1))[:, :8].astype(np.float16)
+
+
+def interrupting(after, error=KeyboardInterrupt):
+    """The stand-in for an autoencoder, which raises an error after so many batches; None: never."""
+    calls = count()
+
+    def encoder(frames):
+        if next(calls) == after:
+            raise error
+        return encode(frames)
+
+    return encoder
 
 
 def write_picture(folder, name, seed):

@@ -24,15 +24,9 @@ from tests.data.cache_builds import (
     encode,
     plan_for,
     run,
-    write_photos,
     write_picture,
 )
 from tests.data.clips import package_file, write_clip
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return write_photos(tmp_path / "photos")
 
 
 def test_records_hold_the_moments_and_captions_of_every_picture(photos, tmp_path):

@@ -15,28 +15,11 @@ from diffnext.data.records.lock import LOCK
 from tests.data.cache_builds import (
     assert_complete,
     encode,
+    interrupting,
     plan_for,
     run,
-    write_photos,
     write_picture,
 )
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return write_photos(tmp_path / "photos")
-
-
-def interrupting(after):
-    calls = []
-
-    def encoder(frames):
-        calls.append(len(frames))
-        if len(calls) > after:
-            raise KeyboardInterrupt
-        return encode(frames)
-
-    return encoder
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
@@ -92,6 +75,8 @@ def slow_write(self, record):
     write(self, record)
 folder_writer.FolderWriter.write = slow_write
 def encoder(frames):
+    while os.path.getsize(sys.argv[4]) > target + 2:  # a slow parent kills no less
+        time.sleep(0.001)
     with open(sys.argv[4], "ab", buffering=0) as log:
         log.write(b"." * len(frames))
     time.sleep(0.005)
@@ -100,11 +85,11 @@ random.seed(0)
 open(sys.argv[4], "wb").close()
 deaths = 0
 while True:
+    target = os.path.getsize(sys.argv[4]) + random.randrange(0, 8, 2)  # encoded by this child
     child = os.fork()
     if not child:
         cache_builds.run(Path(sys.argv[2]), sys.argv[3], encoder=encoder, batch_size=2)
         os._exit(0)
-    target = os.path.getsize(sys.argv[4]) + random.randrange(0, 8, 2)  # encoded by this child
     ended = (0, 0)
     while os.path.getsize(sys.argv[4]) < target and not ended[0]:
         ended = os.waitpid(child, os.WNOHANG)
@@ -132,7 +117,7 @@ def test_a_build_that_is_killed_at_any_moment_ends_like_one_that_is_not(photos, 
     assert [left[i] for i in range(27)] == [right[i] for i in range(27)]
     journals = [(tmp_path / name / JOURNAL).read_bytes() for name in ("killed", "whole")]
     assert journals[0] == journals[1]
-    assert deaths >= 5
+    assert deaths >= 3
     again = log.stat().st_size - 27
     assert 0 < again <= 2 * deaths  # the batch that was being encoded or written
     assert run(photos, killed).written == 0

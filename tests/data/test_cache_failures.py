@@ -24,14 +24,8 @@ from tests.data.cache_builds import (
     plan_for,
     records,
     run,
-    write_photos,
     write_picture,
 )
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return write_photos(tmp_path / "photos")
 
 
 def test_bad_media_are_left_out_and_written_down(photos, tmp_path):
@@ -213,6 +207,23 @@ def test_where_nothing_can_be_used_the_reasons_are_given(tmp_path):
     assert lines[0].endswith("no picture or video in it that can be used; 4 failed:")
     place = f"  {manifest}: line 2: no column path or file, there are ['caption', 'picture']"
     assert (lines[1], lines[4:]) == (place, ["  and 1 more"])
+
+
+def test_failures_that_differ_in_their_files_alone_are_counted_as_one(photos, tmp_path):
+    names = ["p0.png", "gone.png", "lost.png", "one.heic", "two.heic"]
+    manifest = photos / "all.csv"
+    manifest.write_text("path,caption\n" + "".join(f"{name},A caption.\n" for name in names))
+    for name in ("a.png", "b.png"):
+        (photos / name).write_bytes(b"no picture")
+        with manifest.open("a") as stream:
+            stream.write(f"{name},A caption.\n")
+    lines = table(plan_for(manifest, tmp_path / "cache")).splitlines()
+    counts = [line.split(maxsplit=2)[1:] for line in lines if line.startswith("failed")]
+    assert counts == [
+        ["2", "no such file"],
+        ["2", "'.heic' is not the suffix of a picture or video"],
+        ["2", f"UnidentifiedImageError: cannot identify image file '{photos / 'a.png'}'"],
+    ]
 
 
 def test_names_that_are_no_text_are_reported_and_printed(photos, tmp_path):

@@ -10,12 +10,7 @@ import pytest
 
 from diffnext.data.journal import Journal
 from diffnext.data.records import open_reader
-from tests.data.cache_builds import assert_complete, plan_for, run, write_photos
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return write_photos(tmp_path / "photos")
+from tests.data.cache_builds import assert_complete, plan_for, run
 
 
 def as_tar(photos, path):

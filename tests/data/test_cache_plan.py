@@ -29,17 +29,11 @@ from tests.data.cache_builds import (
     plan_for,
     records,
     run,
-    write_photos,
     write_picture,
 )
 from tests.data.clips import numbers, write_clip
 
 VIDEO = Latents(4, 4, 8)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return write_photos(tmp_path / "photos")
 
 
 def encode_video(frames):

@@ -14,16 +14,15 @@ from diffnext.data.cache_part import Tools
 from diffnext.data.cache_ranks import build_shared, lead_or_follow, lock_of, settle
 from diffnext.data.records import open_reader
 from diffnext.data.records.lock import InUse
-from tests.data.cache_builds import assert_complete, encode, plan_for, run, write_photos
+from tests.data.cache_builds import assert_complete, encode, interrupting, plan_for, run
 
 ASKED = {"rules": {"sizes": ((32, 48),)}, "dtype": "float32"}
 
 
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
     monkeypatch.setattr(cache_part, "POLL_S", 0.01)
     monkeypatch.setattr(cache_ranks, "POLL_S", 0.01)
-    return write_photos(tmp_path / "photos")
 
 
 def tools(encoder=encode, batch_size=3):
@@ -133,36 +132,19 @@ def test_a_follower_leads_when_the_leader_has_died(photos, tmp_path):
 
 
 def test_a_build_alone_goes_on_with_what_many_left(photos, tmp_path):
-    output = str(tmp_path / "cache")
-    calls = []
-
-    def encoder(frames):
-        calls.append(frames)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return encode(frames)
-
+    output, told = str(tmp_path / "cache"), []
     with lock_of(output) as lock, pytest.raises(KeyboardInterrupt):
-        build_shared(plan_for(photos, output), tools(encoder, 2), lock=lock, asked=ASKED)
-    settle(output, tell=calls.append)
-    assert (
-        calls[-1] == f"{output}: an earlier build left records, which are joined to the cache now"
-    )
+        build_shared(plan_for(photos, output), tools(interrupting(2), 2), lock=lock, asked=ASKED)
+    settle(output, tell=told.append)
+    assert told[-1] == f"{output}: an earlier build left records, which are joined to the cache now"
     assert run(photos, output).written == 3
     assert_complete(photos, tmp_path / "cache")
 
 
 def test_many_go_on_with_what_one_left_unfinished(photos, tmp_path):
-    calls, output = [], str(tmp_path / "cache")
-
-    def encoder(frames):
-        calls.append(frames)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        return encode(frames)
-
+    output = str(tmp_path / "cache")
     with pytest.raises(KeyboardInterrupt):
-        run(photos, output, encoder=encoder)
+        run(photos, output, encoder=interrupting(1))
     with lock_of(output) as lock:
         plan = plan_for(photos, output)
         assert (len(plan.items), plan.finished) == (4, False)

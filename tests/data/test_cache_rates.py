@@ -8,14 +8,9 @@ import pytest
 from diffnext.data import cache_rates
 from diffnext.data.cache_rates import Rates, frame_bytes, probe_rates
 from diffnext.data.view_rules import ViewRules
-from tests.data.cache_builds import encode, plan_for, write_photos
+from tests.data.cache_builds import encode, plan_for
 
 SAMPLE = 32 * 48 * 3  # bytes
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return write_photos(tmp_path / "photos")
 
 
 def test_the_slower_stage_decides():

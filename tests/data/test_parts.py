@@ -19,7 +19,7 @@ from diffnext.data.ledger import LEDGER
 from diffnext.data.parts import CLOSED, DAMAGED, SHARD, close_part, join
 from diffnext.data.records import open_reader
 from diffnext.data.records.layout import index_names
-from tests.data.cache_builds import encode, expected, plan_for, records, run, write_photos
+from tests.data.cache_builds import expected, interrupting, plan_for, records, run
 
 
 class Killed(BaseException):
@@ -30,10 +30,9 @@ def quiet(text):
     """Nobody listens."""
 
 
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
     monkeypatch.setattr(cache_part, "POLL_S", 0.01)
-    return write_photos(tmp_path / "photos")
 
 
 @pytest.fixture
@@ -59,14 +58,8 @@ def begin(photos, cache):
 
 def write_part(work, *, batches=None, closed=True):
     """Take part alone, to the end or for some batches of two. Returns the folder of the part."""
-    left = count()
-
-    def encoder(frames):
-        if next(left) == batches:
-            raise Killed
-        return encode(frames)
-
     before = set(os.listdir(work.parts))
+    encoder = interrupting(batches, Killed)
     tools = Tools(lambda: encoder, batch_size=2, workers=0)
     if batches is None:
         take_part(work, tools)
