@@ -153,14 +153,26 @@ def differences(
 ) -> list[str]:
     """Each key on which two identities differ, with both values; lineages aside."""
     ours, theirs = (
-        flat({key: value for key, value in made.items() if key != LINEAGE})
-        for made in (one, other)
+        flat({key: value for key, value in made.items() if key != LINEAGE}) for made in (one, other)
     )
     return [
         f"  {key}: {name} has {ours.get(key)!r}, {other_name} {theirs.get(key)!r}"
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     ]
+
+
+def options_of(identity: Mapping[str, Any]) -> str:
+    """The options that made a cache, besides autoencoder, sizes and choice of frames; words in
+    capitals are the user's."""
+    options = []
+    if dtype := identity.get("dtype", {}).get("encode"):
+        options.append(f"--dtype {dtype}")
+    if "flow" in identity.get("rules", {}):
+        options.append("--motion")
+    if "text_encoder" in identity:
+        options.append("--encode-prompts --text-model MODEL")
+    return " ".join(options)
 
 
 def open_journal(output: str) -> tuple[Journal, bool]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffnext.data.cache_identity import options_of
 from diffnext.data.datasets import identity_of
 from diffnext.data.records import RecordReader
 from diffnext.engine.check import has_weights, read_config
@@ -190,14 +191,14 @@ def _refusal(reader: RecordReader, differs: list[str], vae: Path, expected: Expe
         [
             f"{reader.path} was not made with the autoencoder of this model, {vae}:",
             *differs,
-            f"build the cache again: {rebuild_command(vae, expected)}",
+            f"build the cache again: {rebuild_command(reader, vae, expected)}",
             "or train with the autoencoder that made it: PIPELINE.MODULES.vae FOLDER",
         ]
     )
 
 
-def rebuild_command(vae: Path, expected: Expected) -> str:
-    """The command that builds a cache for the network; words in capitals are the user's."""
+def rebuild_command(reader: RecordReader, vae: Path, expected: Expected) -> str:
+    """The command that builds a cache like this one for the network; words in capitals are the user's."""
     size, frames = "HxW", ""
     if _known_class(vae) is not None and expected.size is not None:
         time, space = strides_of(vae)
@@ -205,7 +206,8 @@ def rebuild_command(vae: Path, expected: Expected) -> str:
         size = f"{height}x{width}"
         if time > 1 and expected.frames is not None:
             frames = f" --num-frames {time * (expected.frames - 1) + 1}"
-    return (
+    command = (
         f"python tools/build_cache.py --input INPUT --output OUTPUT --vae {vae} "
         f"--resolution {size}{frames}"
     )
+    return f"{command} {options_of(identity_of(reader, 'moments') or {})}".rstrip()

@@ -73,14 +73,20 @@ def test_the_models_own_cache(capsys, model):
 
 
 def test_edited_weights(capsys, model):
-    cache = own_cache(model)
+    cache = own_cache(
+        model,
+        dtype={"encode": "bfloat16", "store": "float16"},
+        rules={"flow": "rule"},
+        text_encoder={"class": "T5"},
+    )
     before = describe_vae(str(model))["weights_sha256"]
     (model / "vae" / WEIGHTS).write_bytes(b"Weights of the autoencoder")
     after = describe_vae(str(model))["weights_sha256"]
     error = refused(capsys, model, cache)
     assert f"vae.weights_sha256: the cache has '{before}', the model '{after}'" in error
     assert f"python tools/build_cache.py --input INPUT --output OUTPUT --vae {model}/vae" in error
-    assert "--resolution 8x8" in error and "PIPELINE.MODULES.vae FOLDER" in error
+    options = "--dtype bfloat16 --motion --encode-prompts --text-model MODEL\n"
+    assert f"--resolution 8x8 {options}" in error and "PIPELINE.MODULES.vae FOLDER" in error
 
 
 def test_the_folder_that_made_the_cache_is_named(capsys, model):

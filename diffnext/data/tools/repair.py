@@ -178,7 +178,11 @@ def _case(cache: Cache, row: int, entry: Entry, remedy: Remedy) -> Case:
         candidates.append(remedy.sources[entry.path].fields())
     computed = "flow" in (cache.identity or {}).get("rules", {})
     if any(isinstance(kind, dict) for kind in cache.reader.fields.values()):
-        raise ValueError(f"{entry.path}: it has embeddings; drop the record, and build again")
+        raise ValueError(
+            f"{entry.path}: its prompts are embedded, and that takes the text encoder too; drop the "
+            "record (--drop), and run the command that built the cache again (--encode-prompts): it "
+            "makes what is missing"
+        )
     for fields in candidates:
         if sample_key(entry.content, fields, entry.view) == entry.key:
             return Case(row, entry, fields, computed and "flow" not in fields)

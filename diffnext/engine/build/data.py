@@ -92,7 +92,8 @@ def _fitting(
     counts = check_data.count_shapes(reader)
     count = sum(counts[shape] for shape in misfits)
     if cfg.TRAIN.OTHER_SHAPES == "refuse" or count == len(reader):
-        rebuild = check_identity.rebuild_command(component_folder(cfg, "vae"), expected)
+        vae = component_folder(cfg, "vae")
+        rebuild = check_identity.rebuild_command(reader, vae, expected)
         raise ValueError(check_data.refusal(reader, misfits, rebuild))
     note = f"WARNING    {count} of {len(reader)} records of {reader.path} are left out: "
     note += "; ".join(f"{counts[shape]} with {reason}" for shape, reason in misfits.items())
