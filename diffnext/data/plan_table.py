@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from diffnext.data.cache_plan import Plan
 from diffnext.data.progress import clock
+from diffnext.data.sources import Failure
 from diffnext.data.views import View
 
 MOST_REASONS = 8  # of a kind that are listed
+PLACE = re.compile(r"\b(line|row|entry) \d+: ")  # in a manifest
 
 
 def table(plan: Plan) -> str:
@@ -70,12 +73,18 @@ def _others(plan: Plan) -> list[str]:
     if plan.others[0]:
         lines.append(_line("left out", *plan.others))
     for word, failures in (("dropped", plan.dropped), ("failed", plan.failures)):
-        reasons = Counter(failure.reason for failure in failures)
+        reasons = Counter(map(_kind, failures))
         lines += [_line(word, n, reason) for reason, n in reasons.most_common(MOST_REASONS)]
         if len(reasons) > MOST_REASONS:
             rest = reasons.total() - sum(n for _, n in reasons.most_common(MOST_REASONS))
             lines.append(_line(word, rest, "for other reasons"))
     return lines
+
+
+def _kind(failure: Failure) -> str:
+    """The reason without what tells one file from another, so that like failures are counted as one."""
+    reason = failure.reason.replace(f"{failure.file}: ", "").replace(repr(failure.file), "it")
+    return PLACE.sub("", reason)
 
 
 def _line(word: str, count: int, text: str) -> str:

@@ -210,7 +210,7 @@ def test_where_nothing_can_be_used_the_reasons_are_given(tmp_path):
 
 
 def test_failures_that_differ_in_their_files_alone_are_counted_as_one(photos, tmp_path):
-    names = ["p0.png", "gone.png", "lost.png", "one.heic", "two.heic"]
+    names = ["p0.png", "one.heic", "two.heic", "three.heic"]
     manifest = photos / "all.csv"
     manifest.write_text("path,caption\n" + "".join(f"{name},A caption.\n" for name in names))
     for name in ("a.png", "b.png"):
@@ -220,9 +220,8 @@ def test_failures_that_differ_in_their_files_alone_are_counted_as_one(photos, tm
     lines = table(plan_for(manifest, tmp_path / "cache")).splitlines()
     counts = [line.split(maxsplit=2)[1:] for line in lines if line.startswith("failed")]
     assert counts == [
-        ["2", "no such file"],
-        ["2", "'.heic' is not the suffix of a picture or video"],
-        ["2", f"UnidentifiedImageError: cannot identify image file '{photos / 'a.png'}'"],
+        ["3", "'.heic' is not the suffix of a picture or video"],
+        ["2", "UnidentifiedImageError: cannot identify image file it"],
     ]
 
 
