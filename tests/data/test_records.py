@@ -20,6 +20,7 @@ from diffnext.data.records.index import (
     MAGIC,
     SIDECAR,
     adopt_copy,
+    is_sound,
     load,
     save,
     text_state,
@@ -184,6 +185,42 @@ def test_a_damaged_copy_of_the_index_is_not_used(folder):
         assert same(open_reader(folder)[13], record(13))
 
 
+def flip_byte(file, place):
+    """Change one bit of a byte."""
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0x10
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["offset", "size", "sums", "order"])
+def test_a_wrong_byte_in_a_copy_of_the_index_is_found(folder, name, monkeypatch):
+    """When a small one is opened; of a large one the rest must be right, and a tool can tell."""
+    reader, copy = open_reader(folder), folder / SIDECAR
+    flip_byte(copy, copy.read_bytes().index(getattr(reader.index, name).tobytes()) + 3)
+    state = text_state(str(folder))
+    assert load(str(folder), state) is None and not is_sound(str(folder))
+    assert same(open_reader(folder)[13], record(13))
+    monkeypatch.setattr("diffnext.data.records.index.SMALL", 100)
+    assert load(str(folder), state) is not None
+
+
+def test_a_wrong_number_in_the_head_of_a_copy_is_found(folder):
+    copy, state = folder / SIDECAR, text_state(str(folder))
+    flip_byte(copy, copy.read_bytes().index(b'"counts": [') + 11)
+    assert load(str(folder), state) is None and not is_sound(str(folder))
+
+
+def test_a_copy_of_the_index_without_a_checksum_is_used(folder):
+    """As earlier versions wrote it."""
+    copy, state = folder / SIDECAR, text_state(str(folder))
+    magic, head, _ = copy.read_bytes().split(b"\n", 2)
+    old = {key: value for key, value in json.loads(head).items() if key != "checksum"}
+    start = -(-(len(magic) + len(head) + 2) // ALIGN) * ALIGN
+    text = magic + b"\n" + json.dumps(old).encode() + b"\n"
+    copy.write_bytes(text.ljust(-(-len(text) // ALIGN) * ALIGN) + copy.read_bytes()[start:])
+    assert is_sound(str(folder)) and len(load(str(folder), state)) == 20
+
+
 def wrong_heads(head):
     """What a damaged or a foreign file could say of its arrays."""
     yield from ([], "noise", {"state": head["state"]}, {**head, "shapes": 3})
@@ -198,8 +235,9 @@ def wrong_heads(head):
 def test_a_copy_with_a_damaged_head_is_not_used(folder):
     """Arrays of other types above all: numpy would take bytes of a file for objects in memory."""
     copy = folder / SIDECAR
-    _, head, rest = copy.read_bytes().split(b"\n", 2)
-    for wrong in wrong_heads(json.loads(head)):
+    _, text, rest = copy.read_bytes().split(b"\n", 2)
+    head = {key: value for key, value in json.loads(text).items() if key != "checksum"}
+    for wrong in wrong_heads(head):
         text = MAGIC + json.dumps(wrong).encode() + b"\n"
         copy.write_bytes(text.ljust(-(-len(text) // ALIGN) * ALIGN) + rest.lstrip(b" "))
         adopt_copy(str(folder))

@@ -73,6 +73,16 @@ def test_without_verification_a_changed_payload_passes(folder):
     assert [same(row, record(i)) for i, row in enumerate(rows)] == [i != 8 for i in range(20)]
 
 
+def test_any_of_many_samples_is_found(tmp_path):
+    file = tmp_path / layout.SAMPLES
+    for count in (700, 520):  # the second time they are other lines
+        lines = [json.dumps({"key": f"k{i}", "path": "x" * (i % 7) + "é"}) for i in range(count)]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for i in (0, 255, 256, 511, 512, count - 1):
+            assert layout.sample_of(str(tmp_path), i) == f"sample k{i} of {'x' * (i % 7)}é"
+        assert {layout.sample_of(str(tmp_path), i) for i in (count, 5000)} == {""}
+
+
 def test_the_sample_is_named_where_it_is_known(folder):
     from diffnext.data.journal import JOURNAL
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
@@ -19,6 +20,7 @@ from diffnext.data.records.base import RecordError
 METADATA = "METADATA"
 JOURNAL = "diffnext.journal.json"  # the types of the fields, while a writer is at work
 SAMPLES = "diffnext.samples.jsonl"  # line n: what record n was made of
+STRIDE = 256  # lines between two of whose places are kept
 LARGE = 10_000  # records from which reading the text index again costs more than a file beside it
 
 
@@ -44,12 +46,31 @@ def read_json(file: str) -> dict[str, Any] | None:
 
 def sample_of(path: str, record: int) -> str:
     """What a record was made of, for messages: "sample KEY of FILE", or "" where nobody wrote it."""
+    file = os.path.join(path, SAMPLES)
     try:
-        with open(os.path.join(path, SAMPLES), encoding="utf-8") as stream:
-            entry = json.loads(next(islice(stream, record, None)))
+        stat = os.stat(file)
+        start = _line_starts(file, stat.st_size, stat.st_mtime_ns)[record // STRIDE]
+        with open(file, "rb") as stream:
+            stream.seek(start)
+            entry = json.loads(next(islice(stream, record % STRIDE, None)))
         return f"sample {entry['key']} of {entry['path']}"
-    except (OSError, StopIteration, ValueError, TypeError, KeyError):
+    except (OSError, IndexError, StopIteration, ValueError, TypeError, KeyError):
         return ""
+
+
+@functools.lru_cache(maxsize=8)
+def _line_starts(file: str, size: int, mtime_ns: int) -> list[int]:
+    """Where each `STRIDE`-th line begins, in bytes, of a file as it is now.
+
+    Checks of a damaged folder ask for many lines of a file that may have millions.
+    """
+    starts, position = [], 0
+    with open(file, "rb") as stream:
+        for number, line in enumerate(stream):
+            if number % STRIDE == 0:
+                starts.append(position)
+            position += len(line)
+    return starts
 
 
 def open_index(

@@ -108,6 +108,9 @@ def flaw(record: Record) -> str:
 
 def check_index(cache: Cache) -> Iterator[Problem]:
     """Compare the index that readers map with the text that it was made from."""
+    if not indexing.is_sound(cache.reader.folder):
+        yield Problem("index", f"{indexing.SIDECAR} has other bytes than were written; remove it")
+        return
     index = cache.reader.index
     for number, (name, *_) in enumerate(indexing.text_state(cache.reader.folder)):
         rows, _ = index_text.parse(cache.file(name), BEYOND, recover=not cache.finished)
