@@ -20,7 +20,7 @@ import sys
 import time
 
 import torch
-from models import ARCHS, text_to_image
+from models import ARCHS, network
 
 from diffnext.engine.blocks import compile_blocks
 from diffnext.models.guidance_scaler import Guidance
@@ -105,7 +105,7 @@ def print_peak(net: NOVATransformer3DModel, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    net = text_to_image(args.model, pixels=args.pixels, tokens=args.tokens)
+    net = network(args.model, size=(args.pixels, args.pixels), tokens=args.tokens)
     net = net.eval().to(args.device, getattr(torch, args.dtype))
     if args.peak_of:
         print_peak(net, args)

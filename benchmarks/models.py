@@ -13,19 +13,22 @@ ARCHS = {
 }
 
 
-def text_to_image(model: str, *, pixels: int, tokens: int) -> NOVATransformer3DModel:
-    """A text-to-image network.
+def network(
+    model: str, *, size: tuple[int, int], tokens: int, frames: int = 1
+) -> NOVATransformer3DModel:
+    """A network of texts to pictures, or to videos.
 
     Args:
         model: one of ARCHS.
-        pixels: side of the pictures.
+        size: (height, width) of the pictures, pixels.
         tokens: of a prompt.
+        frames: of the latents; more than one are a video.
     """
-    side = pixels // 16
+    height, width = size[0] // 16, size[1] // 16
     return NOVATransformer3DModel(
-        image_size=pixels,
+        image_size=size,
         text_token_len=tokens,
-        image_base_size=(side, side),
-        video_base_size=(1, side // 2, side // 2),
+        image_base_size=(height, width),
+        video_base_size=(frames, height // 2, width // 2),
         arch=ARCHS[model],
     )

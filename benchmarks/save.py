@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from models import ARCHS, text_to_image
+from models import ARCHS, network
 
 from diffnext.data.schema import Batch
 from diffnext.distributed import env as processes
@@ -64,7 +64,7 @@ class Position:
 
 def make_trainer(model: str, env: processes.Env) -> Trainer:
     """A run whose optimizer has its state, as after a first step."""
-    net = text_to_image(model, pixels=256, tokens=8)
+    net = network(model, size=(256, 256), tokens=8)
     pipe = NOVATrainT2IPipeline(net, DDPMScheduler(), vae_config={"scaling_factor": 0.13025})
     backend = Backend(env, precision="float32")
     make = optimizer_factory("AdamW", lr=1e-4, weight_decay=0.02, beta2=0.95)

@@ -3,19 +3,23 @@
 
 python benchmarks/train_step.py                                  d48w768 at 256 px, batch 2
 python benchmarks/train_step.py --model d48w1024 --pixels 1024 --precision bfloat16
+python benchmarks/train_step.py --model d48w1024 --pixels 480 768 --frames 33 --precision bfloat16
 python benchmarks/train_step.py --backend fsdp --processes 2     of two processes, gloo without a GPU
 python benchmarks/train_step.py --overhead                       the trainer's own CPU time, and data
 python benchmarks/train_step.py --small                          seconds, to see that it works
 
 Both loops step the same network with the same batches, in turns, so that a busy machine slows both.
 The peak of memory is that of a process of its own for each loop and mode; with several processes, that
-of the first one over both loops. GB are 10^9 bytes.
+of the first one over both loops. GB are 10^9 bytes. Tokens are patches of frames, those of the image
+encoder; the share of the peak is that of the floating point operations of a step, recomputation included,
+in what one product of large matrices reaches on the same device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -26,7 +30,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from models import ARCHS, text_to_image
+from models import ARCHS, network
+from step_flops import Speed, counted, product_speed
 from step_overhead import print_overhead
 from torch import Tensor
 
@@ -34,7 +39,7 @@ from diffnext.data.schema import Batch
 from diffnext.distributed import env as processes
 from diffnext.distributed.launched import is_worker
 from diffnext.engine.backends import BACKENDS
-from diffnext.engine.backends.base import Backend
+from diffnext.engine.backends.base import PRECISIONS, Backend
 from diffnext.engine.backends.deepspeed_config import merge_config
 from diffnext.engine.blocks import compile_blocks
 from diffnext.engine.hooks.log import LogHook
@@ -43,19 +48,23 @@ from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.trainer import Trainer
 from diffnext.methods.finetune import Finetune
 from diffnext.pipelines.nova.pipeline_train_t2i import NOVATrainT2IPipeline
+from diffnext.pipelines.nova.pipeline_train_t2v import NOVATrainT2VPipeline
+from diffnext.pipelines.nova.train_nova import NOVATrainPipeline
+from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 from diffnext.utils.metrics import memory_bytes
 from diffnext.utils.seeding import Draws
 from diffnext.utils.writers import JsonlWriter
 
-SMALL = {"model": "small", "pixels": 64, "tokens": 8, "steps": 3}
+SMALL = {"model": "small", "pixels": [64], "tokens": 8, "steps": 3}
 WARM_UP = 2  # steps; the second still grows the memory of the allocator
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", choices=sorted(ARCHS), default="d48w768")
-    parser.add_argument("--pixels", type=int, default=256, help="side of the pictures")
+    parser.add_argument("--pixels", type=int, nargs="+", default=[256], help="side, or two sides")
+    parser.add_argument("--frames", type=int, default=1, help="of videos, 4 k + 1; 1 for pictures")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=256, help="tokens of a prompt")
     parser.add_argument("--repeat", type=int, default=4, help="TRAIN.LOSS_REPEAT")
@@ -75,21 +84,30 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.small:
         vars(args).update(SMALL)
+    if len(args.pixels) > 2 or args.frames % 4 != 1:
+        parser.error("--pixels takes one or two sides, --frames a multiple of 4 and 1")
     return args
 
 
-def make_pipeline(args: argparse.Namespace) -> NOVATrainT2IPipeline:
-    """The text-to-image model of a published size, with random weights."""
-    net = text_to_image(args.model, pixels=args.pixels, tokens=args.tokens)
-    config = {"scaling_factor": 0.13025}
-    return NOVATrainT2IPipeline(net, DDPMScheduler(), vae_config=config, loss_repeat=args.repeat)
+def latent_shape(args: argparse.Namespace) -> tuple[int, int, int]:
+    """Frames, height and width of the latents."""
+    return (args.frames - 1) // 4 + 1, args.pixels[0] // 8, args.pixels[-1] // 8
+
+
+def make_pipeline(args: argparse.Namespace) -> NOVATrainPipeline:
+    """The model of a published size, with random weights."""
+    size, frames = (args.pixels[0], args.pixels[-1]), latent_shape(args)[0]
+    net = network(args.model, size=size, tokens=args.tokens, frames=frames)
+    options = {"vae_config": {"scaling_factor": 0.13025}, "loss_repeat": args.repeat}
+    if frames > 1:
+        return NOVATrainT2VPipeline(net, FlowMatchEulerDiscreteScheduler(), **options)
+    return NOVATrainT2IPipeline(net, DDPMScheduler(), **options)
 
 
 def batches(args: argparse.Namespace) -> Iterator[Batch]:
     """One batch for ever, as a loader would give it."""
     generator = torch.Generator().manual_seed(0)
-    side = args.pixels // 8
-    moments = torch.randn(args.batch, 8, 1, side, side, generator=generator).half()
+    moments = torch.randn(args.batch, 8, *latent_shape(args), generator=generator).half()
     prompts = list(torch.randn(args.batch, args.tokens, 2560, generator=generator).half())
     index = torch.arange(args.batch)
     while True:
@@ -194,9 +212,21 @@ def print_peak(trainer: Trainer, loop: str, mode: str) -> None:
     print(memory_bytes(trainer.backend.env.device))
 
 
-def report(args: argparse.Namespace, trainer: Trainer, mode: str) -> float:
+def count(args: argparse.Namespace, trainer: Trainer) -> Speed:
+    """Operations of the steps that will be measured first, on average, and how fast they could be."""
+    env, begin, total = trainer.backend.env, trainer.step, 0
+    for number in range(begin + WARM_UP, begin + WARM_UP + args.steps):
+        trainer.step = number  # which the share of masked tokens depends on
+        total += counted(lambda: plain_step(trainer))
+    trainer.step = begin
+    return Speed(total / args.steps, product_speed(env.device, PRECISIONS[args.precision]))
+
+
+def report(args: argparse.Namespace, trainer: Trainer, mode: str, speed: Speed | None) -> float:
     """Measure one mode, print it, return the trainer's median."""
     times, env = measure(trainer, args.steps), trainer.backend.env
+    samples = env.world * args.batch
+    tokens = samples * math.prod(latent_shape(args)) // 4
     if not env.is_main:
         return statistics.median(times["trainer"])
     for name, found in times.items():
@@ -204,7 +234,8 @@ def report(args: argparse.Namespace, trainer: Trainer, mode: str) -> float:
         peak = memory_bytes(env.device) if env.world > 1 else peak_bytes(name, mode)
         print(
             f"{mode:9} {name:8} median {median:8.3f} s  best {min(found):8.3f} s  "
-            f"{env.world * args.batch / median:7.2f} samples/s  peak {peak / 1e9:6.2f} GB",
+            f"{samples / median:7.2f} samples/s  {tokens / median:9.0f} tokens/s  "
+            f"peak {peak / 1e9:6.2f} GB" + (f"  share {speed.share(median):6.1%}" if speed else ""),
             flush=True,
         )
     ratio = statistics.median(t / p for t, p in zip(times["trainer"], times["plain"], strict=True))
@@ -230,12 +261,14 @@ def measure_all(args: argparse.Namespace, trainer: Trainer) -> None:
     env, net = trainer.backend.env, trainer.backend.learners["student"].net
     say = print if env.is_main else _nothing
     say(json.dumps(vars(args) | {"torch": torch.__version__, "device": str(env.device)}))
-    count = sum(p.numel() for p in net.parameters())
-    say(f"{args.model}: {count / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
-    eager = report(args, trainer, "eager")
+    size = sum(p.numel() for p in net.parameters())
+    speed = count(args, trainer) if env.world == 1 else None
+    told = f", {speed}" if speed else ""
+    say(f"{args.model}: {size / 1e6:.1f} M parameters, {torch.get_num_threads()} threads{told}")
+    eager = report(args, trainer, "eager", speed)
     if not args.no_compile:
         compile_blocks(net)
-        say(f"compiled / eager {report(args, trainer, 'compiled') / eager:.3f}")
+        say(f"compiled / eager {report(args, trainer, 'compiled', speed) / eager:.3f}")
 
 
 def _nothing(line: str) -> None:
@@ -255,7 +288,7 @@ def main() -> None:
         start_processes(args.processes)
         return
     if args.overhead:
-        vars(args).update(SMALL)
+        vars(args).update(SMALL | {"frames": 1})
     with prepared(args) as trainer:
         if args.peak_of:
             print_peak(trainer, *args.peak_of)

@@ -16,9 +16,9 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
     ("model", "billions"), [("d48w768", 0.3), ("d48w1024", 0.6), ("d48w1536", 1.4)]
 )
 def test_networks_have_their_published_sizes(model, billions):
-    text_to_image = runpy.run_path(str(FOLDER / "models.py"))["text_to_image"]
+    network = runpy.run_path(str(FOLDER / "models.py"))["network"]
     with torch.device("meta"):
-        net = text_to_image(model, pixels=512, tokens=256)
+        net = network(model, size=(512, 512), tokens=256)
     count = sum(p.numel() for p in net.parameters())
     assert count / 1e9 == pytest.approx(billions, abs=0.1)  # one figure is published
 

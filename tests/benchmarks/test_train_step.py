@@ -2,30 +2,52 @@
 """The benchmark of the training step runs, and both of its loops train the same network."""
 
 import importlib
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_the_small_benchmark_prints_both_loops_and_their_ratio(run_benchmark, capsys):
-    run_benchmark("train_step", "--small", "--no-compile")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[2:5]] == [
-        ["eager", "plain"],
-        ["eager", "trainer"],
-        ["eager", "trainer"],
-    ]
-    ratio = float(lines[4].split()[-1])
-    assert 0.3 < ratio < 3  # a busy machine; the figure itself is for docs
+    run_benchmark("train_step", "--small", "--no-compile", "--frames", "5")
+    first, about, plain, trainer, last = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["frames"] == 5
+    assert float(re.search(r"([0-9.]+) GFLOP a step", about)[1]) > 0
+    for line, name in ((plain, "plain"), (trainer, "trainer"), (last, "trainer")):
+        assert line.split()[:2] == ["eager", name]
+    seconds, rate = re.search(r"median +([0-9.]+) s .* (\d+) tokens/s", plain).groups()
+    assert float(rate) * float(seconds) == pytest.approx(
+        2 * 2 * 4 * 4, rel=0.1
+    )  # two latent frames
+    assert re.search(r"GB  share +[0-9.]+%$", trainer)
+    assert 0.3 < float(last.split()[-1]) < 3  # a busy machine; the figure itself is for docs
+
+
+def test_operations_are_those_of_the_formulas(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    flops = importlib.import_module("step_flops")
+    x, layer = torch.randn(7, 64), torch.nn.Linear(64, 32)
+    forward = 2 * 7 * 64 * 32
+    assert flops.counted(lambda: layer(x).sum().backward()) == 2 * forward  # none towards x
+    heads = [torch.randn(2, 3, 10, 16, requires_grad=True) for _ in range(3)]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    scores = 2 * 2 * 3 * 10 * 10 * 16
+    assert flops.counted(lambda: attend(*heads)) == 2 * scores
+    assert flops.counted(lambda: attend(*heads).sum().backward()) == 7 * scores
+    assert flops.Speed(flops=50.0, peak=100.0).share(2.0) == 0.25
 
 
 def test_a_wrong_size_is_an_error_of_the_command_line(run_benchmark):
     with pytest.raises(SystemExit):
         run_benchmark("train_step", "--model", "d48w1")
+    with pytest.raises(SystemExit):
+        run_benchmark("train_step", "--small", "--frames", "4")
 
 
 def test_the_overhead_is_told_as_a_share_of_a_step(run_benchmark, capsys, monkeypatch):
