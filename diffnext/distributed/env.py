@@ -49,8 +49,22 @@ def init(*, gpu_id: int = 0, timeout_s: float = 1800.0) -> Env:
     device = _device(local_rank if world > 1 else gpu_id)
     if world > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+        timeout = datetime.timedelta(seconds=timeout_s)
+        store = _store(rank, world, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     return Env(rank, world, local_rank, device)
+
+
+def _store(rank: int, world: int, timeout: datetime.timedelta) -> dist.Store:
+    """Where processes find each other.
+
+    When torchrun starts them again (--max-restarts) its store still holds the addresses of those
+    that are gone; torch 2.13 gives no attempt a part of its own.
+    """
+    store, _, _ = next(dist.rendezvous("env://", rank, world, timeout=timeout))
+    store.set_timeout(timeout)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt_{attempt}", store)
 
 
 def init_alone() -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who this process is, read from the variables that launchers set."""
 
+import datetime
+
 import pytest
 import torch
 
@@ -79,3 +81,14 @@ def test_a_mesh_of_one_process():
             make_mesh("cpu", replicate=2)
     finally:
         processes.shutdown()
+
+
+def test_processes_that_are_started_again_find_nothing_of_those_before(monkeypatch):
+    kept = torch.distributed.HashStore()  # by torchrun, while it restarts its processes
+    monkeypatch.setattr(processes.dist, "rendezvous", lambda *_, **__: iter([(kept, 0, 2)]))
+    stores = []
+    for attempt in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        stores.append(processes._store(0, 2, datetime.timedelta(seconds=1)))
+    stores[0].set("address", "of a process that is gone")
+    assert stores[0].check(["address"]) and not stores[1].check(["address"])
