@@ -7,6 +7,7 @@ once: see `prune`. What a killed process leaves is cleared away by the next one.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -18,13 +19,16 @@ from typing import Any
 import numpy as np
 
 from diffnext.data import encoding
-from diffnext.data.cache_identity import Latents, upgrade_identity
+from diffnext.data.cache_identity import Latents, open_journal
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead
 from diffnext.data.encoding import Encode
-from diffnext.data.journal import Entry, Journal, sample_key
+from diffnext.data.journal import Entry, sample_key
 from diffnext.data.location import Location
 from diffnext.data.prune import prune
 from diffnext.data.records import Record, open_reader, open_writer, wire
+from diffnext.data.records.checks import CHECK
+from diffnext.data.records.files import write_atomic
+from diffnext.data.records.layout import index_names
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.sources import Source
 from diffnext.data.tools.finding import locate
@@ -120,15 +124,29 @@ def finish(path: str, lock: FolderLock) -> None:
 
     Args:
         lock: on the folder, held by the caller.
+
+    Raises:
+        ValueError: a shard is lost as well, or a build by many processes is not joined.
     """
     cache = Cache(path)
     fields = cache.reader.fields
     cache.close()
     if cache.has_journal:
-        Journal(path, len(cache), upgrade_identity(cache.identity or {})[1]).rewrite()
+        open_journal(path)[0].rewrite()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an unfinished folder: to finish it is the purpose
         open_writer(path, fields, append=True, lock=lock).close()
+
+
+def write_sums(path: str) -> None:
+    """Write the checksums beside the shards as the index that readers map has them."""
+    with contextlib.closing(Cache(path)) as cache:
+        index = cache.reader.index
+        for number, name in enumerate(index_names(path)):
+            part = index.sums[int(index.first[number]) : int(index.first[number + 1])]
+            file = cache.file(name.removesuffix(".index") + CHECK)
+            if os.path.exists(file):
+                write_atomic(file, part.astype("<u8").tobytes())
 
 
 def encode_again(

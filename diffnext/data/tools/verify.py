@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from diffnext.data.journal import Entry
 from diffnext.data.parse import moments
-from diffnext.data.records import DamagedRecord, Record, RecordError, index_text
+from diffnext.data.records import DamagedRecord, Record, RecordError, checks, index_text
 from diffnext.data.records import index as indexing
 from diffnext.data.records.files import BEYOND
 from diffnext.data.remote.store import RemoteError
@@ -25,7 +26,7 @@ class Problem:
     """What is wrong with a cache.
 
     Args:
-        part: "record", "index", "METADATA", "journal" or "identity".
+        part: "record", "index", "checksums", "METADATA", "journal" or "identity".
         what: in words; of a record with its shard, number and source.
         record: its number; -1: it is not about one.
     """
@@ -71,7 +72,7 @@ def check(path: str, *, progress: Progress = silent) -> Report:
         )
     if report.checked < report.records:
         report.notes.append(f"{report.records - report.checked} records have no checksum")
-    report.problems += check_index(cache)
+    report.problems += check_index(cache) or check_sums(cache)
     report.problems += check_identity(cache, report.notes)
     report.problems += check_journal(cache, report.notes)
     report.problems += check_records(cache, progress)
@@ -106,18 +107,36 @@ def flaw(record: Record) -> str:
     return ""
 
 
-def check_index(cache: Cache) -> Iterator[Problem]:
+def check_index(cache: Cache) -> list[Problem]:
     """Compare the index that readers map with the text that it was made from."""
     if not indexing.is_sound(cache.reader.folder):
-        yield Problem("index", f"{indexing.SIDECAR} has other bytes than were written; remove it")
-        return
+        return [
+            Problem("index", f"{indexing.SIDECAR} has other bytes than were written; remove it")
+        ]
+    problems = []
     index = cache.reader.index
     for number, (name, *_) in enumerate(indexing.text_state(cache.reader.folder)):
         rows, _ = index_text.parse(cache.file(name), BEYOND, recover=not cache.finished)
         part = slice(int(index.first[number]), int(index.first[number + 1]))
         mapped = np.column_stack([index.offset[part], index.size[part]])
         if not np.array_equal(rows, mapped):
-            yield Problem("index", f"{indexing.SIDECAR} does not say what {name} says; remove it")
+            what = f"{indexing.SIDECAR} does not say what {name} says; remove it"
+            problems.append(Problem("index", what))
+    return problems
+
+
+def check_sums(cache: Cache) -> list[Problem]:
+    """Compare the checksums beside the shards with those of the index that readers map."""
+    problems, index = [], cache.reader.index
+    sums = np.broadcast_to(np.uint64(0), len(index)) if index.sums is None else index.sums
+    for number, (name, *_) in enumerate(indexing.text_state(cache.reader.folder)):
+        part = sums[int(index.first[number]) : int(index.first[number + 1])]
+        file = name.removesuffix(".index") + checks.CHECK
+        if os.path.exists(cache.file(file)) and not np.array_equal(
+            checks.load(cache.file(file), len(part)), part
+        ):
+            problems.append(Problem("checksums", f"{file} has others than {indexing.SIDECAR}"))
+    return problems
 
 
 def check_identity(cache: Cache, notes: list[str]) -> Iterator[Problem]:

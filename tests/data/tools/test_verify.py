@@ -229,6 +229,14 @@ def test_files_beside_the_records(cache, tmp_path):
     assert not (path / SIDECAR).exists()
     assert_as_built(path, cache)  # the record itself was never damaged
 
+    for name, damage in (("a", lambda p: shorten(p, 40)), ("b", lambda p: flip_byte(p, 41))):
+        path = broken(name)
+        damage(path / "00000.check")
+        assert parts(check(str(path))) == [("checksums", -1)]
+        assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
+        assert check(str(path)).problems == []
+        assert (path / "00000.check").read_bytes() == (cache / "00000.check").read_bytes()
+
     path = broken("lines")
     text = (path / "00000.index").read_text().splitlines(keepends=True)
     (path / "00000.index").write_text("".join(text[:-1]))
