@@ -221,12 +221,13 @@ class _Crowd:
         self._next = 0.0
 
     def show(self, meter: Meter) -> None:
-        """Show where the whole build is; others are asked after at most every few moments."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + POLL_S
+        """Show where the whole build is; others are asked after in a small share of the time."""
+        if (begin := time.monotonic()) >= self._next:
             news = self._desk.leases.done() - self._desk.own - self._counted
             self._counted |= news
             for unit in news:
                 info = self._work.units[unit]
                 meter.advance(info.samples, info.num_bytes)
+            now = time.monotonic()
+            self._next = now + max(POLL_S, 50 * (now - begin))
         self._show(meter)
