@@ -51,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
     from diffnext.data.cache_part import Tools
     from diffnext.data.cache_ranks import lead_or_follow
     from diffnext.data.records.lock import FolderLock
-    from diffnext.data.worklist import find
 
     device, dtype = pick_device(args.device, args.dtype)
     check_prompts(args, many=args.join or is_one_of_many())
@@ -63,13 +62,7 @@ def run(args: argparse.Namespace) -> int:
         args.decode_timeout,
     )
     if args.dry_run:
-        plan = plan_build(args, latents, dtype)
-        if find(args.output) is not None:
-            print(
-                "records of a build by many processes are not joined yet; they count as to encode"
-            )
-        if args.probe and plan.tasks:
-            foretell(args.probe, plan, tools)
+        show_plan(args, latents, dtype, tools)
         return 0
     if args.join or is_one_of_many():
         asked = what_is_asked(args, latents, dtype)
@@ -82,6 +75,17 @@ def run(args: argparse.Namespace) -> int:
         )
     with FolderLock(args.output) as lock:
         return lead(args, lock, latents, dtype, tools)
+
+
+def show_plan(args: argparse.Namespace, latents, dtype, tools) -> None:
+    """Plan, and foretell how long a build would take."""
+    from diffnext.data.worklist import find
+
+    plan = plan_build(args, latents, dtype)
+    if find(args.output) is not None:
+        print("records of a build by many processes are not joined yet; they count as to encode")
+    if args.probe and plan.tasks:
+        foretell(args.probe, plan, tools)
 
 
 def what_is_asked(args: argparse.Namespace, latents, dtype) -> dict:

@@ -102,15 +102,16 @@ def build(
                 plan.begin()
             if plan.tasks or not plan.finished:
                 meter = make_meter(plan.tasks, workers)
-                with RecordSink(
-                    plan.output, plan.fields, plan.journal, lock=held, stage=meter.write
-                ) as sink:
-                    batcher = Batcher(batch_size, map(view_bytes, {i.view for i in plan.items}))
-                    line = Line(plan, encode, sink, report, meter, batcher)
-                    orders = ((task, make_order(task, plan)) for task in plan.tasks)
-                    decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
-                    with contextlib.closing(decoded):
-                        line.run(decoded, show)
+                orders = ((task, make_order(task, plan)) for task in plan.tasks)
+                decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
+                batcher = Batcher(batch_size, map(view_bytes, {i.view for i in plan.items}))
+                with (
+                    RecordSink(
+                        plan.output, plan.fields, plan.journal, lock=held, stage=meter.write
+                    ) as sink,
+                    contextlib.closing(decoded),
+                ):
+                    Line(plan, encode, sink, report, meter, batcher).run(decoded, show)
                 report.written = sink.written
         finally:
             write_ledger(plan.output, [*report.failures, *plan.dropped])

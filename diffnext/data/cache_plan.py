@@ -190,28 +190,32 @@ def make_plan(
         ValueError: sizes the autoencoder cannot take, or a cache of another identity.
     """
     latents.check(rules)
-    names = field_names(listing, computed or ())
-    identity = make_identity(vae, dtype, latents, names, computed or {}, text_encoder)
+    computed = computed or {}
+    names = field_names(listing, computed)
+    identity = make_identity(vae, dtype, latents, names, computed, text_encoder)
     check_identity(output, identity)
     journal, finished = open_journal(output)
     types = record_types(names, embedded=text_encoder is not None)
     plan = Plan(output, rules, latents, identity, types, journal, finished)
     plan.failures.extend(listing.failures)
     plan.others = listing.others.total(), listing.others_in_words()
-    sources = complete(listing.sources, names, computed or (), plan.failures)
-    plan.sources = sources
-
+    plan.sources = complete(listing.sources, names, computed, plan.failures)
     choices = Choices(output, rules, store=remember)
     ledger = {} if retry_failed else read_ledger(output)
-    held, contents = Held(journal), []
     with Pool(examine, workers=workers, limit_s=limit_s) as pool, contextlib.closing(choices):
         scout = Scout(journal, choices, rules, ledger, pool)
-        looks = look_ahead(scout, sources, max(1, workers))
-        for source, look in zip(sources, progress(looks, len(sources), "compare"), strict=True):
-            contents.append("" if isinstance(look, Failure) else look.content)
-            _place(plan, source, look, held, ledger)
-    plan.stale = held.stale(sources, contents, plan.failures)
+        looks = look_ahead(scout, plan.sources, max(1, workers))
+        _compare(plan, progress(looks, len(plan.sources), "compare"), ledger)
     return plan
+
+
+def _compare(plan: Plan, looks: Iterable[Look | Failure], ledger: Mapping[str, Failure]) -> None:
+    """Hold each medium, as it looks now, against the cache; then the cache against them."""
+    held, contents = Held(plan.journal), []
+    for source, look in zip(plan.sources, looks, strict=True):
+        contents.append("" if isinstance(look, Failure) else look.content)
+        _place(plan, source, look, held, ledger)
+    plan.stale = held.stale(plan.sources, contents, plan.failures)
 
 
 def _place(

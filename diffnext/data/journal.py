@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from diffnext.data.records.files import write_atomic
+from diffnext.data.records.layout import SAMPLES as JOURNAL
 from diffnext.data.views import View
-
-JOURNAL = "diffnext.samples.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

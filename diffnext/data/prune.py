@@ -53,9 +53,7 @@ def prune(
     mended = mended or {}
     reader = FolderReader(folder, files=PatientFiles)
     stems = [name.removesuffix(".index") for name in index_names(folder)]
-    first = reader.index.first
-    touched = np.unique(np.searchsorted(first, sorted({*drop, *mended}), "right") - 1).tolist()
-    rows = [row for shard in touched for row in range(int(first[shard]), int(first[shard + 1]))]
+    touched, rows = _touched(reader.index.first, {*drop, *mended})
     kept, gone = [row for row in rows if row not in drop], set(rows)
     _check_room(folder, int(reader.index.size[kept].sum()))
     side = os.path.join(folder, SIDE)
@@ -66,18 +64,25 @@ def prune(
     if entries is not None:
         stay = [entry for row, entry in enumerate(entries) if row not in gone]
         write_entries(os.path.join(side, SAMPLES), [*stay, *[entries[row] for row in kept]])
+    left = len(reader) - len(gone) + len(kept)
     orders = {
         "remove": [stems[shard] for shard in touched],
         "number": int(stems[-1]) + 1,
         "digits": len(stems[-1]),
-        "metadata": {
-            "entries": len(reader) - len(gone) + len(kept),
-            "features": dict(reader.fields),
-            "version": 1,
-        },
+        "metadata": {"entries": left, "features": dict(reader.fields), "version": 1},
     }
     _write_json(os.path.join(side, ORDERS), orders)
     recover(folder)
+
+
+def _touched(first: np.ndarray, rows: Collection[int]) -> tuple[list[int], list[int]]:
+    """The shards that hold some of these records, and all records of theirs.
+
+    Args:
+        first: record of each shard, and the end.
+    """
+    shards = np.unique(np.searchsorted(first, sorted(rows), "right") - 1).tolist()
+    return shards, [row for i in shards for row in range(int(first[i]), int(first[i + 1]))]
 
 
 def is_pending(folder: str) -> bool:
