@@ -17,7 +17,12 @@ from diffnext.distributed.mesh import check_replicas
 from diffnext.engine.memory import state_bytes
 from diffnext.engine.optim import OptimizerFactory
 
-_MUON = "SOLVER.OPTIMIZER is 'muon', which needs whole matrices, and {}; take 'AdamW' or ddp"
+_WHOLE = {  # optimizers that cannot step parts of weights, or step them otherwise, and whose parts
+    "muon": ("fsdp", "ZeRO"),
+    "adafactor": ("fsdp", "ZeRO"),
+    "rprop": ("fsdp",),
+    "adagrad": ("ZeRO",),
+}
 _SET_ELSEWHERE = {  # options of a class that an option of the run, or the start of it, decides
     "PARALLEL.CONFIG": {"precision": "MODEL.PRECISION", "config": "--deepspeed"},
     "TRAIN.LOADER_CONFIG": {
@@ -122,10 +127,12 @@ def check_split(
         ValueError: copies that the processes do not make up, or an optimizer that takes no parts.
     """
     check_replicas(options.get("replicate", 1), world)
-    if optimizer.lower() == "muon" and backend == "fsdp":
-        raise ValueError(_MUON.format("PARALLEL.BACKEND is 'fsdp'"))
-    if optimizer.lower() == "muon" and stage > 0:
-        raise ValueError(_MUON.format("ZeRO splits them"))
+    splits = "ZeRO" if stage > 0 else backend
+    if splits in _WHOLE.get(optimizer.lower(), ()):
+        raise ValueError(
+            f"SOLVER.OPTIMIZER is {optimizer!r}, which needs whole weights, and {splits} splits them; "
+            "take 'AdamW' or ddp"
+        )
     if optimizer.lower().endswith("8bit") and (backend == "fsdp" or stage > 0):
         raise ValueError(
             f"SOLVER.OPTIMIZER is {optimizer!r}, whose states of 8 bits come in blocks that fsdp and "

@@ -20,8 +20,6 @@ OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _OPTIMIZERS = Registry("optimizer", package="torch.optim")
-# the base of all; what needs the loss several times a step; what takes sparse gradients alone
-_NOT_HERE = (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
 # one kernel for all weights, on a CPU six times as fast as a loop; elsewhere torch chooses
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
@@ -121,7 +119,7 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     else:
         classes["muon"] = Muon
     if name.lower() not in classes:
-        known = sorted(c.__name__ for c in classes.values())
+        known = sorted(c.__name__ for c in classes.values() if c is not torch.optim.Optimizer)
         raise ValueError(f"SOLVER.OPTIMIZER is {name!r}; there are {known}")
     return classes[name.lower()]
 
@@ -130,9 +128,7 @@ def _classes(module: object) -> dict[str, type[torch.optim.Optimizer]]:
     return {
         key.lower(): value
         for key, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, torch.optim.Optimizer)
-        and value not in _NOT_HERE
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
     }
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is found out about a model's folder before anything is loaded."""
 
+import pytest
+
 from diffnext.engine import check
 
 
@@ -10,3 +12,24 @@ def test_weights_of_another_format_are_not_taken_for_none(tmp_path):
     (tmp_path / "diffusion_pytorch_model.bin").touch()
     assert check.has_weights(tmp_path)
     assert check.saved_shapes(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "backend", "stage", "refused"),
+    [
+        ("Adafactor", "fsdp", 0, "fsdp splits them"),
+        ("adafactor", "deepspeed", 1, "ZeRO splits them"),
+        ("Adagrad", "deepspeed", 3, "ZeRO splits them"),
+        ("Adagrad", "fsdp", 0, ""),
+        ("muon", "deepspeed", 0, ""),
+        ("AdamW", "deepspeed", 3, ""),
+    ],
+)
+def test_an_optimizer_of_whole_weights_gets_no_parts(optimizer, backend, stage, refused):
+    def look():
+        check.check_split(backend, {}, world=2, stage=stage, optimizer=optimizer)
+
+    if not refused:
+        return look()
+    with pytest.raises(ValueError, match=f"{optimizer}', which needs whole weights, and {refused}"):
+        look()

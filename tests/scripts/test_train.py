@@ -109,7 +109,7 @@ def test_the_same_command_goes_on_bit_for_bit(finished, tmp_path):
         (["SOLVER.OPTIMIZER", "adamx"], "SOLVER.OPTIMIZER is 'adamx'"),
         (
             ["SOLVER.OPTIMIZER", "Muon", "PARALLEL.BACKEND", "fsdp"],
-            "'muon', which needs whole matrices",
+            "'Muon', which needs whole weights, and fsdp splits them",
         ),
         (["SOLVER.LR_POLICY", "cos"], "SOLVER.LR_POLICY is 'cos'"),
         (["TRAIN.LOADER", "other"], "there is 'vae_train'"),
