@@ -26,6 +26,11 @@ def is_url(path: str) -> bool:
     return bool(mark) and scheme.replace("+", "").isalnum()
 
 
+def is_web(url: str) -> bool:
+    """Whether a URL leads to a web server."""
+    return url.startswith(("http://", "https://"))
+
+
 def join(base: str, name: str) -> str:
     """`name` as seen from a folder or URL; absolute paths and URLs stay as they are."""
     if is_url(name):
@@ -111,7 +116,17 @@ def find(url: str) -> list[str]:
 def is_folder(url: str) -> bool:
     """Whether there is something below a URL."""
     system, inner = file_system(url)
+    if is_web(url) and not _is_page(system, inner):
+        return False
     return system.isdir(inner)
+
+
+def _is_page(system: Any, inner: str) -> bool:
+    """Whether a web server has a page there; a file would be fetched whole to look for links in it."""
+    try:
+        return system.info(inner).get("mimetype") == "text/html"
+    except FileNotFoundError:
+        return False
 
 
 def file_system(url: str, **options: Any) -> tuple[Any, str]:
@@ -123,7 +138,7 @@ def file_system(url: str, **options: Any) -> tuple[Any, str]:
     Raises:
         ValueError: fsspec or what it needs for this scheme is not installed.
     """
-    if url.startswith(("http://", "https://")):
+    if is_web(url):
         options = {"get_client": _client} | options
     try:
         from fsspec.core import url_to_fs

@@ -11,6 +11,7 @@ from diffnext.data.location import File, TarMember, of_path
 from diffnext.data.sources import scan
 from tests.data.clips import write_clip
 from tests.data.packed import SAMPLES, greys, media_table, png, reasons, write_parquet, write_tar
+from tests.data.remote.web import serving
 
 
 @pytest.fixture
@@ -68,6 +69,15 @@ def test_urls_that_cannot_be_reached():
         of_path("memory://inputs/none.png").stamp()
     assert of_path("https://host/a.webm?size=3").kind == "video"
     assert isinstance(of_path("C:\\a.png"), File)
+
+
+def test_large_members_of_a_remote_tar_are_passed_over(tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "m").mkdir()
+    path = write_tar(tmp_path / "m" / "a.tar", [(f"{n}.mp4", bytes(4 << 20)) for n in range(3)])
+    with serving(tmp_path / "m") as web:
+        assert len(scan(f"{web.url}/a.tar").sources) == 3
+        assert web.sent["a.tar"] < path.stat().st_size / 2
 
 
 def test_a_folder_with_a_colon_in_its_name_is_no_protocol(tmp_path, monkeypatch):

@@ -207,7 +207,7 @@ class Store:
 
 def _open(url: str, options: dict[str, Any]) -> tuple[Any, str]:
     """The file system of a URL, and the path in it."""
-    if url.startswith(("http://", "https://")):
+    if urls.is_web(url):
         options = {"headers": {"Accept-Encoding": "identity"}} | options
     options = {"use_listings_cache": False, "skip_instance_cache": True} | options
     system, root = urls.file_system(url, **options)

@@ -19,6 +19,7 @@ from diffnext.data.sources.columns import Columns
 from diffnext.data.sources.listing import Listing
 
 TEXTS = {"txt": "caption", "text": "caption", "caption": "caption", "cls": "label"}
+BLOCK = 1 << 20  # bytes of a remote tar that are fetched at a time: large members are passed over
 BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
@@ -41,7 +42,7 @@ def list_tar(listing: Listing, path: str, columns: Columns) -> None:
     """List the media in a tar. A damaged one gives those before the damage, and a failure."""
     count = len(listing.sources)
     try:
-        with urls.open_file(path) as file:
+        with urls.open_file(path, BLOCK) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(0)
             for members in _groups(file, end):

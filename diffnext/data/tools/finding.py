@@ -11,6 +11,7 @@ import tarfile
 from diffnext.data import urls
 from diffnext.data.journal import Entry
 from diffnext.data.location import Cell, File, Location, TarMember, Url
+from diffnext.data.sources.webdataset import BLOCK
 
 
 def locate(entry: Entry) -> Location:
@@ -41,7 +42,7 @@ def _tar_member(path: str) -> TarMember | None:
 @functools.lru_cache(maxsize=2)
 def _members(tar: str, stamp: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """First byte and size of each member; a tar is gone through once for all that lie in it."""
-    with urls.open_file(tar) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+    with urls.open_file(tar, BLOCK) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         return {member.name: (member.offset_data, member.size) for member in archive}
 
 
