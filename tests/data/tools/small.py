@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 
 from diffnext.data.records import open_reader, open_writer
+from diffnext.data.tools.exchange import Options, export_cache, import_cache
+from diffnext.data.tools.verify import check
 from tests.data.cache_builds import run, write_photos
 
 VIDEO_FIELDS = {"shape": ["int64"], "moments": "bytes", "caption": "string", "label": "int64"}
@@ -44,6 +46,14 @@ def equal(ours, theirs):
         and all(np.array_equal(a[k], b[k]) if k == "moments" else a[k] == b[k] for k in a)
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def there_and_back(path, tmp_path, layout, **options):
+    export_cache(str(path), layout, str(tmp_path / layout), options=Options(**options))
+    back = tmp_path / f"from_{layout}"
+    import_cache(layout, str(tmp_path / layout), str(back), options=Options(**options))
+    assert check(str(back)).problems == []
+    return records(back)
 
 
 def write_records(path, rows, fields=None, **options):
