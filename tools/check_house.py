@@ -51,6 +51,7 @@ ENGINE_MAY_NAME = (
     "pipelines",
     "pipelines.builder",
     "pipelines.sampling",
+    "pipelines.sources",
     "pipelines.train_base",
 )
 # Outside modules that a part must do without.

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffnext import __version__
+
 RANGES = {
     **dict.fromkeys(
         ("samples", "limit", "batch_size", "steps", "diffusion_steps", "num_frames"),
@@ -89,12 +91,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     # after the arguments, so that --help does not wait for torch
-    from diffnext.pipelines import sampling
+    from diffnext.pipelines import sampling, sources
 
     try:
-        source = sampling.locate(args.model, args.snapshot)
+        source = sources.locate(args.model, args.snapshot)
         tasks = args.label or args.prompt or sampling.read_prompts(args.prompts)
-        pipe = sampling.load(source, device=args.device, dtype=args.dtype)
+        pipe = sources.load(source, device=args.device, dtype=args.dtype)
         settings = sampling.Settings(
             num_inference_steps=args.steps,
             num_diffusion_steps=args.diffusion_steps,
@@ -110,10 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             negative_prompt=args.negative_prompt,
             image=args.image,
         )
+        origin = {**vars(source), "diffnext": __version__}
         suffix = sampling.suffix(args.format, settings.max_latent_length)
         jobs = sampling.plan(tasks[: args.limit], samples=args.samples, seed=args.seed)
         written = sampling.write_samples(
-            pipe, jobs, settings, args.out, suffix, args.batch_size, args.fps, vars(source)
+            pipe, jobs, settings, args.out, suffix, args.batch_size, args.fps, origin
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffnext.distributed.env import Env
 from diffnext.engine.backends.base import PRECISIONS
 from diffnext.engine.hooks.samples import Draw
-from diffnext.pipelines import sampling
+from diffnext.pipelines import sampling, sources
 from diffnext.utils.registry import check_options
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
@@ -61,8 +61,8 @@ def dtype_of(cfg: Config, device: torch.device) -> torch.dtype:
 
 def make_draw(cfg: Config, env: Env) -> Draw | None:
     """What makes this process's share of the samples, as scripts/generate.py does; None for no share."""
-    modules = {k: v for k, v in cfg.PIPELINE.MODULES.items() if v and k != sampling.NETWORK}
-    source = sampling.Source(cfg.MODEL.WEIGHTS, None, modules)
+    modules = {k: v for k, v in cfg.PIPELINE.MODULES.items() if v and k != sources.NETWORK}
+    source = sources.Source(cfg.MODEL.WEIGHTS, None, modules)
     device, dtype = str(env.device), str(dtype_of(cfg, env.device)).removeprefix("torch.")
     jobs = sampling.plan(prompts_of(cfg), samples=1, seed=cfg.RNG_SEED)[env.rank :: env.world]
     if not jobs:
@@ -71,9 +71,9 @@ def make_draw(cfg: Config, env: Env) -> Draw | None:
     def draw(
         config: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path
     ) -> list[tuple[Path, str]]:
-        network = sampling.Network(config, weights)
+        network = sources.Network(config, weights)
         with _no_bars():
-            pipe = sampling.load(source, device=device, dtype=dtype, network=network)
+            pipe = sources.load(source, device=device, dtype=dtype, network=network)
         length = sampling.latent_length(pipe, num_frames=None, latent=None)
         settings = sampling.Settings(**{"max_latent_length": length, **cfg.SAMPLE.CONFIG})
         suffix = sampling.suffix(None, settings.max_latent_length)
