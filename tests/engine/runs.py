@@ -104,17 +104,36 @@ def toy_run(
     )
     if start is not None:
         manager.load(trainer)
-    writers = [JsonlWriter(folder / "metrics.jsonl", step=trainer.step)] if env.is_main else []
-    log = LogHook(writers, display=3, samples_per_step=batch_size * accum * env.world)
-
-    saving = {"every": snapshot_every, "before": log.flush}
+    log = LogHook(
+        _rows(folder, "metrics", trainer),
+        display=3,
+        samples_per_step=batch_size * accum * env.world,
+    )
     trainer.hooks = [log, EMAHook(ema, role="student", every=3)]
+    saving = {"every": snapshot_every, "before": log.flush}
     if evaluate:
-        writers = [JsonlWriter(folder / "eval.jsonl", step=trainer.step)] if env.is_main else []
-        grid = Grid(timesteps=(), mask_ratios=())
-        looking = {"role": "student", "every": evaluate, "grid": grid, "ema": ema}
-        hook = EvaluationHook(ToyHeldOut(), writers, before=log.flush, **looking)
-        trainer.hooks.append(hook)
-        saving["score"] = hook.score
+        looking = _evaluation(folder, trainer, ema, every=evaluate)
+        trainer.hooks.append(looking)
+        saving["score"] = looking.score
     trainer.hooks += [SnapshotHook(manager, **saving), Interruption(stop_at)]
     return trainer
+
+
+def _rows(folder, name: str, trainer: Trainer) -> list[JsonlWriter]:
+    """The first process writes rows, as of a run that goes on from the trainer's step."""
+    if not trainer.backend.env.is_main:
+        return []
+    return [JsonlWriter(folder / f"{name}.jsonl", step=trainer.step)]
+
+
+def _evaluation(folder, trainer: Trainer, ema: EMA, *, every: int) -> EvaluationHook:
+    """Evaluates on the toy's held-out records."""
+    return EvaluationHook(
+        ToyHeldOut(),
+        _rows(folder, "eval", trainer),
+        role="student",
+        every=every,
+        grid=Grid(timesteps=(), mask_ratios=()),
+        ema=ema,
+        before=trainer.hooks[0].flush,
+    )
