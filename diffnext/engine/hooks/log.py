@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from diffnext.engine.trainer import Trainer
 
 _DATA = ("data_wait", "data_read", "data_decode", "data_transfer")  # seconds
-_RATES = ("step", "lr", "grad_norm", "step_time", "samples_per_s", *_DATA, "memory", "skipped")
+_RATES = (
+    *("step", "lr", "grad_norm", "step_time", "samples_per_s", *_DATA, "memory", "skipped"),
+    "damaged",
+)
 
 
 class LogHook(Hook):
@@ -95,6 +98,7 @@ class LogHook(Hook):
         flat = [v for _, values, _ in self._steps for v in values.values() if isinstance(v, Tensor)]
         averages = iter(average(torch.stack(flat)).tolist())
         memory = memory_bytes(self._trainer.backend.env.device)
+        damaged = getattr(self._trainer.batches, "damaged", 0)
         rows = []
         for (step, values, waits), (seconds, transfer) in zip(
             self._steps, self._times, strict=True
@@ -106,6 +110,8 @@ class LogHook(Hook):
             row["samples_per_s"] = self.samples_per_step / max(seconds, 1e-9)
             row |= waits | {"data_transfer": transfer}
             row["memory"] = memory
+            if damaged:
+                row["damaged"] = damaged
             rows.append(row)
         return rows
 
@@ -122,6 +128,8 @@ class LogHook(Hook):
         parts.append(f"{seconds:.3f} s/step")
         parts.append(f"{self.samples_per_step / max(seconds, 1e-9):.1f} samples/s")
         parts.append(_data_share(rows, seconds))
+        if "damaged" in rows[-1]:
+            parts.append(f"{rows[-1]['damaged']} damaged")
         parts.append(f"mem {rows[-1]['memory'] / 2**30:.2f} GiB")
         parts.append(f"eta {left}")
         logger.info(f"step {last}/{self._trainer.max_steps}  " + "  ".join(parts))

@@ -57,6 +57,20 @@ def test_transfers_of_all_micro_batches_count_to_their_step(tmp_path, caplog):
     assert ", decode 0.0, transfer 25.0)" in caplog.text
 
 
+def test_damaged_records_are_counted_once_there_are_some(tmp_path, caplog):
+    trainer = toy_run(tmp_path, max_steps=3)
+    with caplog.at_level(logging.INFO, "diffnext"):
+        trainer.train()
+    assert "damaged" not in (tmp_path / "metrics.jsonl").read_text()
+    assert "damaged  mem" not in caplog.text
+    trainer = toy_run(tmp_path, max_steps=5)
+    trainer.batches.damaged = 7
+    with caplog.at_level(logging.INFO, "diffnext"):
+        trainer.train()
+    assert [row["damaged"] for row in read_rows(tmp_path / "metrics.jsonl")[3:]] == [7, 7]
+    assert "  7 damaged  mem" in caplog.text
+
+
 def test_a_step_that_breaks_off_does_not_shift_the_others(tmp_path):
     trainer = toy_run(tmp_path, accum=2, batch_size=2, max_steps=8)
     trainer.timer, trainer.transfers = Clock([1.0]), Clock([0.1, 0.2, 0.4])
