@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import trange
 
+from diffnext.cli.common import guarded
 from diffnext.shapes import files
 from diffnext.shapes.captions import caption
 from diffnext.shapes.draw import draw, draw_video
@@ -36,6 +37,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--size is {args.size}, wanted an even number from 32 up")
     if args.frames < 2:
         parser.error(f"--frames is {args.frames}, wanted 2 or more")
+    for name in ("images", "videos", "prompts", "seed"):
+        if getattr(args, name) < 0:
+            parser.error(f"--{name} is {getattr(args, name)}, wanted 0 or more")
     return args
 
 
@@ -100,15 +104,15 @@ def make_way(out: Path, settings: dict[str, int]) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+    return guarded("make_shapes", run, parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write everything, unless it is there. Returns the exit code."""
     settings = {key: value for key, value in vars(args).items() if key != "out"}
-    try:
-        if not make_way(args.out, settings):
-            print(f"{args.out} already holds these pictures")
-            return 0
-    except FileExistsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if not make_way(args.out, settings):
+        print(f"{args.out} already holds these pictures")
+        return 0
     images, videos, prompts = (args.out / name for name in FOLDERS)
     size, seed = args.size, args.seed
     write_images(images, count=args.images, size=size, seed=seed)

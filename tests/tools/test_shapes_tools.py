@@ -111,7 +111,7 @@ def test_another_or_unfinished_world_is_drawn_anew(tmp_path: Path) -> None:
 def test_somebody_elses_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"mine")
     refused = make(tmp_path)
-    assert refused.returncode == 1 and "choose another --out" in refused.stderr
+    assert refused.returncode == 2 and "choose another --out" in refused.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
