@@ -30,6 +30,10 @@ _C.MODEL.TYPE = "transformer"
 # Settings of a network with new random weights, such as {arch: [...], image_size: 64}; what is not
 # named here comes from the network's config in MODEL.WEIGHTS. Empty: the weights are loaded.
 _C.MODEL.CONFIG = CfgNode(new_allowed=True)
+# Folder of a network, or of snapshots of which the newest is taken, whose weights a network with new
+# random weights starts from, such as one of pictures for one of videos: tensors of equal name and
+# shape are taken, the others stay random.
+_C.MODEL.START_FROM = ""
 # Folder of a pipeline in the layout of diffusers, with model_index.json.
 _C.MODEL.WEIGHTS = ""
 # Number format of the forward and backward pass: bfloat16, float16 (with loss scaling) or float32.

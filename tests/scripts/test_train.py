@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffnext.config import get_cfg
 from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
@@ -220,6 +220,35 @@ def test_weights_are_loaded_where_there_are_some(finished, tmp_path):
         load_file(tmp_path / f"checkpoints/tiny_iter_1/transformer/{name}"),
     )
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_videos_start_from_a_network_of_pictures(finished, tmp_path, capsys):
+    weights = finished[1] / "checkpoints/tiny_iter_6/transformer"
+    config = make_run(tmp_path, "t2v", **{"MODEL.START_FROM": str(finished[1])})
+    arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path / "run"), "SOLVER.MAX_STEPS", "1"]
+    assert train(*arguments, "--dry-run") == 0
+    assert f" tensors of {weights}, 11 random" in capsys.readouterr().out
+    assert train(*arguments, "SOLVER.BASE_LR", "0.0") == 0
+    name = "diffusion_pytorch_model.safetensors"
+    old = load_file(weights / name)
+    new = load_file(tmp_path / f"run/checkpoints/tiny_iter_1/transformer/{name}")
+    other = {key for key in new if key not in old or not torch.equal(old[key], new[key])}
+    assert {key.split(".")[-3] for key in other} == {"mixer", "flow_proj", "fps_proj"}
+
+
+def test_what_a_network_cannot_start_from_is_refused(finished, tmp_path, capsys):
+    config, run = finished
+
+    def refusal(*arguments: str) -> str:
+        assert train("--cfg", str(config), "--dry-run", *arguments) == 2
+        return capsys.readouterr().err
+
+    assert "holds no model_index.json" in refusal("MODEL.START_FROM", str(tmp_path))
+    modules = f"{{transformer: {run}/checkpoints/tiny_iter_6/transformer}}"
+    twice = refusal("MODEL.START_FROM", str(run), "PIPELINE.MODULES", modules)
+    assert "describe a new network by MODEL.CONFIG" in twice
+    save_file({"conv_in.weight": torch.zeros(2)}, tmp_path / "unet.safetensors")
+    assert "name a network of the same kind" in refusal("MODEL.START_FROM", str(tmp_path))
 
 
 @pytest.mark.slow

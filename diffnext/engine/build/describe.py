@@ -25,6 +25,9 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
     every = sum(p.numel() for p in plan.skeleton.parameters())
     learning = sum(p.numel() for p in plan.skeleton.parameters() if p.requires_grad)
     source = "random weights" if plan.settings else f"weights of {cfg.MODEL.WEIGHTS}"
+    if first := plan.first_weights:
+        new = len(plan.skeleton.state_dict()) - len(first.names)
+        source = f"{len(first.names)} tensors of {first.folder}, {new} random"
     name = type(plan.skeleton).__name__
     lines.append(f"network    {name}, {every:,} parameters, {learning:,} learn; {source}")
     batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * world

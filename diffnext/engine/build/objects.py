@@ -29,7 +29,7 @@ Config = Any  # diffnext.config.CfgNode, which this layer does not import
 def make_pipeline(cfg: Config, plan: Plan) -> TrainPipeline:
     """The family at work, with its weights."""
     torch.manual_seed(cfg.RNG_SEED)  # of weights that are not loaded; the same on all processes
-    return build_pipeline(
+    pipe = build_pipeline(
         cfg.MODEL.WEIGHTS,
         cfg.PIPELINE.TYPE,
         cfg.MODEL.PRECISION,
@@ -38,6 +38,9 @@ def make_pipeline(cfg: Config, plan: Plan) -> TrainPipeline:
         dropout=cfg.TRAIN.TEXT_DROPOUT,
         loss_repeat=cfg.TRAIN.LOSS_REPEAT,
     )
+    if plan.first_weights:
+        plan.first_weights.load(pipe.model)
+    return pipe
 
 
 def make_backend(cfg: Config, plan: Plan, env: Env) -> Backend:

@@ -10,8 +10,13 @@ from torch import nn
 
 from diffnext.engine import check, memory
 from diffnext.engine.build.data import Datasets, datasets_of, held_out_of
+from diffnext.engine.build.first_weights import FirstWeights, first_weights_of
 from diffnext.engine.build.needs import activations_of, need_of
-from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
+from diffnext.engine.build.network import (
+    make_skeleton,
+    network_folder,
+    taken_modules,
+)
 from diffnext.engine.build.options import (
     backend_of,
     check_names,
@@ -38,6 +43,7 @@ class Plan:
     options: dict[str, Any]  # of the backend
     modules: dict[str, str]  # components that come from elsewhere, or are left out
     settings: dict[str, Any]  # of a network with random weights; empty to load them
+    first_weights: FirstWeights | None  # that such a network starts from
     skeleton: nn.Module  # the network on the meta device, with frozen parts marked
     optimizer: OptimizerFactory
     schedule: Schedule
@@ -91,6 +97,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         options=options,
         modules=modules,
         settings=settings,
+        first_weights=first_weights_of(cfg, settings, pipe.model),
         skeleton=pipe.model,
         optimizer=optimizer,
         schedule=schedule_of(cfg),

@@ -48,7 +48,7 @@ def build_replay(
     checkpoint = _checkpoint(cfg, run_folder, step, weights)
     if weights != "nearest" and checkpoint is None:
         cfg.PIPELINE.MODULES = {**cfg.PIPELINE.MODULES, cfg.MODEL.TYPE: _network(cfg, weights)}
-        cfg.MODEL.CONFIG = {}
+        cfg.MODEL.CONFIG, cfg.MODEL.START_FROM = {}, ""
     _make_single(cfg, _global_batch(cfg, run_folder, checkpoint))
     env = processes.init(gpu_id=cfg.GPU_ID)
     plan = make_plan(cfg, world=1)
