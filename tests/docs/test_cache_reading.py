@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from diffnext.config import get_cfg
+from diffnext.data import urls
 from diffnext.data.datasets import split_spec
 from diffnext.data.remote import store
 from diffnext.data.remote.reader import RemoteReader
@@ -43,7 +44,7 @@ def test_the_files_of_the_guide_are_read(tmp_path):
 
 
 def test_numbers_and_names_of_the_guide():
-    assert f"tried {store.ATTEMPTS} times (`attempts`)" in SECTION and store.SILENCE_S == 60
+    assert f"tried {store.ATTEMPTS} times (`attempts`)" in SECTION and urls.SILENCE_S == 60
     options = inspect.signature(RemoteReader).parameters
     assert options["attempts"].default == store.ATTEMPTS
     scales = re.search(r"only scales latents \((.*?)\)", SECTION)[1].replace("`", "").split(", ")
