@@ -193,13 +193,14 @@ def compare(kind: str, folder: Path, args: argparse.Namespace) -> None:
     print(" " * 20 + "".join(f"{head:>10}" for head in heads))
     (folder / "records").mkdir()
     write_records(folder / "records", examples)
+    found: dict[str, float] = {}
     for name, reader in READERS.items():
         if args.only and not any(word in name for word in args.only.split(",")):
             continue
         try:
             place = prepare(folder, name, reader, examples)
-        except ImportError as error:
-            print(f"{name:<20} is left out: {error}")
+        except (ImportError, RuntimeError) as error:  # what is made for another PyTorch, too
+            print(f"{name:<20}is left out: {error}")
             continue
         found = in_own_process(kind, name, place, args)
         rate = found["rate"]
@@ -209,6 +210,8 @@ def compare(kind: str, folder: Path, args: argparse.Namespace) -> None:
             f"{found['cpu']:10.3f}{found['first_ms']:10.1f}{found['peak_mib']:10.0f}",
             flush=True,
         )
+    if not found:
+        return
     print(f"{'floor (pread)':<20}{found['floor'] * 1e9 / size:10.0f}", end="")
     print(f"{found['floor']:10.2f}{1:10.2f}{'-':>10}{found['floor_cpu']:10.3f}")
 

@@ -5,6 +5,9 @@ Each format is a pair: how `count` examples are written to a folder, and a gener
 yields the bytes of moments of one batch after another, which it has stacked as a training loop needs
 them. Batches are in a random order of all samples where the format allows it, else as its loader
 shuffles.
+
+What is not installed is left out. litdata and mosaicml-streaming need torchvision, which diffnext does
+not; it must be the one that is made for the PyTorch that is installed.
 """
 
 from __future__ import annotations
@@ -208,6 +211,28 @@ def read_litdata(folder: Path, examples: Examples) -> Iterator[int]:
     return stacked(rows())
 
 
+def write_mosaicml(folder: Path, examples: Examples) -> None:
+    from streaming import MDSWriter
+
+    columns = {"moments": "bytes", "caption": "str", "text": "str"}
+    with MDSWriter(out=str(folder), columns=columns) as writer:
+        for moments, texts in examples:
+            writer.write({"moments": moments.tobytes(), **texts})
+
+
+def read_mosaicml(folder: Path, examples: Examples) -> Iterator[int]:
+    """Its streaming dataset at random places, in this process."""
+    from streaming import StreamingDataset
+
+    dataset = StreamingDataset(local=str(folder), batch_size=BATCH)
+
+    def read(number: int) -> np.ndarray:
+        return np.frombuffer(dataset[number]["moments"], np.float16).reshape(examples.shape)
+
+    for numbers in random_batches(examples.count):
+        yield np.stack(list(map(read, numbers))).nbytes
+
+
 FORMATS = {
     "codewithgpu": Format(write_records, read_codewithgpu),
     "npz": Format(write_npz, read_npz),
@@ -215,4 +240,5 @@ FORMATS = {
     "parquet": Format(write_parquet, read_parquet),
     "webdataset": Format(write_tar, read_webdataset),
     "litdata": Format(write_litdata, read_litdata),
+    "mosaicml": Format(write_mosaicml, read_mosaicml),
 }
