@@ -6,104 +6,70 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from diffnext.cli.common import guarded
+from diffnext.cli.devices import pick_device
 
 SAVED_TYPES = ("float32", "float16", "bfloat16")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add(
-        "--input",
-        required=True,
-        metavar="FOLDER|shapes",
-        help="media to learn from, or the shapes world",
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    add(
-        "--output",
-        required=True,
-        help="folder that receives state, log and the finished autoencoder",
-    )
-    add(
-        "--config",
-        required=True,
-        help="config.json of an autoencoder; its _class_name is what is built",
-    )
-    add(
-        "--init",
-        default="",
-        metavar="VAE",
-        help="start from these weights; pictures' go into videos too",
-    )
-    add("--size", type=int, default=64, help="side of the clips, pixels (default 64)")
-    add(
-        "--num-frames",
-        type=int,
-        default=1,
-        help="frames of the longest clips, 4 k + 1; 1 for pictures",
-    )
-    add(
-        "--crop",
-        type=int,
-        default=0,
-        help="train on random squares of this side; 0 takes the whole",
-    )
-    add("--steps", type=int, default=10000, help="updates in all (default 10000)")
-    add("--until", type=int, default=0, help="end after this many of them; 0 makes all")
-    add("--batch-size", type=int, default=16, help="clips an update (default 16)")
-    add("--lr", type=float, default=2e-3, help="top learning rate (default 2e-3)")
-    add("--kl-weight", type=float, default=1e-4, help="weight of the divergence (default 1e-4)")
-    add(
-        "--adversarial-weight",
-        type=float,
-        default=0.0,
-        help="weight of a patch discriminator (default 0)",
-    )
-    add("--adversarial-start", type=int, default=0, help="step at which that begins to count")
-    add(
-        "--ema",
-        type=float,
-        default=0.999,
-        help="decay of the average of the weights (default 0.999)",
-    )
+    required = parser.add_argument_group("required")
+    for name, what in (
+        ("--input", "folder of media to learn from, or shapes for the shapes world"),
+        ("--output", "folder that receives state, log and the finished autoencoder"),
+        ("--config", "config.json of an autoencoder; its _class_name is what is built"),
+    ):
+        required.add_argument(name, required=True, default=argparse.SUPPRESS, help=what)
+    add_media(parser.add_argument_group("what is trained on").add_argument)
+    add_training(parser.add_argument_group("how it is trained").add_argument)
+    add_run(parser.add_argument_group("how it is run").add_argument)
+    return parser.parse_args(argv)
+
+
+def add_media(add: Callable[..., Any]) -> None:
+    add("--size", type=int, default=64, help="side of the clips, pixels")
+    add("--num-frames", type=int, default=1, help="of the longest clips, 4 k + 1; 1: pictures")
+    add("--crop", type=int, default=0, help="side of random squares to train on; 0: the whole")
+    add("--batch-size", type=int, default=16, help="clips an update")
+    add("--workers", type=int, default=2, help="threads that make batches ahead")
     add("--seed", type=int, default=0, help="of weights, data and noise")
-    add(
-        "--resume",
-        choices=("auto", "never"),
-        default="auto",
-        help="go on from the state in --output",
-    )
-    add(
-        "--save-every", type=int, default=500, help="steps between two states on disk (default 500)"
-    )
-    add(
-        "--measure",
-        type=int,
-        default=256,
-        help="held-out clips of the final measurement (default 256)",
-    )
+
+
+def add_training(add: Callable[..., Any]) -> None:
+    add("--init", default="", metavar="VAE", help="weights to start from; pictures' fit videos too")
+    add("--steps", type=int, default=10000, help="updates in all")
+    add("--until", type=int, default=0, help="end after this many of them; 0 makes all")
+    add("--lr", type=float, default=2e-3, help="top learning rate")
+    add("--kl-weight", type=float, default=1e-4, help="weight of the divergence")
+    add("--adversarial-weight", type=float, default=0.0, help="weight of a patch discriminator")
+    add("--adversarial-start", type=int, default=0, help="step at which that begins to count")
+    add("--ema", type=float, default=0.999, help="decay of the average of the weights")
+
+
+def add_run(add: Callable[..., Any]) -> None:
+    add("--resume", choices=("auto", "never"), default="auto", help="go on from --output's state")
+    add("--save-every", type=int, default=500, help="steps between two states on disk")
+    add("--measure", type=int, default=256, help="held-out clips of the final measurement")
     add("--save-dtype", choices=SAVED_TYPES, default="float32", help="of the finished weights")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the forward pass")
-    add("--workers", type=int, default=2, help="threads that make batches ahead (default 2)")
     add("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train, measure, export. Returns the exit code."""
-    args = parse_args(argv)
-    try:
-        run(args)
-    except (OSError, ValueError) as error:
-        print(f"train_vae: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return guarded("train_vae", run, parse_args(argv))
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     """Everything after the command line; heavy imports stand here so that --help is quick."""
     import torch
 
@@ -111,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from diffnext.engine.vae.loop import Settings, Trainer
     from diffnext.utils.seeding import mix
 
+    device, dtype = pick_device(args.device, args.dtype)
     check_sizes(args.size, args.crop)
     config = models.read_config(args.config)
     lengths = clip_lengths(args.num_frames, config["_class_name"] in models.VIDEO)
@@ -140,11 +107,12 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
         ),
         described=describe(args, config),
-        device=pick_device(args.device),
-        dtype=getattr(torch, args.dtype),
+        device=torch.device(device),
+        dtype=dtype,
     )
     train(trainer, folder, args)
     finish(trainer, folder, args)
+    return 0
 
 
 def start(vae, init: str) -> None:
@@ -252,15 +220,6 @@ def prepare_output(args: argparse.Namespace) -> Path:
         for name in (state.STATE, state.METRICS):
             (folder / name).unlink(missing_ok=True)
     return folder
-
-
-def pick_device(name: str):
-    """The device called `name`; "auto" takes a GPU if there is one."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 if __name__ == "__main__":
