@@ -44,7 +44,8 @@ class Pool:
     """Processes that call one function; results are futures.
 
     A process whose calls are short is sent the next one before it is through with the last: what
-    takes the caller longer to notice than to do must not keep it waiting.
+    takes the caller longer to notice than to do must not keep it waiting. Should the last take long
+    after all, the next one waits with it.
 
     Args:
         work: a function that can be imported by its name; its arguments and results are pickled.
@@ -56,6 +57,7 @@ class Pool:
         self._work = work
         self._workers = [Worker(work, limit_s) for _ in range(workers)]
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._is_closed, self._lock = False, threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, args=(worker,), name="worker-calls", daemon=True)
             for worker in self._workers
@@ -67,7 +69,10 @@ class Pool:
         """Call `work(argument)`; what it raises comes out of the future as a WorkError."""
         done: Future = Future()
         if self._workers:
-            self._jobs.put(_Job(pack(argument), done))
+            with self._lock:
+                if self._is_closed:
+                    raise WorkError("the workers were ended")
+                self._jobs.put(_Job(pack(argument), done))
             return done
         try:
             done.set_result(attempt(self._work, argument))
@@ -76,10 +81,12 @@ class Pool:
         return done
 
     def close(self) -> None:
-        """End all processes, those at work too, and drop what was not begun."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._jobs.get_nowait().done.cancel()
+        """End all processes, those at work too, and drop what was not begun. Again: nothing."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._drop()
         for _ in self._workers:
             self._jobs.put(None)
         for worker in self._workers:
@@ -88,13 +95,17 @@ class Pool:
             thread.join()
         for worker in self._workers:
             worker.end()
-        self._workers, self._threads = [], []
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _drop(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait().done.cancel()
 
     def _run(self, worker: Worker) -> None:
         """Speak to one process, until there is nothing more to call."""

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from diffnext.data import decoding, media
+from diffnext.data import decoding, media, workers
 from diffnext.data.decoding import Order, decode, decode_ahead
 from diffnext.data.location import File, TarMember
 from diffnext.data.motion import motion_score
@@ -60,6 +60,7 @@ def test_a_crash_and_a_hang_cost_one_result_each():
 
 def test_one_that_hangs_holds_up_nobody_for_long(monkeypatch):
     monkeypatch.setattr(decoding, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(workers, "QUICK_S", 0)  # or one may wait in the pipe of the same worker
     orders = [OddOrder("echo", 0), OddOrder("wait", 2), *(OddOrder("echo", i) for i in range(5))]
     start = time.monotonic()
     results = ahead(orders)

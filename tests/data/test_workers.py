@@ -130,6 +130,8 @@ def test_closing_ends_calls_at_work_and_drops_the_rest():
     assert time.monotonic() - start < 10
     assert all(call.cancelled() or call.exception() for call in calls)
     assert not alive(child)
+    with pytest.raises(WorkError, match="the workers were ended"):
+        pool.submit(("pid", None))
 
 
 def test_closing_ends_a_process_that_is_being_started(monkeypatch):
