@@ -100,7 +100,7 @@ def mend(args: argparse.Namespace, report, lock) -> int:
     left = parts & {"journal", "identity"}
     if "index" in parts:
         if not report.records:  # it cannot be opened at all
-            return 1
+            return bring_back(args, lock)
         os.unlink(os.path.join(args.cache, SIDECAR))
         print(f"{SIDECAR} was removed; what it said to be damaged is looked at again")
         return mend(args, look(args), lock)
@@ -122,6 +122,18 @@ def mend(args: argparse.Namespace, report, lock) -> int:
             print("nothing was changed; --drop drops the records that cannot be encoded again")
             return 1
     return 1 if left else 0
+
+
+def bring_back(args: argparse.Namespace, lock) -> int:
+    """Write lost text indexes anew, if the binary copy has them, and go on."""
+    from diffnext.data.records.index import SIDECAR
+    from diffnext.data.records.index_restore import restore
+
+    names = restore(args.cache)
+    if not names:
+        return 1
+    print(f"{', '.join(names)} written anew as {SIDECAR} has them")
+    return mend(args, look(args), lock)
 
 
 def make_remedy(args: argparse.Namespace):

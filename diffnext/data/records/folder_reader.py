@@ -61,7 +61,8 @@ class FolderReader:
         if metadata["entries"] != len(self):
             raise RecordError(
                 f"{self.path}/METADATA says {metadata['entries']} records, the index files list "
-                f"{len(self)}: one was lost or added (remove METADATA to read what is listed)"
+                f"{len(self)}: one was lost or added (`diffnext cache verify --repair` brings back an index "
+                "that diffnext.index.bin knows; without METADATA, what is listed is read)"
             )
         texts = [name for name, kind in self.fields.items() if kind == "STRING"]
         self._texts = [wire.TextEntry(name) for name in texts]

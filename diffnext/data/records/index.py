@@ -204,6 +204,17 @@ def load(path: str, state: list[list]) -> Index | None:
         return None
 
 
+def load_any(path: str) -> tuple[dict, Index | None]:
+    """What the binary copy says of itself, and the copy, whatever state of the text files it is of.
+
+    It must have a checksum that fits; None for the copy otherwise.
+    """
+    head, _ = _read_head(os.path.join(path, SIDECAR))
+    if head is None or "checksum" not in head or not is_sound(path):
+        return {}, None
+    return head, load(path, head["state"])
+
+
 def adopt_copy(path: str) -> None:
     """Make the binary copy valid in a folder that is itself a copy, whose files have other times.
 

@@ -241,6 +241,18 @@ def test_files_beside_the_records(cache, tmp_path):
     text = (path / "00000.index").read_text().splitlines(keepends=True)
     (path / "00000.index").write_text("".join(text[:-1]))
     assert parts(check(str(path))) == [("index", -1)]
+    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
+    assert_as_built(path, cache)
+
+    path = broken("no lines, and a copy of an earlier state")
+    (path / "00000.index").unlink()
+    metadata = (path / "METADATA").read_text()
+    (path / "METADATA").write_text(metadata.replace("7", "8"))
+    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 1
+    assert not (path / "00000.index").exists()
+    (path / "METADATA").write_text(metadata)
+    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
+    assert_as_built(path, cache)
 
 
 def test_a_shard_that_is_not_there(cache, tmp_path):
