@@ -76,10 +76,12 @@ def test_without_verification_a_changed_payload_passes(folder):
 def test_any_of_many_samples_is_found(tmp_path):
     file = tmp_path / layout.SAMPLES
     for count in (700, 520):  # the second time they are other lines
-        lines = [json.dumps({"key": f"k{i}", "path": "x" * (i % 7) + "é"}) for i in range(count)]
+        lines = [
+            json.dumps({"key": f"k{i}", "path": "x" * (i % 7) + "\u00e9"}) for i in range(count)
+        ]
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         for i in (0, 255, 256, 511, 512, count - 1):
-            assert layout.sample_of(str(tmp_path), i) == f"sample k{i} of {'x' * (i % 7)}é"
+            assert layout.sample_of(str(tmp_path), i) == f"sample k{i} of {'x' * (i % 7)}\u00e9"
         assert {layout.sample_of(str(tmp_path), i) for i in (count, 5000)} == {""}
 
 
