@@ -151,10 +151,20 @@ def fingerprint(*folders: Path) -> str:
 
 
 def timed(stage: Stage) -> float:
-    """Run one stage; its output goes to the terminal. Returns seconds."""
+    """Run one stage; its output goes to the terminal. Returns seconds.
+
+    Ctrl-C reaches the stage as well, which may have a checkpoint to write: it is waited for.
+    """
     print("  python " + " ".join(stage.command), flush=True)
     started = time.monotonic()
-    subprocess.run([sys.executable, *stage.command], cwd=ROOT, check=True)
+    process = subprocess.Popen([sys.executable, *stage.command], cwd=ROOT)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    if code != 0:
+        raise subprocess.CalledProcessError(code, process.args)
     return time.monotonic() - started
 
 
@@ -183,6 +193,9 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(f"stopped: {error.cmd[1]} ended with exit code {error.returncode}", file=sys.stderr)
         return error.returncode
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     steps = [Step(stage.title, " ".join(stage.command), seconds[stage.name]) for stage in plan]
     print(f"\nThe report is {write_report(out / 'report.html', steps, tasks(out))}")
     return 0

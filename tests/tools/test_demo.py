@@ -2,6 +2,7 @@
 """The demo's stages: each once, again if its command changed, and none after a failure."""
 
 import importlib.util
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_a_stage_that_is_done_is_not_run_again(tmp_path):
     first = demo.run(plan, tmp_path)
     assert demo.run(plan, tmp_path) == first
     assert (tmp_path / "log").read_text() == "ab"
+
+
+def test_an_interrupted_stage_is_waited_for(tmp_path):
+    """As by Ctrl-C in a training that has a checkpoint to write."""
+    saved = tmp_path / "saved"
+    code = f"import os, time; os.kill(os.getppid(), 2); time.sleep(0.6); open({str(saved)!r}, 'w')"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            demo.run([demo.Stage("one", "save", ("-c", code), 0.1)], tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert saved.exists()
+    assert not list(tmp_path.glob("stages/*.json"))  # not done
 
 
 def test_a_stage_with_another_command_is_run_again(tmp_path):
