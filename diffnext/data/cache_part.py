@@ -62,7 +62,7 @@ def take_part(
         desk = _Desk(work, work.leases(member.name), os.path.join(work.parts, member.name))
         if desk.all_done():
             return 0
-        os.makedirs(desk.part)
+        os.mkdir(desk.part)
         try:
             return _encode(work, desk, tools, show)
         finally:

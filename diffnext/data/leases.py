@@ -30,7 +30,7 @@ class Members:
     """The processes that share a work, by the files with which they show that they live.
 
     Args:
-        folder: of these files; made if it is not there.
+        folder: of these files; made if it is not there, in one that is.
         lease_s: silence in seconds from which on a process counts as dead.
     """
 
@@ -38,8 +38,12 @@ class Members:
         self.folder, self.lease_s = folder, lease_s
 
     def enter(self) -> Member:
-        """Become one of them."""
-        os.makedirs(self.folder, exist_ok=True)
+        """Become one of them.
+
+        Raises:
+            FileNotFoundError: the work is over, and its folder gone.
+        """
+        _make(self.folder)
         return Member(self)
 
     def living(self) -> list[str]:
@@ -123,7 +127,7 @@ class Leases:
     """Units of work, by number: who has which, and which are done.
 
     Args:
-        folder: of the files that say so; made if it is not there.
+        folder: of the files that say so; made if it is not there, in one that is.
         count: units.
         name: of this process among the members.
         members: those who share the work.
@@ -131,8 +135,8 @@ class Leases:
 
     def __init__(self, folder: str, count: int, name: str, members: Members) -> None:
         self._claims, self._done = os.path.join(folder, "claims"), os.path.join(folder, "done")
-        for path in (self._claims, self._done):
-            os.makedirs(path, exist_ok=True)
+        for path in (folder, self._claims, self._done):
+            _make(path)
         self.count = count
         self._name, self._members = name, members
         self._next = 0  # units below it were claimed
@@ -238,6 +242,12 @@ class Leases:
 
     def _claim(self, unit: int, turn: int) -> str:
         return os.path.join(self._claims, f"{unit}.{turn}")
+
+
+def _make(folder: str) -> None:
+    """Make a folder, but not the one it lies in: what is gone because all is done does not come back."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder)
 
 
 def _machine() -> str:

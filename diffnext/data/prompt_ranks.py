@@ -20,11 +20,11 @@ from typing import Any
 
 from diffnext.data.leases import LEASE_S, Leases
 from diffnext.data.prompt_encoding import EncodeTexts, PatientTextEncoder, Progress, longest_first
-from diffnext.data.prompt_store import STORE, PromptStore
+from diffnext.data.prompt_store import STORE, WORK, PromptStore
 from diffnext.data.records.files import write_atomic
 from diffnext.data.shared_work import HEAD, SharedWork, folders, in_units, remove, write_head
 
-WORK, TEXTS = "work-", "texts.jsonl"
+TEXTS = "texts.jsonl"
 UNIT_TEXTS = 512  # of the smallest units
 POLL_S = 0.2
 
@@ -161,6 +161,7 @@ class _Desk:
             claim = self._leases.claim()
             if claim is not None and encode is None:
                 encode = PatientTextEncoder(self._load(), self._batch_size)
+                self._work.check()
                 part = self._stack.enter_context(self._store.begin())
             if claim is None:
                 time.sleep(POLL_S)

@@ -5,6 +5,7 @@ They are made before the media are encoded, so that the text encoder is gone by 
 the folder when the build is done. A process that is killed loses the batch in hand.
 
     diffnext.prompts/   diffnext.json   the text encoder; the folder of another one is begun anew
+                        work-ID/        what several processes are to embed; see prompt_ranks.py
                         p-ID/           what one process embedded: records {data, shape}, and
                             keys.bin    16 bytes a record, in their order: which text it is of
 """
@@ -27,9 +28,10 @@ from diffnext.data.records import (
     read_identity,
     write_identity,
 )
+from diffnext.data.shared_work import folders, remove
 from diffnext.utils.files import sync_file
 
-STORE, PART = "diffnext.prompts", "p-"
+STORE, PART, WORK = "diffnext.prompts", "p-", "work-"
 KEYS = "keys.bin"
 KEY_BYTES = 16
 
@@ -76,8 +78,10 @@ class PromptStore:
                 self._load_part(os.path.join(self.folder, name))
 
     def discard(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; who embeds for a work that was left in it notices at one moment."""
         self._close()
+        for work in folders(self.folder, WORK):
+            remove(work)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _close(self) -> None:

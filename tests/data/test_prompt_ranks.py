@@ -117,6 +117,30 @@ def test_who_embeds_for_a_work_that_was_given_up_stops_after_its_batch(tmp_path)
     assert len(late.batches) == 2 and len(store) == 8
 
 
+def test_what_is_gone_does_not_come_back(tmp_path):
+    """As where one that was slow finds a work the moment before it is removed with the store."""
+    store = PromptStore(str(tmp_path), ENCODER)
+    work = prompt_ranks.create(store, TEXTS, ENCODER)
+    store.discard()
+    with pytest.raises(FileNotFoundError):
+        prompt_ranks.take_part(work, store, Encoder)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_store_is_removed_at_one_moment_for_those_who_embed(tmp_path, monkeypatch):
+    store = PromptStore(str(tmp_path), ENCODER)
+    work, seen = prompt_ranks.create(store, TEXTS, ENCODER), []
+    unlink = os.unlink
+
+    def look(path, **options):
+        seen.append(work.is_there)
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", look)
+    store.discard()
+    assert seen and not any(seen)
+
+
 def test_helpers_have_the_same_encoder_or_nothing_to_do(tmp_path):
     cache = str(tmp_path)
     assert prompt_ranks.help_out(cache, ENCODER, Encoder) == 0
