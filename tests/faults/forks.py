@@ -186,11 +186,10 @@ def all_at_once(output):
 def prompts(output):
     """Three processes in two phases, of which one after another is killed and another comes."""
     random.seed(2)
-    crowd, killed, phases, target = PromptCrowd(output), 0, [0, 0], 0
+    crowd, killed, phases = PromptCrowd(output), 0, [0, 0]
     children = [crowd.start() for _ in range(3)]
-    while target < 130:  # of 94 texts and 47 pictures
-        target += random.randrange(4, 16)
-        crowd.wait_for(target)
+    while crowd.encoded < 30:  # of 47, after 94 texts
+        crowd.wait_for(crowd.embedded + crowd.encoded + random.randrange(1, 9))
         time.sleep(random.uniform(0, 0.02))
         phases[crowd.encoded > 0] += 1
         killed += kill(children.pop(random.randrange(3)))
