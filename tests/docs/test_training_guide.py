@@ -21,6 +21,7 @@ RULES = [
     (r"image_size: 256", "image_size: 64"),
     (r"(vit|mlp)_d\d+w\d+", r"\1_d1w64"),
     (r"--num-frames 33", "--num-frames 5"),
+    (r"MAX_STEPS = 100$", "MAX_STEPS = 2; cfg.SOLVER.DISPLAY = 1"),
     (r"= 100$", "= 2"),
     (r"_iter_100", "_iter_2"),
     (r"MAX_STEPS 200", "MAX_STEPS 3"),
