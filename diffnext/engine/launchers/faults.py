@@ -27,6 +27,7 @@ class Fault:
     beat: Beat  # of the process that began it
     text: str
     code: int = 0  # exit code of the run; 0 where that of the process is not known
+    told: bool = False  # whether the process has said itself why it ended
 
 
 def say(text: str) -> None:
@@ -47,12 +48,18 @@ def find_death(beats: Sequence[Beat]) -> Fault | None:
     gone = [beat for beat in beats if beat.code or (beat.state != "ended" and not alive(beat))]
     if not gone:
         return None
-    first = min(gone, key=lambda beat: beat.written)
+    # one that has refused to go on may leave others behind whose last signs are older
+    first = min(gone, key=lambda beat: (not _told(beat), beat.written))
     if first.error:
         return Fault(first, f"{first} failed {first.place}: {first.error}", first.code)
     if first.code:
-        return Fault(first, f"{first} ended with exit code {first.code}, {first.place}", first.code)
+        text = f"{first} ended with exit code {first.code}, {first.place}"
+        return Fault(first, text, first.code, told=True)
     return Fault(first, f"{first} is gone, last seen {first.place}")
+
+
+def _told(beat: Beat) -> bool:
+    return beat.code != 0 and not beat.error
 
 
 def find_hang(beats: Sequence[Beat]) -> Fault | None:

@@ -147,7 +147,8 @@ class Group:
             # once more: what is gone may have written its last sign after these were read
             self.fault = faults.find_death(read_beats(self.folder))
         if self.fault is not None:
-            say(f"error: {self.fault.text}; ending the others")
+            if not self.fault.told:
+                say(f"error: {self.fault.text}; ending the others")
             self.deadline = time.monotonic() + DIE_AFTER_S
             return
         self.fault = faults.find_hang(beats)
@@ -168,6 +169,8 @@ class Group:
         own = faults.exit_code(fault, self.folder)
         if own is not None and not fault.code:
             say(f"error: {fault.beat} ended by {faults.in_words(own)}")
+        if fault.told and any(beat.code != fault.code for beat in read_beats(self.folder)):
+            say(f"error: {fault.text}; the others were ended")
         code = fault.code or own or max(code, 0) or 1  # it may be us who have killed the command
         return code if code > 0 else 128 - code
 

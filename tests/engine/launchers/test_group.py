@@ -57,7 +57,7 @@ def gone(pid: int) -> bool:
     )
 
 
-PLAIN = ("exit", "kill", "raise", "sleep", "freeze")
+PLAIN = ("exit", "kill", "raise", "sleep", "freeze", "refuse", "refuse_alone")
 LAST = r"is gone, last seen in step 3 \(loss\); ending the others.*"
 
 
@@ -116,6 +116,15 @@ def test_a_process_that_dies_is_named_and_takes_the_others_along(outcomes, kind,
 @pytest.mark.parametrize("kind", ["sleep", "freeze"])
 def test_a_process_that_stands_still_is_found_with_the_stacks_of_all(outcomes, kind):
     check_hang(outcomes[kind])
+
+
+def test_processes_that_refuse_together_have_said_why(outcomes):
+    assert (outcomes["refuse"].code, outcomes["refuse"].output) == (2, "")
+
+
+def test_one_that_refuses_alone_is_named(outcomes):
+    told = r"ended with exit code 2, before the first step; the others were ended\n$"
+    check_death(outcomes["refuse_alone"], codes=(2,), told=told)
 
 
 def test_the_stacks_are_kept_with_the_logs(outcomes):

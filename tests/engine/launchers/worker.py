@@ -60,9 +60,17 @@ def read_asked(folder: Path) -> list[int]:
 
 
 def main(kind: str, folder: Path) -> int:
-    """Go wrong in step BAD_STEP of rank 1; "save" ends in order, and takes its time for it."""
+    """Go wrong in step BAD_STEP of rank 1; "save" ends in order, and takes its time for it.
+
+    "refuse" ends both with code 2 before they begin, "refuse_alone" one of them.
+    """
     rank, last = launched.rank(), STEPS - 1
     with Heartbeat(rank) as heart:
+        if kind.startswith("refuse"):
+            (folder / f"pid{rank}").write_text(str(os.getpid()))
+            time.sleep(30 * (kind == "refuse_alone" and rank == 0))
+            heart.end(2)
+            return 2
         meet = meet_by_gloo() if "GLOO" in os.environ else meet_by_files(folder)
         heart.train(lambda: "loss", logs=folder)
         (folder / f"pid{rank}").write_text(str(os.getpid()))
