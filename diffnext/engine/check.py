@@ -43,6 +43,7 @@ RANGES = {  # lowest and highest value of options that are numbers
     "SOLVER.DECAY_POWER": (0, math.inf),
     "SOLVER.WARM_UP_FACTOR": (0, 1),
     "SOLVER.MAX_STEPS": (1, math.inf),
+    "SOLVER.DISPLAY": (0, math.inf),
     "SOLVER.EMA_EVERY": (1, math.inf),
     "SOLVER.SNAPSHOT_EVERY": (1, math.inf),
     "SOLVER.SNAPSHOT_KEEP": (0, math.inf),
@@ -72,8 +73,8 @@ def check_numbers(values: Mapping[str, float]) -> None:
     """
     for key, value in values.items():
         low, high = RANGES[key]
-        if not low <= value <= high:
-            wanted = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        if not low <= value <= high or math.isinf(value):
+            wanted = f"at least {low}, finite" if high == math.inf else f"from {low} to {high}"
             raise ValueError(f"{key} is {value}; wanted is {wanted}")
 
 

@@ -96,7 +96,11 @@ def test_the_same_command_goes_on_bit_for_bit(finished, tmp_path):
     ("arguments", "message"),
     [
         (["SOLVER.BASE_LRR", "1"], "BASE_LR"),
-        (["TRAIN.DATASET", "nowhere"], "nowhere"),
+        (
+            ["TRAIN.DATASET", "nowhere"],
+            "TRAIN.DATASET 'nowhere': nowhere is not a folder of records",
+        ),
+        (["SOLVER.BASE_LR", ".inf"], "SOLVER.BASE_LR is inf; wanted is at least 0, finite"),
         (["TRAIN.DATASET", ""], "TRAIN.DATASET is empty"),
         (["MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
         (["MODEL.TYPE", "unet"], "MODEL.TYPE is 'unet'; NOVATrainT2IPipeline trains 'transformer'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from diffnext.data.datasets import identity_of, open_datasets, places_of, select_shapes
@@ -58,7 +59,7 @@ def held_out_of(cfg: Config, reads: Sequence[str], expected: Expected) -> Datase
             f"EVAL.EVERY is {cfg.EVAL.EVERY} and EVAL.DATASET is empty; name a cache that is not "
             "trained on, or set EVAL.EVERY 0"
         )
-    readers, shares = open_datasets(cfg.EVAL.DATASET, "", remote=cfg.TRAIN.REMOTE_CONFIG)
+    readers, shares = _open_folders(cfg, "EVAL.DATASET")
     return _checked(cfg, readers, shares, reads, expected)
 
 
@@ -118,7 +119,19 @@ def _open(cfg: Config) -> tuple[list[RecordReader], list[float]]:
     if cfg.TRAIN.LOADER != "vae_train":
         raise ValueError(f"TRAIN.LOADER is {cfg.TRAIN.LOADER!r}; there is 'vae_train'")
     check_options(RemoteReader, cfg.TRAIN.REMOTE_CONFIG, key="TRAIN.REMOTE_CONFIG")
-    return open_datasets(cfg.TRAIN.DATASET, cfg.TRAIN.DATASET2, remote=cfg.TRAIN.REMOTE_CONFIG)
+    return _open_folders(cfg, "TRAIN.DATASET", cfg.TRAIN.DATASET2)
+
+
+def _open_folders(
+    cfg: Config, key: str, second: str = ""
+) -> tuple[list[RecordReader], list[float]]:
+    """The datasets of an option; an error about a folder that is not there names the option."""
+    text = attrgetter(key)(cfg)
+    try:
+        return open_datasets(text, second, remote=cfg.TRAIN.REMOTE_CONFIG)
+    except FileNotFoundError as error:
+        both = f"{key} {text!r}" + (f", TRAIN.DATASET2 {second!r}" if second else "")
+        raise FileNotFoundError(f"{both}: {error}; name what tools/build_cache.py made") from error
 
 
 def make_loader(cfg: Config, data: Datasets, env: Env) -> Loader:
