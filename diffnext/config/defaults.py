@@ -62,7 +62,7 @@ _C.SOLVER.BASE_LR = 1e-4
 _C.SOLVER.MIN_LR = 0.0
 # Number of optimizer steps of the run.
 _C.SOLVER.MAX_STEPS = 2**31 - 1
-# Steps between two lines of the log; 0 for the last step's line alone.
+# Steps between two lines of the log.
 _C.SOLVER.DISPLAY = 20
 # Steps between two updates of the averaged weights; TRAIN.MODEL_EMA decays once an update.
 _C.SOLVER.EMA_EVERY = 100

@@ -43,7 +43,7 @@ RANGES = {  # lowest and highest value of options that are numbers
     "SOLVER.DECAY_POWER": (0, math.inf),
     "SOLVER.WARM_UP_FACTOR": (0, 1),
     "SOLVER.MAX_STEPS": (1, math.inf),
-    "SOLVER.DISPLAY": (0, math.inf),
+    "SOLVER.DISPLAY": (1, math.inf),
     "SOLVER.EMA_EVERY": (1, math.inf),
     "SOLVER.SNAPSHOT_EVERY": (1, math.inf),
     "SOLVER.SNAPSHOT_KEEP": (0, math.inf),
