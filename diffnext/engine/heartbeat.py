@@ -7,7 +7,6 @@ import contextlib
 import faulthandler
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -91,6 +90,7 @@ class Heartbeat:
         self._end = threading.Event()
         # by a byte and not by an Event, whose lock the code under a signal handler may hold
         self._waiting, self._waking = socket.socketpair()
+        self._waiting.settimeout(EVERY_S)
         self._waking.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="diffnext-heartbeat", daemon=True)
         self._stacks = None
@@ -146,7 +146,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._end.is_set():
-            if select.select([self._waiting], [], [], EVERY_S)[0]:
+            with contextlib.suppress(TimeoutError):
                 self._waiting.recv(64)
             if self.folder:
                 self._write()
@@ -172,12 +172,15 @@ class Heartbeat:
             draft.write_text(json.dumps(asdict(beat)))
 
     def _give_up(self) -> None:
+        """End this process; whoever reads what it says may have gone, and the disk may be full."""
         beat = self._now()
-        print(hung(beat), file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
-        if beat.logs:
-            with open(stacks_path(beat.logs, beat.rank), "w") as file:
-                faulthandler.dump_traceback(file, all_threads=True)
+        with contextlib.suppress(OSError):
+            if beat.logs:
+                with open(stacks_path(beat.logs, beat.rank), "w") as file:
+                    faulthandler.dump_traceback(file, all_threads=True)
+        with contextlib.suppress(OSError):
+            print(hung(beat), file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
         os._exit(HUNG)
 
 

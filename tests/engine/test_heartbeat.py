@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signs of life: what they say, and what a process does that nobody watches."""
 
+import os
 import subprocess
 import sys
 import time
@@ -107,3 +108,13 @@ def test_a_process_that_nobody_watches_watches_itself(tmp_path, monkeypatch, tra
     files = [tmp_path / "stacks_rank_3.txt"] if training else []
     assert list(tmp_path.iterdir()) == files
     assert all("line 8" in path.read_text() for path in files)
+
+
+def test_a_process_to_which_nobody_listens_ends_as_well(tmp_path, monkeypatch):
+    monkeypatch.delenv(FOLDER, raising=False)
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "no such folder"), "99.0", "1.0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=writer) as process:
+        os.close(reader)
+        os.close(writer)
+        assert process.wait(timeout=50) == HUNG
