@@ -30,7 +30,8 @@ def original(tmp_path_factory):
     path = folder / "checkpoints/toy_iter_4/run.json"
     run = json.loads(path.read_text())
     made = [{"vae": {"weights_sha256": "aaa", "class": "A"}}, None]
-    run["about"] = {"config": yaml.safe_dump(OPTIONS), "data": made}
+    held = [{"sizes": "1", "sums": "2"}, {"sizes": "3", "sums": None, "joined": {"sizes": "4"}}]
+    run["about"] = {"config": yaml.safe_dump(OPTIONS), "data": made, "records": held}
     run["loader"] |= {"step": 4, "seed": 3, "global_batch": 4, "records": [16]}
     path.write_text(json.dumps(run))
     complete = folder / "checkpoints/toy_iter_4/complete.json"
@@ -115,14 +116,50 @@ def test_other_data_are_refused(run):
     start = find_start("auto", run)
     order = {"step": 0, "seed": 3, "global_batch": 4, "records": [16]}
     made = [{"vae": {"weights_sha256": "aaa", "class": "A"}}, None]
-    check_data(start, order, made)
+    held = [{"sizes": "1", "sums": "2"}, {"sizes": "3", "sums": None, "joined": {"sizes": "4"}}]
+    check_data(start, order, made, held)
     with pytest.raises(ValueError, match=r"(?s)global_batch: 4 in .*, 8 now.*--reset-data"):
-        check_data(start, order | {"global_batch": 8}, made)
+        check_data(start, order | {"global_batch": 8}, made, held)
     other = [{"vae": {"weights_sha256": "bbb", "class": "A"}}, None]
     wanted = r"dataset 0\.vae\.weights_sha256: 'aaa' in the checkpoint, 'bbb' now"
     with pytest.raises(ValueError, match=wanted):
-        check_data(start, order, other)
-    check_data(Start(start.checkpoint, ["data"]), order | {"seed": 9}, other)
+        check_data(start, order, other, held)
+    anew = Start(start.checkpoint, ["data"])
+    check_data(anew, order | {"seed": 9}, other, [{"sizes": "9"}] * 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "same"),
+    [
+        (0, {"sums": None}, True),
+        (1, {"sums": "7"}, True),
+        (0, {"sums": "7"}, False),
+        (1, {"sizes": "7"}, False),
+        (1, {"joined": {"sizes": "7"}}, False),
+        (0, {"joined": {"sizes": "4"}}, False),
+    ],
+)
+def test_other_records_are_refused(run, number, change, same):
+    start = find_start("auto", run)
+    order, made = start.checkpoint.run()["loader"], start.checkpoint.run()["about"]["data"]
+    held = [{"sizes": "1", "sums": "2"}, {"sizes": "3", "sums": None, "joined": {"sizes": "4"}}]
+    held[number] |= change
+    if same:
+        check_data(start, order, made, held)
+        return
+    wanted = rf"dataset {number}: .*, but not the same records; .*\n.* a copy of it .*--reset-data"
+    with pytest.raises(ValueError, match=wanted):
+        check_data(start, order, made, held)
+
+
+def test_a_checkpoint_that_does_not_say_its_records_is_taken(run, caplog, monkeypatch):
+    start = find_start("auto", run)
+    saved = start.checkpoint.run()
+    del saved["about"]["records"]
+    monkeypatch.setattr(type(start.checkpoint), "run", lambda self: saved)
+    with caplog.at_level("INFO", logger="diffnext"):
+        check_data(start, saved["loader"], saved["about"]["data"], [{"sizes": "9"}] * 2)
+    assert "does not say which records it was trained on" in caplog.text
 
 
 def test_what_cannot_be_reset_is_an_error(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffnext.data.records import open_reader, open_writer
 from diffnext.engine.checkpoint import newest
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.files import sizes
@@ -118,6 +119,17 @@ def test_another_split_of_the_global_batch_is_the_same_run(train, whole, tmp_pat
     assert (
         "changed since the checkpoint: TRAIN.BATCH_SIZE: 4 in" in (tmp_path / "run.log").read_text()
     )
+
+
+def test_a_cache_of_other_records_is_refused(train, whole, config, tmp_path):
+    reader = open_reader(config.parent / "cache")
+    with open_writer(tmp_path / "cache", reader.fields) as writer:
+        for row in [*range(1, len(reader)), 0]:
+            writer.write(reader[row])
+    begin = ["--resume", whole / "checkpoints/tiny_iter_6"]
+    train("run", *begin, "TRAIN.DATASET", tmp_path / "cache", code=2)
+    said = (tmp_path / "run.log").read_text()
+    assert "dataset 0: as many records of the same shapes, but not the same records" in said
 
 
 def test_what_begins_anew_is_done_once_and_kept(train, whole, tmp_path):

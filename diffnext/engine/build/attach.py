@@ -9,7 +9,7 @@ from diffnext.data.loader import Loader
 from diffnext.engine.build.guards import make_guards
 from diffnext.engine.build.objects import make_ema
 from diffnext.engine.build.plan import Plan
-from diffnext.engine.build.start import data_identity
+from diffnext.engine.build.start import data_identity, data_records
 from diffnext.engine.build.watch import make_evaluation, make_samples
 from diffnext.engine.checkpoint import CheckpointManager, Content, Start
 from diffnext.engine.coordinator import Coordinator, describe
@@ -44,7 +44,12 @@ def attach(
         coordinator.folder,
         prefix=cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE,
         content=Content(module=cfg.MODEL.TYPE, loader=loader, ema=ema),
-        about={"config": str(cfg), "data": data_identity(plan), **describe()},
+        about={
+            "config": str(cfg),
+            "data": data_identity(plan),
+            "records": data_records(plan),
+            **describe(),
+        },
         keep=cfg.SOLVER.SNAPSHOT_KEEP,
         keep_every=cfg.SOLVER.SNAPSHOT_KEEP_EVERY,
         background=cfg.SOLVER.SNAPSHOT_ASYNC,

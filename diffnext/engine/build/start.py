@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffnext.data.datasets import identity_of
+from diffnext.data.record_digest import digest_of
 from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.engine import checkpoint
@@ -46,9 +47,14 @@ def check_start(cfg: Config, plan: Plan, start: Start, env: Env) -> None:
     """
     checkpoint.check_network(start, cfg.MODEL.TYPE, plan.skeleton.config)
     loader = make_loader(cfg, plan.data, env)
-    checkpoint.check_data(start, loader.state_dict(), data_identity(plan))
+    checkpoint.check_data(start, loader.state_dict(), data_identity(plan), data_records(plan))
 
 
 def data_identity(plan: Plan) -> list[Any]:
     """By what each dataset was made, as far as it says; kept in checkpoints."""
     return [identity_of(reader, "moments") for reader in plan.data.readers]
+
+
+def data_records(plan: Plan) -> list[dict[str, Any]]:
+    """Which records each dataset holds, as far as that can be told; kept in checkpoints."""
+    return [digest_of(reader) for reader in plan.data.readers]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,18 @@ def check_network(start: Start, module: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def check_data(start: Start, now: Mapping[str, Any], identities: list[Any]) -> None:
+def check_data(
+    start: Start,
+    now: Mapping[str, Any],
+    identities: list[Any],
+    records: Sequence[Mapping[str, Any]],
+) -> None:
     """Compare the data with those that the checkpoint was trained on.
 
     Args:
         now: the loader's state.
         identities: of the datasets, what they were made by.
+        records: of the datasets, which records they hold.
 
     Raises:
         ValueError: with what differs, both values and the remedy.
@@ -149,12 +155,15 @@ def check_data(start: Start, now: Mapping[str, Any], identities: list[Any]) -> N
     made = run.get("about", {}).get("data")
     if made is not None:
         lines += _differences(_flat(dict(enumerate(made))), _flat(dict(enumerate(identities))))
+    if not lines:  # else the records differ for the reasons that are given already
+        lines += _other_records(run.get("about", {}).get("records"), records)
     if lines:
         raise ValueError(
             f"{start.checkpoint.folder} was trained on other data, or in another order:\n"
             + "\n".join(lines)
-            + "\nrestore these (RNG_SEED, TRAIN.DATASET, and the global batch, which is TRAIN.BATCH_SIZE "
-            "x SOLVER.ACCUM_STEPS x processes), or go on with the new data by --reset-data"
+            + "\nrestore these (RNG_SEED, TRAIN.DATASET or a copy of it as it was, and the global batch, "
+            "which is TRAIN.BATCH_SIZE x SOLVER.ACCUM_STEPS x processes), or go on with the new data by "
+            "--reset-data"
         )
 
 
@@ -195,6 +204,30 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key)
     ]
+
+
+def _other_records(
+    then: Sequence[Mapping[str, Any]] | None, now: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """The datasets that hold other records than they did; sums that one side lacks tell nothing."""
+    if then is None:
+        logger.info(
+            "the checkpoint does not say which records it was trained on; their numbers and shapes alone "
+            "are compared"
+        )
+        return []
+    lines = []
+    for number, pair in enumerate(zip(then, now, strict=True)):
+        old, new = map(_flat, pair)
+        differs = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
+        if any(
+            not key.endswith("sums") or None not in (old.get(key), new.get(key)) for key in differs
+        ):
+            lines.append(
+                f"  dataset {number}: as many records of the same shapes, but not the same records; since "
+                "then some were dropped and added, encoded anew, or put in another order"
+            )
+    return lines
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
