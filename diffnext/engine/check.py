@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from diffnext.distributed.mesh import check_replicas
 from diffnext.engine.memory import state_bytes
-from diffnext.engine.optim import OptimizerFactory
+from diffnext.engine.optim import OptimizerFactory, optimizer_class
 
 _WHOLE = {  # optimizers that cannot step parts of weights, or step them otherwise, and whose parts
     "muon": ("fsdp", "ZeRO"),
@@ -129,15 +129,16 @@ def check_split(
     """
     check_replicas(options.get("replicate", 1), world)
     splits = "ZeRO" if stage > 0 else backend
-    if splits in _WHOLE.get(optimizer.lower(), ()):
-        raise ValueError(
-            f"SOLVER.OPTIMIZER is {optimizer!r}, which needs whole weights, and {splits} splits them; "
-            "take 'AdamW' or ddp"
-        )
+    whole = [optimizer_class(name) for name, parts in _WHOLE.items() if splits in parts]
     if optimizer.lower().endswith("8bit") and (backend == "fsdp" or stage > 0):
         raise ValueError(
             f"SOLVER.OPTIMIZER is {optimizer!r}, whose states of 8 bits come in blocks that fsdp and "
             "ZeRO do not split; take 'AdamW' or ddp"
+        )
+    if whole and issubclass(optimizer_class(optimizer), tuple(whole)):
+        raise ValueError(
+            f"SOLVER.OPTIMIZER is {optimizer!r}, which needs whole weights, and {splits} splits them; "
+            "take 'AdamW' or ddp"
         )
 
 
@@ -173,15 +174,22 @@ def has_weights(folder: Path) -> bool:
 
 
 def saved_shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
-    """Name and shape of each tensor of a component's weights; None if there is no safetensors file."""
+    """Name and shape of each tensor of a component's weights; None if there is no safetensors file.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         return None
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        with safe_open(file, framework="pt") as content:
-            for name in content.keys():
-                shapes[name] = tuple(content.get_slice(name).get_shape())
+        try:
+            with safe_open(file, framework="pt") as content:
+                for name in content.keys():
+                    shapes[name] = tuple(content.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged: {error}; copy or save it again") from error
     return shapes
 
 

@@ -2,6 +2,8 @@
 """What is found out about a model's folder before anything is loaded."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from diffnext.engine import check
 
@@ -14,11 +16,22 @@ def test_weights_of_another_format_are_not_taken_for_none(tmp_path):
     assert check.saved_shapes(tmp_path) is None
 
 
+def test_weights_that_were_cut_off_are_named(tmp_path):
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    save_file({"weight": torch.zeros(3, 5)}, path)
+    assert check.saved_shapes(tmp_path) == {"weight": (3, 5)}
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=rf"^{path} is damaged: .* save it again$"):
+        check.saved_shapes(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "backend", "stage", "refused"),
     [
         ("Adafactor", "fsdp", 0, "fsdp splits them"),
         ("adafactor", "deepspeed", 1, "ZeRO splits them"),
+        ("torch.optim.Adafactor", "fsdp", 0, "fsdp splits them"),
+        ("diffnext.engine.muon:Muon", "deepspeed", 2, "ZeRO splits them"),
         ("Adagrad", "deepspeed", 3, "ZeRO splits them"),
         ("Adagrad", "fsdp", 0, ""),
         ("muon", "deepspeed", 0, ""),
