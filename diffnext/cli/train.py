@@ -138,7 +138,8 @@ def prepare(
     try:
         if env.is_main:  # which alone draws curves
             check_packages(args)
-        plan = build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed)
+        resumed = start is not None
+        plan = build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed, resumed=resumed)
         if start is not None:
             build.check_start(cfg, plan, start, env)
     except USER_ERRORS as error:
@@ -201,7 +202,8 @@ def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
     world = max(cfg.NUM_GPUS, 1)
     try:
         start = build.find_start(cfg, args.exp_dir)
-        plan = build.make_plan(cfg, world=world, deepspeed=args.deepspeed)
+        resumed = start is not None
+        plan = build.make_plan(cfg, world=world, deepspeed=args.deepspeed, resumed=resumed)
         if start is not None:
             build.check_start(cfg, plan, start, Env(0, world, 0, torch.device("cpu")))
     except USER_ERRORS as error:

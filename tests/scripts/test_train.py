@@ -238,6 +238,9 @@ def test_videos_start_from_a_network_of_pictures(finished, tmp_path, capsys):
     new = load_file(tmp_path / f"run/checkpoints/tiny_iter_1/transformer/{name}")
     other = {key for key in new if key not in old or not torch.equal(old[key], new[key])}
     assert {key.split(".")[-3] for key in other} == {"mixer", "flow_proj", "fps_proj"}
+    gone = ["MODEL.START_FROM", str(tmp_path / "gone")]  # all weights come from the checkpoint now
+    assert train(*arguments, "SOLVER.MAX_STEPS", "2", *gone) == 0
+    assert (tmp_path / "run/checkpoints/tiny_iter_2").is_dir()
 
 
 def test_what_a_network_cannot_start_from_is_refused(finished, tmp_path, capsys):
@@ -247,7 +250,8 @@ def test_what_a_network_cannot_start_from_is_refused(finished, tmp_path, capsys)
         assert train("--cfg", str(config), "--dry-run", *arguments) == 2
         return capsys.readouterr().err
 
-    assert "holds no model_index.json" in refusal("MODEL.START_FROM", str(tmp_path))
+    nothing = refusal("MODEL.START_FROM", str(tmp_path))
+    assert f"error: MODEL.START_FROM: {tmp_path} holds no model_index.json" in nothing
     modules = f"{{transformer: {run}/checkpoints/tiny_iter_6/transformer}}"
     twice = refusal("MODEL.START_FROM", str(run), "PIPELINE.MODULES", modules)
     assert "describe a new network by MODEL.CONFIG" in twice

@@ -45,7 +45,7 @@ def first_weights_of(
         net: the network, may be on the meta device.
 
     Raises:
-        ValueError: the network is not new, or nothing fits.
+        ValueError: the network is not new, there is no other one, or nothing of it fits.
     """
     start = cfg.MODEL.START_FROM
     if not start:
@@ -58,7 +58,10 @@ def first_weights_of(
         )
     folder = Path(start)
     if not check.has_weights(folder):
-        folder = Path(newest_snapshot(start), cfg.MODEL.TYPE)
+        try:
+            folder = Path(newest_snapshot(start), cfg.MODEL.TYPE)
+        except ValueError as error:
+            raise ValueError(f"MODEL.START_FROM: {error}") from error
     return FirstWeights(folder, frozenset(_fitting(folder, net.state_dict())))
 
 
@@ -66,7 +69,9 @@ def _fitting(folder: Path, wanted: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of saved tensors that a network has too, in the same shape."""
     found = check.saved_shapes(folder)
     if found is None:
-        raise ValueError(f"MODEL.START_FROM: {folder} has no safetensors file")
+        raise ValueError(
+            f"MODEL.START_FROM: {folder} has no safetensors file; name a network that was saved by a run"
+        )
     fits = [name for name in found if name in wanted and found[name] == tuple(wanted[name].shape)]
     if not fits:
         raise ValueError(

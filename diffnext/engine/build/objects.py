@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import Backend
@@ -38,8 +39,9 @@ def make_pipeline(cfg: Config, plan: Plan) -> TrainPipeline:
         dropout=cfg.TRAIN.TEXT_DROPOUT,
         loss_repeat=cfg.TRAIN.LOSS_REPEAT,
     )
-    if plan.first_weights:
-        plan.first_weights.load(pipe.model)
+    first = processes.broadcast(plan.first_weights)  # since then, a run may have saved newer ones
+    if first:
+        first.load(pipe.model)
     return pipe
 
 

@@ -12,11 +12,7 @@ from diffnext.engine import check, memory
 from diffnext.engine.build.data import Datasets, datasets_of, held_out_of
 from diffnext.engine.build.first_weights import FirstWeights, first_weights_of
 from diffnext.engine.build.needs import activations_of, need_of
-from diffnext.engine.build.network import (
-    make_skeleton,
-    network_folder,
-    taken_modules,
-)
+from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
 from diffnext.engine.build.options import (
     backend_of,
     check_names,
@@ -51,12 +47,13 @@ class Plan:
     need: memory.Need
 
 
-def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
+def make_plan(cfg: Config, *, world: int, deepspeed: str = "", resumed: bool = False) -> Plan:
     """Resolve the options and check data, configuration and weights against each other.
 
     Args:
         world: number of processes.
         deepspeed: path of a DeepSpeed json, or "".
+        resumed: whether all weights come from a checkpoint, whatever they began with.
 
     Raises:
         ValueError, FileNotFoundError: what does not fit; nothing was loaded or written.
@@ -97,7 +94,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "") -> Plan:
         options=options,
         modules=modules,
         settings=settings,
-        first_weights=first_weights_of(cfg, settings, pipe.model),
+        first_weights=None if resumed else first_weights_of(cfg, settings, pipe.model),
         skeleton=pipe.model,
         optimizer=optimizer,
         schedule=schedule_of(cfg),

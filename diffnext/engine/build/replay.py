@@ -51,7 +51,7 @@ def build_replay(
         cfg.MODEL.CONFIG, cfg.MODEL.START_FROM = {}, ""
     _make_single(cfg, _global_batch(cfg, run_folder, checkpoint))
     env = processes.init(gpu_id=cfg.GPU_ID)
-    plan = make_plan(cfg, world=1)
+    plan = make_plan(cfg, world=1, resumed=checkpoint is not None)
     begin = 0 if checkpoint is None else _begin(checkpoint)
     trainer = make_trainer(cfg, plan, env, begin=begin)
     if checkpoint is not None:
