@@ -194,3 +194,10 @@ def test_texts_of_any_length():
             "caption": text
         }
         assert end == (len(data) if size < 2**14 - 20 else end)
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"\xff\x01\x01\xff", b"\n", b"\n\x80", b""])
+def test_what_begins_no_entry_is_no_text(data):
+    record = {}
+    assert wire.decode_texts(data, [wire.TextEntry("caption")], record) == 0
+    assert record == {}

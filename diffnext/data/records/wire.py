@@ -76,17 +76,17 @@ def decode_present(
 
 class TextEntry(dict):
     """How an entry of one STRING field begins, by its second and third byte, which tell the size of
-    its body: the bytes before the text, their number, and the size of the entry; bytes that begin no
-    entry where no text fits.
+    its body: what stands before the text, its length, and the size of the entry; None for the first
+    where no text fits. Bytes are characters of latin-1, of which strings are faster to take apart.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __missing__(self, two: int) -> tuple[bytes, int, int]:
-        size = two & 0xFF
+    def __missing__(self, two: str) -> tuple[str | None, int, int]:
+        size, more = two.encode("latin-1").ljust(2, b"\0")
         if size > 0x7F:  # two digits; a text that needs three is decoded as any other field
-            size += ((two >> 8) - 1) << 7
+            size += (more - 1) << 7
         self[two] = found = _text_entry(self.name, size)
         return found
 
@@ -102,26 +102,25 @@ def decode_texts(
     Raises:
         ValueError: text that is not utf-8.
     """
-    pos, end = 0, len(data)
+    chars, pos, end = data.decode("latin-1"), 0, len(data)
     for entry in entries:
-        if pos + 2 >= end:
-            break
-        opening, start, total = entry[data[pos + 1] | data[pos + 2] << 8]
-        stop = pos + total
-        if stop <= end and data.startswith(opening, pos):
-            record[entry.name] = data[pos + start : stop].decode()
+        opening, start, total = entry[chars[pos + 1 : pos + 3]]
+        stop, start = pos + total, pos + start
+        if stop <= end and chars[pos:start] == opening:
+            text = chars[start:stop]
+            record[entry.name] = text if text.isascii() else data[start:stop].decode()
             pos = stop
     return pos
 
 
-def _text_entry(name: str, size: int) -> tuple[bytes, int, int]:
+def _text_entry(name: str, size: int) -> tuple[str | None, int, int]:
     total = 1 + len(encode_varint(size)) + size
     longest = size - len(name.encode()) - 6  # tags and lengths of one byte each
     for length in range(longest, max(-1, longest - 16), -1):
         opening = _payload_opening(name, length)
         if len(opening) + length == total:
-            return opening, len(opening), total
-    return b"\xff", 1, 1
+            return opening.decode("latin-1"), len(opening), total
+    return None, 0, 0
 
 
 def complete(record: Mapping[str, Any], types: Mapping[str, FeatureType]) -> dict[str, Any]:
