@@ -10,6 +10,7 @@ pipe of 1 MiB that was as fast as shared memory, 12 ms for 36 MB, and it needs n
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import queue
 import signal
@@ -30,6 +31,7 @@ START_S = 60.0  # an interpreter that has not come up by then will not
 QUICK_S = 0.1  # a call of less is followed by one that waits in the pipe
 KEPT_BYTES = 256 << 20  # of free memory that a worker keeps for the next call
 SHORT_BYTES = 1 << 15  # of a call that may wait there; if the pipe were full, both ends would wait
+ROOM_BYTES = 2 * SHORT_BYTES  # of a pipe in which one may; where a user has many, they are smaller
 PROGRAM = (
     "import sys; sys.path[:] = sys.argv[2:]; "
     "from diffnext.data import workers; workers.serve(float(sys.argv[1]))"
@@ -119,23 +121,23 @@ class Pool:
         after = None
         try:
             worker.send(job)
-            if worker.is_quick:
-                after = self._send_ahead(worker)
+            if worker.may_wait:
+                after = self._next()
+            if after is not None and after.num_bytes <= SHORT_BYTES:
+                worker.send(after)
             job.done.set_result(worker.receive())
         except Exception as error:
             job.done.set_exception(error)
         return after
 
-    def _send_ahead(self, worker: Worker) -> _Job | None:
-        """Choose the next call and send it; one that fills the pipe waits until it is due."""
+    def _next(self) -> _Job | None:
+        """Take the next call, if there is one."""
         try:
             job = self._jobs.get_nowait()
         except queue.Empty:
             return None
-        if job is None:
+        if job is None:  # the end, which `_run` is to find
             self._jobs.put(None)
-        elif sum(map(len, job.parts)) <= SHORT_BYTES:
-            worker.send(job)
         return job
 
 
@@ -147,6 +149,10 @@ class _Job:
     done: Future
     process: subprocess.Popen | None = None  # which it was sent to
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.parts))
+
 
 class Worker:
     """One process, begun at the first call and replaced after a call that killed it."""
@@ -155,7 +161,13 @@ class Worker:
         self._work, self._limit_s = work, limit_s
         self._process: subprocess.Popen | None = None
         self._stopped = False
-        self.is_quick = False  # whether the last call took a moment only
+        self._was_quick = False  # the last call
+        self._has_room = False  # the pipe, for two short calls
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the next call is chosen, and sent if it is short, before the one at work is done."""
+        return self._was_quick and self._has_room
 
     def send(self, job: _Job) -> None:
         """Have a call made, after the one at work if there is one; if it waits there already: nothing.
@@ -185,7 +197,7 @@ class Worker:
             raise WorkError(f"timed out after {self._limit_s:g} s") from None
         except (EOFError, OSError):
             raise WorkError(f"the decoder {self._fate()}") from None
-        self.is_quick = time.monotonic() - start < QUICK_S
+        self._was_quick = time.monotonic() - start < QUICK_S
         if isinstance(result, _Raised):
             raise WorkError(result.reason)
         return result
@@ -223,6 +235,7 @@ class Worker:
                     f"a decode worker cannot be started: {sys.executable} {self._fate()}; what it "
                     "said is above; with 0 workers this process decodes"
                 ) from error
+            self._has_room = _pipe_bytes(self._process.stdin) >= ROOM_BYTES
         return self._process
 
     def _fate(self) -> str:
@@ -287,3 +300,13 @@ def _start(limit_s: float) -> subprocess.Popen:
 
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return process
+
+
+def _pipe_bytes(pipe: io.FileIO) -> int:
+    """What can be written to an empty pipe before somebody reads; 0 where the system does not tell."""
+    try:
+        import fcntl
+
+        return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    except (ImportError, AttributeError, OSError):
+        return 0

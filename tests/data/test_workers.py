@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workers hang, crash, print and raise: one call is lost by it, with the reason, and no other."""
 
+import fcntl
 import os
 import platform
 import resource
@@ -103,6 +104,24 @@ def test_large_calls_are_not_sent_ahead(pool, monkeypatch):
     block = np.ones(4 << 20, np.uint8)
     calls = [pool.submit(("echo", block)) for _ in range(3)]
     assert all(len(call.result()) == len(block) for call in calls)
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes of one size")
+def test_nothing_is_sent_ahead_through_small_pipes(monkeypatch):
+    """The kernel gives them to a user who has many, and both ends would wait for the other to read."""
+    start_process = workers._start
+
+    def start(limit_s):
+        process = start_process(limit_s)
+        for pipe in (process.stdin, process.stdout):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+        return process
+
+    monkeypatch.setattr(workers, "QUICK_S", 60)
+    monkeypatch.setattr(workers, "_start", start)
+    with Pool(odd_work.work, workers=1, limit_s=20) as pool:
+        calls = [pool.submit(("echo", bytes(20_000))) for _ in range(5)]
+        assert [len(call.result(timeout=30)) for call in calls] == [20_000] * 5
 
 
 def test_a_call_that_hangs_is_ended_in_time(many_open_files):
