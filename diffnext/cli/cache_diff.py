@@ -69,6 +69,7 @@ def differing(found: Mapping[str, Any], tolerance: float) -> list[str]:
 ODD = {
     "other_shapes": "of different shapes",
     "other_fields": "with other captions or other fields",
+    "not_finite": "with NaN or infinite moments in one, and others in the other",
     "damaged": "with a damaged record, which `diffnext cache verify` names",
 }
 

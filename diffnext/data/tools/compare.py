@@ -53,6 +53,7 @@ class Drift:
     equal: int = 0  # with moments that agree bit for bit
     other_shapes: int = 0
     other_fields: int = 0  # with another caption, label, ...
+    not_finite: int = 0  # with NaN or infinite moments in one of them, and other ones in the other
     damaged: int = 0
     mean: Distance = field(default_factory=Distance)
     logvar: Distance = field(default_factory=Distance)
@@ -67,8 +68,12 @@ class Drift:
         if record["shape"] != other["shape"]:
             self.other_shapes += 1
             return
-        self.equal += record["moments"] == other["moments"]
+        is_equal = record["moments"] == other["moments"]
+        self.equal += is_equal
         ours, theirs = (moments(r).astype(np.float32) for r in (record, other))
+        if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+            self.not_finite += not is_equal
+            return
         difference = np.split(theirs - ours, 2)
         self.mean.add(difference[0])
         self.logvar.add(difference[1])
@@ -81,7 +86,7 @@ class Drift:
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON can hold it."""
-        names = ("compared", "equal", "other_shapes", "other_fields", "damaged")
+        names = ("compared", "equal", "other_shapes", "other_fields", "not_finite", "damaged")
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found |= {"mean": self.mean.state(), "logvar": self.logvar.state()}
         if self.mean.count:

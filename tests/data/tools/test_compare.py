@@ -99,6 +99,22 @@ def test_without_journals_by_number(tmp_path, capsys):
     assert "4 records" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_moments_that_are_no_numbers_are_not_the_same(odd, tmp_path, capsys):
+    rows = [{"moments": np.full((2, 2, 2), n), "label": 0} for n in (1, 2)]
+    rows[1]["moments"] = np.full((2, 2, 2), odd)
+    a = write_records(tmp_path / "a", rows)
+    assert diff(a, copy(a, tmp_path / "same"), capsys)["drift"]["equal"] == 2
+    rows[0]["moments"] = rows[1]["moments"]
+    b = write_records(tmp_path / "b", rows)
+    found = diff(a, b, capsys, code=1)["drift"]
+    assert (found["not_finite"], found["mean"]["max_abs"]) == (1, 0)
+    assert main(["cache", "diff", str(a), str(b)]) == 1
+    assert capsys.readouterr().out.endswith(
+        "different: 1 pairs with NaN or infinite moments in one, and others in the other\n"
+    )
+
+
 def test_matching_against_counting():
     rng = np.random.default_rng(0)
     for _ in range(50):
