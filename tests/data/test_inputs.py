@@ -123,6 +123,8 @@ def test_links_and_holes_in_a_tar_fail_their_sample(tmp_path):
 def test_a_compressed_tar_in_a_folder_is_told(tmp_path):
     for name in ("a.tar.gz", "b.TGZ", "c.tar"):
         write_tar(tmp_path / name, [("x.png", png(1))])
+    for name in ("c.tar.md5", "c.tar.idx", "c.tar.json"):  # go with a tar, and are none
+        (tmp_path / name).write_text("{}")
     listing = scan(str(tmp_path))
     assert greys(listing) == [1]
     assert [failure.file[-5:] for failure in listing.failures] == ["ar.gz", "b.TGZ"]

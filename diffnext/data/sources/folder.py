@@ -24,7 +24,7 @@ from diffnext.data.sources.listing import Failure, Listing
 from diffnext.data.sources.manifest import name_of, place, read_rows
 from diffnext.data.sources.webdataset import list_tar
 
-COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz)$", re.IGNORECASE)
+COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 # Tables of a folder whose rows name files in it: those of Hugging Face, and FastVideo's.
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "videos2caption.json")
 
