@@ -11,6 +11,8 @@ from diffnext.cli.devices import DTYPES
 from diffnext.data.urls import is_url
 from diffnext.data.view_options import add_views, positive
 
+MOST_S = 86400  # of a time limit
+
 
 def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -124,9 +126,11 @@ def add_checks(parser: argparse.ArgumentParser) -> None:
 
 
 def seconds(text: str) -> float:
-    """Parse a time: a number above 0."""
-    if not re.fullmatch(r"\d+\.?\d*|\.\d+", text) or not float(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds, above 0, are wanted")
+    """Parse a time: a number above 0, and not more than the system can wait for."""
+    if not re.fullmatch(r"\d+\.?\d*|\.\d+", text) or not 0 < float(text) <= MOST_S:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: seconds, above 0, at most {MOST_S}, are wanted"
+        )
     return float(text)
 
 

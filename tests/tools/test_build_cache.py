@@ -315,6 +315,7 @@ def test_arguments_that_do_not_parse(capsys):
         ["--max-failures", "some"],
         ["--workers", "-1"],
         ["--decode-timeout", "0"],
+        ["--decode-timeout", "10000000"],
         ["--fps", "0"],
         ["--output", "s3://bucket/cache"],
     ):
