@@ -96,12 +96,14 @@ class Shelf:
         try:
             medium.origin.copy_to(aside)
             os.replace(aside, medium.path)
-        except OSError as error:
-            with contextlib.suppress(FileNotFoundError):
+        except Exception as error:  # libraries of servers raise what they like
+            with contextlib.suppress(OSError):
                 os.unlink(aside)
-            if error.errno not in FULL:
+            is_full = isinstance(error, OSError) and error.errno in FULL
+            with self._lock:
+                self._left = 0 if is_full else self._left + size
+            if not is_full:
                 raise
-            self._left = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 """What a build fetches over a network, by the requests that a server gets."""
 
 import errno
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +147,22 @@ def test_one_that_cannot_be_had_is_an_error_each_time(web, tmp_path):
                 source.location.fetch((10, 0))
         local = Source(of_path(str(tmp_path / "a.png")))
         assert shelf.serve([local]) == [local] and local.location.fetch((0, 0))
+
+
+def test_what_broke_off_takes_no_room(media, web, tmp_path, monkeypatch):
+    def break_off(self, path):
+        Path(path).write_bytes(b"a part of it")
+        raise RuntimeError("the connection was lost")  # as aiohttp, whose errors are no OSErrors
+
+    sizes = [(media / name).stat().st_size for name in ("p0.png", "p1.png")]
+    with Shelf(str(tmp_path), max(sizes)) as shelf:
+        urls = [of_path(f"{web.url}/{name}") for name in ("p0.png", "p1.png")]
+        first, second = (source.location for source in shelf.serve(map(Source, urls)))
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(Url, "copy_to", break_off)
+            first.fetch(first.stamp())
+        assert os.listdir(shelf.folder) == []
+        assert second.fetch(second.stamp())
 
 
 def test_what_a_killed_build_left_is_not_taken(web, tmp_path):
