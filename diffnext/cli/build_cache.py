@@ -161,7 +161,7 @@ def compare(args: argparse.Namespace, listing, latents, dtype):
     """The plan: what is listed, held against what the cache holds."""
     from diffnext.data import motion
     from diffnext.data.cache_plan import make_plan
-    from diffnext.models.autoencoders.loading import describe_vae
+    from diffnext.models.autoencoders.loading import default_config, describe_vae
 
     with contextlib.ExitStack() as bars:  # which an interrupt clears too
         return make_plan(
@@ -170,6 +170,7 @@ def compare(args: argparse.Namespace, listing, latents, dtype):
             rules=view_rules(args, latents),
             latents=latents,
             vae=describe_vae(args.vae),
+            vae_defaults=default_config(args.vae),
             dtype=str(dtype).removeprefix("torch."),
             computed={"flow": motion.RULE} if args.motion else None,
             text_encoder=describe_encoder(args) if args.encode_prompts else None,

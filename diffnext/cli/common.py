@@ -43,17 +43,18 @@ def check_vae(identity: Mapping[str, Any] | None, vae: str, cache: str) -> None:
     """Refuse another autoencoder than the one that a cache states; it may state none.
 
     Raises:
-        ValueError: with what differs.
+        ValueError: with what differs, both values.
     """
-    from diffnext.models.autoencoders.loading import describe_vae
+    from diffnext.data.cache_identity import as_compared, differences
+    from diffnext.models.autoencoders.loading import default_config, describe_vae
 
     stated = (identity or {}).get("vae")
     if stated is None:
         return
-    found = describe_vae(vae)
-    differs = sorted(key for key in found if found[key] != stated.get(key))
-    if differs:
-        raise ValueError(f"--vae {vae} is not what made {cache}: {', '.join(differs)} differ")
+    defaults, found = default_config(vae), describe_vae(vae)
+    both = (as_compared({"vae": made}, defaults) for made in (stated, found))
+    if lines := differences(*both, "the cache", "--vae"):
+        raise ValueError(f"--vae {vae} is not what made {cache}:\n" + "\n".join(lines))
 
 
 def in_words(num_bytes: int) -> str:

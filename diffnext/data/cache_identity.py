@@ -22,6 +22,13 @@ from diffnext.data.worklist import is_joining
 
 IDENTITY_VERSION = 2
 
+# Settings of an autoencoder that do not change what `encode` gives: moments are stored raw, training
+# scales them.
+NOT_OF_ENCODING = (
+    *("scaling_factor", "shift_factor", "latents_mean", "latents_std"),
+    *("sample_size", "force_upcast"),
+)
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -125,14 +132,23 @@ def upgrade_identity(held: Mapping[str, Any]) -> tuple[dict[str, Any], View | No
     return {**rest, "version": IDENTITY_VERSION, "rules": rules}, View.from_state(cut)
 
 
-def check_identity(output: str, identity: Mapping[str, Any]) -> None:
+def check_identity(
+    output: str, identity: Mapping[str, Any], vae_defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Refuse to add to a cache that was made in another way; a folder without records is free.
+
+    Args:
+        vae_defaults: settings of the autoencoder's class, where a configuration leaves them out.
+
+    Returns:
+        The identity of the cache with what is added: of an autoencoder that encodes alike, what the
+        cache says stays.
 
     Raises:
         ValueError: with each key that differs and both of its values.
     """
     if not (os.path.isdir(output) and _holds_records(output)):
-        return
+        return dict(identity)
     held = read_identity(output)
     if held is None:
         raise ValueError(
@@ -140,12 +156,34 @@ def check_identity(output: str, identity: Mapping[str, Any]) -> None:
         )
     if ("text_encoder" in held) != ("text_encoder" in identity):
         raise ValueError(f"{output} {_other_prompts(held)}")
-    lines = differences(upgrade_identity(held)[0], identity, "the cache", "this build")
+    made = upgrade_identity(held)[0]
+    both = (as_compared(one, vae_defaults) for one in (made, identity))
+    lines = differences(*both, "the cache", "this build")
     if lines:
         raise ValueError(
             f"{output} was built in another way; choose another --output or the same options:\n"
             + "\n".join(lines)
         )
+    return {**identity, "vae": made["vae"]}
+
+
+def as_compared(
+    identity: Mapping[str, Any], vae_defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """An identity in which autoencoders that encode alike have the same settings.
+
+    Those that are left out get the defaults of the class; those that only scale latents go.
+    """
+    vae = identity.get("vae")
+    if not isinstance(vae, Mapping) or not isinstance(vae.get("config", {}), Mapping):
+        return dict(identity)
+    config = {**(vae_defaults or {}), **vae.get("config", {})}
+    kept = {
+        key: value
+        for key, value in config.items()
+        if key not in NOT_OF_ENCODING and not key.startswith("_")
+    }
+    return {**identity, "vae": {**vae, "config": kept}}
 
 
 def differences(

@@ -159,6 +159,7 @@ def make_plan(
     latents: Latents,
     vae: Mapping[str, Any],
     dtype: str,
+    vae_defaults: Mapping[str, Any] | None = None,
     computed: Mapping[str, str] | None = None,
     text_encoder: Mapping[str, Any] | None = None,
     workers: int = 4,
@@ -176,6 +177,7 @@ def make_plan(
     Args:
         vae: what made the moments, for the identity: class, configuration, hash of the weights.
         dtype: precision of the encoding, for the identity.
+        vae_defaults: of its class, for settings that this configuration or that of the cache leaves out.
         computed: fields that the build computes for media that do not have them, and how.
         text_encoder: what embeds captions, for the identity; None: they are stored as texts. The
             caller fills `Plan.prompts` before the build.
@@ -193,7 +195,7 @@ def make_plan(
     computed = computed or {}
     names = field_names(listing, computed)
     identity = make_identity(vae, dtype, latents, names, computed, text_encoder)
-    check_identity(output, identity)
+    identity = check_identity(output, identity, vae_defaults or {})
     journal, finished = open_journal(output)
     types = record_types(names, embedded=text_encoder is not None)
     plan = Plan(output, rules, latents, identity, types, journal, finished)

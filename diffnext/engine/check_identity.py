@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffnext.data.cache_identity import options_of
+from diffnext.data.cache_identity import as_compared, options_of
 from diffnext.data.datasets import identity_of
 from diffnext.data.records import RecordReader
 from diffnext.engine.check import has_weights, read_config
@@ -19,12 +19,6 @@ from diffnext.models.autoencoders.loading import (
 )
 from diffnext.models.text_encoders.loading import describe_text_encoder
 from diffnext.pipelines.train_base import Expected
-
-# Settings that do not change what `encode` gives: moments are stored raw, training scales them.
-NOT_OF_ENCODING = (
-    *("scaling_factor", "shift_factor", "latents_mean", "latents_std"),
-    *("sample_size", "force_upcast"),
-)
 
 
 def check_autoencoder(reader: RecordReader, vae: Path, expected: Expected) -> str:
@@ -154,12 +148,15 @@ def _vae_differences(
     name = config.get("_class_name") if cls is None else cls.__name__
     if stated.get("class", name) != name:
         return [_difference("vae.class", stated["class"], name)]
-    ours = _settings(cls, config)
-    theirs = _settings(cls, stated.get("config", {}))
+    defaults = {} if cls is None else complete_config(cls, {})
+    ours, theirs = (
+        as_compared({"vae": {"config": made}}, defaults)["vae"]["config"]
+        for made in (config, stated.get("config", {}))
+    )
     differs = [
         _difference(f"vae.config.{key}", theirs.get(key), ours.get(key))
         for key in sorted(ours.keys() | theirs.keys())
-        if key not in NOT_OF_ENCODING and theirs.get(key) != ours.get(key)
+        if theirs.get(key) != ours.get(key)
     ]
     strides = identity.get("strides")
     if cls is not None and strides is not None and not differs:
@@ -174,12 +171,6 @@ def _known_class(vae: Path) -> type | None:
         return vae_class(vae)
     except ValueError:
         return None  # training reads its configuration alone
-
-
-def _settings(cls: Callable | None, config: Mapping[str, Any]) -> dict[str, Any]:
-    if cls is not None:
-        return complete_config(cls, config)
-    return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
 def _difference(key: str, cache: Any, model: Any) -> str:

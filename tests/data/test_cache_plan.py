@@ -261,6 +261,20 @@ def test_a_cache_of_another_identity_is_refused(photos, tmp_path):
     ]
 
 
+def test_an_autoencoder_that_encodes_alike_adds_to_a_cache(photos, tmp_path):
+    stated = {"class": "Stub", "config": {"width": 8, "scaling_factor": 0.5}}
+    run(photos, tmp_path / "cache", vae=stated)
+    write_picture(photos, "p7", 7)
+    alike = {"class": "Stub", "config": {"act": "silu", "scaling_factor": 0.25, "shift_factor": 1}}
+    defaults = {"width": 8, "act": "silu"}
+    assert run(photos, tmp_path / "cache", vae=alike, vae_defaults=defaults).written == 1
+    assert read_identity(tmp_path / "cache")["vae"] == stated
+    other = {"class": "Stub", "config": {"width": 4, "scaling_factor": 0.5}}
+    wanted = r":\n  vae.config.width: the cache has 8, this build 4$"
+    with pytest.raises(ValueError, match=wanted):
+        run(photos, tmp_path / "cache", vae=other, vae_defaults=defaults)
+
+
 def test_a_build_that_was_stopped_before_its_first_record_binds_nobody(photos, tmp_path):
     plan_for(photos, tmp_path / "cache", vae={"class": "Wrong"}).begin()
     assert run(photos, tmp_path / "cache").written == 7

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from diffnext.config import get_cfg
 from diffnext.data import urls
+from diffnext.data.cache_identity import NOT_OF_ENCODING
 from diffnext.data.datasets import split_spec
 from diffnext.data.remote import store
 from diffnext.data.remote.reader import RemoteReader
-from diffnext.engine.check_identity import NOT_OF_ENCODING
 from diffnext.utils.registry import check_options
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "cache.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from diffnext.data.cache_identity import differences, upgrade_identity
+from diffnext.data.cache_identity import as_compared, differences, upgrade_identity
 from diffnext.data.journal import write_line
 from diffnext.data.records import write_identity
 from diffnext.data.records.folder_writer import FolderWriter
@@ -228,7 +228,7 @@ def _check_same(first: Cache, other: Cache) -> None:
     if dict(first.reader.fields) != dict(other.reader.fields):
         ours, theirs = dict(first.reader.fields), dict(other.reader.fields)
         raise ValueError(f"{first.path} has the fields {ours}, {other.path} {theirs}")
-    made = [upgrade_identity(cache.identity or {})[0] for cache in (first, other)]
+    made = [as_compared(upgrade_identity(cache.identity or {})[0]) for cache in (first, other)]
     if lines := differences(*made, first.path, other.path):
         raise ValueError("these caches were made in different ways:\n" + "\n".join(lines))
 

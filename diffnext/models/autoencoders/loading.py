@@ -82,6 +82,11 @@ def full_config(folder: Path) -> dict[str, Any]:
     return complete_config(vae_class(folder), _read_json(folder / "config.json"))
 
 
+def default_config(path: str) -> dict[str, Any]:
+    """What the class of the autoencoder in a folder, or in a model folder, has for what is left out."""
+    return complete_config(vae_class(find_vae(path)), {})
+
+
 def complete_config(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the defaults of a class, tuples as JSON has them: lists."""
     parameters = inspect.signature(cls.__init__).parameters.values()

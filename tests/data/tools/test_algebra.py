@@ -119,6 +119,8 @@ def test_equal_files_of_one_cache_are_two_samples(tmp_path):
 def test_merge_of_what_was_made_otherwise(cache, tmp_path):
     other = copy(cache, tmp_path / "o")
     identity = read_identity(other)
+    write_identity(other, identity | {"vae": {"class": "Stub", "config": {"scaling_factor": 0.5}}})
+    assert merge_caches([str(cache), str(other)], str(tmp_path / "s")) == (7, 7)
     identity["vae"] = {"class": "Other"}
     write_identity(other, identity)
     with pytest.raises(ValueError, match=r"vae.class: .* has 'Stub', .* 'Other'"):
