@@ -23,6 +23,8 @@ STREAMS = ("mpegts", "mpeg")  # where lost packets leave no other trace than a g
 UNSEEKABLE = ("mpeg",)
 MOST_LOST = 3  # frame times between two frames of a stream; more are lost packets
 REORDERED = 16  # places that a frame may be stored away from where it is shown
+# Titles and the like may be in any encoding; PyAV 19 takes them as they are, and knows no option.
+_LENIENT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def open_video(location: Location) -> Iterator[tuple[av.container.InputContainer
     """
     handle = location.handle()
     try:
-        with av.open(handle, metadata_errors="ignore") as container:
+        with av.open(handle, **_LENIENT) as container:
             for stream in container.streams.video:
                 if av.stream.Disposition.attached_pic not in stream.disposition:
                     if stream.codec_context is None:

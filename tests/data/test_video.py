@@ -136,6 +136,14 @@ def test_an_edit_list_moves_the_first_frame(tmp_path):
     assert numbers(read_ids(path, [0, 50, 69])) == [30, 80, 99]
 
 
+def test_a_title_may_be_in_any_encoding(tmp_path):
+    path = Path(write_clip(tmp_path / "titled.mkv"))
+    data = path.read_bytes()
+    assert data.count(b"Lavf")
+    path.write_bytes(data.replace(b"Lavf", b"caf\xe9"))
+    assert numbers(read_ids(str(path), [0, 7, 99])) == [0, 7, 99]
+
+
 def test_a_header_that_claims_more_frames(tmp_path):
     """Some decoders repeat the last frame of such a file; here its end is an error."""
     path = Path(write_clip(tmp_path / "torn.mp4", mux={"movflags": "faststart"}))
