@@ -98,11 +98,8 @@ class Files:
         """
         if not hasattr(os, "preadv"):
             return [self._copy_into(*job) for job in jobs]
-        files = [self._file(number) for number, _, _ in jobs]
-        return [
-            os.preadv(file.descriptor, buffers, offset)
-            for file, (_, offset, buffers) in zip(files, jobs, strict=True)
-        ]
+        files = {number: self._file(number) for number in {job[0] for job in jobs}}
+        return [os.preadv(files[n].descriptor, buffers, offset) for n, offset, buffers in jobs]
 
     def _copy_into(
         self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]

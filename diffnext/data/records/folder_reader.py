@@ -18,13 +18,12 @@ from diffnext.data.records import index as indexing
 from diffnext.data.records import wire
 from diffnext.data.records.base import DamagedRecord, Record, RecordError, Times
 from diffnext.data.records.checks import checksum
-from diffnext.data.records.files import Files, Job
+from diffnext.data.records.ends import NOTHING, Ends, Parts, whole_parts
+from diffnext.data.records.files import Files
 from diffnext.data.records.index import Row
 from diffnext.data.records.layout import JOURNAL, LARGE, METADATA, open_index, read_json, sample_of
 
-HEADS = 256  # beginnings of records whose decoded fields are kept
 PROBE = 256  # bytes; holds the shape of a record and where its moments begin
-NOTHING = (bytearray(), memoryview(bytearray()), bytearray())  # of what cannot hold a payload
 
 
 class FolderReader:
@@ -64,11 +63,7 @@ class FolderReader:
                 f"{len(self)}: one was lost or added (`diffnext cache verify --repair` brings back an index "
                 "that diffnext.index.bin knows; without METADATA, what is listed is read)"
             )
-        texts = [name for name, kind in self.fields.items() if kind == "STRING"]
-        self._texts = [wire.TextEntry(name) for name in texts]
-        self._payload_at: dict[tuple[str, int], int] = {}
-        self._heads: dict[bytes, Record | None] = {}
-        self._last_head: tuple[bytes | None, Record] = None, {}  # of the head that came last
+        self._ends = Ends(self.fields)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -140,19 +135,19 @@ class FolderReader:
         """
         begin = time.perf_counter()
         rows = self._locate_all(indices)
-        jobs = self._jobs(rows, field, outs)
+        jobs = self._ends.jobs(rows, field, outs)
         counts = self._files.read_into(jobs)
         middle = time.perf_counter()
-        records = []
-        for index, out, row, job, count in zip(indices, outs, rows, jobs, counts, strict=True):
-            record = None
-            if count == row[2]:
-                if verify and row[3]:
-                    self._check(index, row[3], job[2])
-                record = self._decode_ends(index, field, *job[2])
+        parts = whole_parts(rows, jobs, counts)
+        if verify:
+            for index, (_, _, _, wanted), record in zip(indices, rows, parts, strict=True):
+                if wanted and record is not NOTHING:
+                    self._check(index, wanted, record)
+        records = self._decode_ends(indices, field, parts)
+        for place, record in enumerate(records):
             if record is None:
-                record = self._read_copied(index, field, out, verify)
-            records.append(record)
+                index, out = indices[place], outs[place]
+                records[place] = self._read_copied(index, field, out, verify)
         if times is not None:
             times.read_s += middle - begin
             times.decode_s += time.perf_counter() - middle
@@ -245,55 +240,15 @@ class FolderReader:
 
     # ------------------------------------------------------------------- a payload and the rest
 
-    def _jobs(self, rows: Sequence[Row], field: str, outs: Sequence[memoryview]) -> list[Job]:
-        """What to read: a payload into each of `outs`, and what lies before it and behind it."""
-        start = self._payload_at.get((field, len(outs[0])), 0)
-        jobs: list[Job] = []
-        for (shard, offset, size, _), out in zip(rows, outs, strict=True):
-            rest = size - start - len(out)
-            parts = (bytearray(start), out, bytearray(rest)) if rest >= 0 else NOTHING
-            jobs.append((shard, offset, parts))
-        return jobs
-
     def _decode_ends(
-        self, index: int, field: str, head: bytearray, out: memoryview, tail: bytearray
-    ) -> Record | None:
-        """The other fields; None if it was not the field's payload that stood between the two."""
+        self, indices: Sequence[int], field: str, records: Sequence[Parts]
+    ) -> list[Record | None]:
+        decoded: list[Record | None] = []
         try:
-            seen, before = self._last_head
-            if head != seen:
-                before = self._before(bytes(head), field, out)
-                if before is None:
-                    return None
-            record = before.copy()
-            done = wire.decode_texts(tail, self._texts, record)
-            if done < len(tail):
-                record |= wire.decode_present(tail, done, len(tail), self.fields)
-                if field in record:  # a second time, which is the one that counts
-                    return None
+            decoded.extend(self._ends.decode(field, records))
         except ValueError as error:
-            raise self._damaged(index, str(error)) from error
-        if len(record) + 1 < len(self.fields):
-            record = wire.complete(record, self.fields)
-            del record[field]
-        return record
-
-    def _before(self, head: bytes, field: str, out: memoryview) -> Record | None:
-        found = self._heads.get(head) or self._learn(head, field, out)
-        if found is not None:
-            self._last_head = head, found
-        return found
-
-    def _learn(self, head: bytes, field: str, out: memoryview) -> Record | None:
-        """Decode and keep the fields before a payload, the same in most records: a shape, as a rule."""
-        if len(self._heads) >= HEADS:
-            self._heads = {}
-        end = wire.payload_before(head, field, len(out))
-        known = None if end is None else wire.decode_present(head, 0, end, self.fields)
-        if known is not None:
-            known.pop(field, None)  # of two entries the later one counts, which is the payload
-        self._heads[head] = known
-        return known
+            raise self._damaged(indices[len(decoded)], str(error)) from error
+        return decoded
 
     def _read_copied(self, index: int, field: str, out: memoryview, verify: bool) -> Record:
         data = self._read(index, verify=verify)
@@ -304,9 +259,7 @@ class FolderReader:
                 f"{self.describe(index)} has {len(payload)} bytes of {field!r}, wanted {len(out)}"
             )
         out[:] = payload
-        start = _offset_in(payload, data)
-        if wire.payload_before(data[:start], field, len(payload)) is not None:
-            self._payload_at[field, len(out)] = start
+        self._ends.learn_start(field, payload, data)
         return record
 
     # ------------------------------------------------------------------------ folders of others
@@ -344,9 +297,3 @@ class FolderReader:
         except ValueError:
             pass  # the first entry is longer than the probe
         return tuple(self[index]["shape"])
-
-
-def _offset_in(part: memoryview, whole: bytes) -> int:
-    """Where a view lies in the bytes that it is a view of."""
-    address = np.frombuffer(part, np.uint8).ctypes.data if len(part) else 0
-    return address - np.frombuffer(whole, np.uint8).ctypes.data if address else 0
