@@ -37,12 +37,19 @@ class Buffers:
             tensor = torch.empty(shape, dtype=torch.float16, pin_memory=True)
             return tensor, _rows(tensor.numpy())
         with self._lock:
-            block = self._unheld(math.prod(shape))
-            if block.array.shape != shape:
-                block.look_as(shape)
+            block = self._unheld(shape)
             return torch.from_numpy(block.array), block.rows
 
-    def _unheld(self, count: int) -> _Block:
+    def _unheld(self, shape: tuple[int, ...]) -> _Block:
+        """A free block that looks as `shape`, as it does already in most cases."""
+        for block in self._blocks:
+            if block.array.shape == shape and block.is_free():
+                return block
+        block = self._large_enough(math.prod(shape))
+        block.look_as(shape)
+        return block
+
+    def _large_enough(self, count: int) -> _Block:
         """The smallest free block of `count` numbers or more; a new one in place of one too small."""
         free = sorted((block for block in self._blocks if block.is_free()), key=_size)
         for block in free:

@@ -99,7 +99,7 @@ def moments_shape(shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: neither three nor four axes, or an empty one.
     """
-    shape = tuple(int(n) for n in shape)
+    shape = tuple(map(int, shape))
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(f"shape {list(shape)} is neither (2C, H, W) nor (2C, T, H, W)")
     return shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
@@ -107,9 +107,9 @@ def moments_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 def choose_prompt(record: Mapping[str, Any], short: bool) -> str | np.ndarray | None:
     """The long or the short caption, or its embedding (L, D) float16; None if there is neither."""
-    caption, text = record.get("caption"), record.get("text")
-    if caption and text and isinstance(caption, str) and isinstance(text, str):
-        return text if short else caption
+    wanted = record.get("text" if short else "caption")
+    if wanted and isinstance(wanted, str):
+        return wanted
     present = [name for name in ("caption", "text") if name in record]
     filled = [name for name in present if _is_filled(record[name])]
     if not filled:
