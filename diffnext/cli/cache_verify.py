@@ -104,8 +104,8 @@ def mend(args: argparse.Namespace, report, lock) -> int:
         os.unlink(os.path.join(args.cache, SIDECAR))
         print(f"{SIDECAR} was removed; what it said to be damaged is looked at again")
         return mend(args, look(args), lock)
-    if "checksums" in parts and not report.damaged:  # those of the index fit all records
-        repair.write_sums(args.cache)
+    if "checksums" in parts:
+        repair.write_sums(args.cache, report.damaged)
         print(f"checksums were written anew as {SIDECAR} has them")
     if "METADATA" in parts:
         repair.finish(args.cache, lock)

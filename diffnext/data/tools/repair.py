@@ -12,7 +12,7 @@ import functools
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,15 +138,19 @@ def finish(path: str, lock: FolderLock) -> None:
         open_writer(path, fields, append=True, lock=lock).close()
 
 
-def write_sums(path: str) -> None:
-    """Write the checksums beside the shards as the index that readers map has them."""
-    with contextlib.closing(Cache(path)) as cache:
+def write_sums(path: str, damaged: Collection[int]) -> None:
+    """Write the checksums beside the shards as the index that readers map has them.
+
+    Those of shards with damaged records stay; such a shard is written anew, with its checksums.
+    """
+    with contextlib.closing(Cache(path, patient=True)) as cache:
         index = cache.reader.index
         for number, name in enumerate(index_names(path)):
-            part = index.sums[int(index.first[number]) : int(index.first[number + 1])]
+            rows = range(int(index.first[number]), int(index.first[number + 1]))
             file = cache.file(name.removesuffix(".index") + CHECK)
-            if os.path.exists(file):
-                write_atomic(file, part.astype("<u8").tobytes())
+            if os.path.exists(file) and not any(row in rows for row in damaged):
+                sums = index.sums[rows.start : rows.stop]
+                write_atomic(file, sums.astype("<u8").tobytes())
 
 
 def encode_again(

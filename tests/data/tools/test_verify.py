@@ -47,6 +47,18 @@ def assert_as_built(path, cache):
     assert all(equal([found[key]], [wanted[key]]) for key in wanted)
 
 
+def test_wrong_checksums_beside_a_damaged_record_cost_no_sound_one(tmp_path):
+    rows = [{"moments": np.full((2, 2, 2), n), "label": n} for n in range(4)]
+    path = write_records(tmp_path / "shards", rows, max_examples=2)
+    open_reader(path).save_index()
+    flip_byte(path / "00000.data", 30)
+    flip_byte(path / "00001.check", 3)
+    assert parts(check(str(path))) == [("checksums", -1), ("record", 0)]
+    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
+    assert check(str(path)).problems == []
+    assert [record["label"] for record in records(path)] == [2, 3, 1]
+
+
 def test_a_sound_cache(cache, capsys):
     assert main(["cache", "verify", str(cache)]) == 0
     assert "7 records, 0 damaged, 0 other problems" in capsys.readouterr().out
@@ -183,6 +195,8 @@ def test_without_a_journal_records_are_only_dropped(tmp_path, capsys):
     assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
     assert "1 dropped" in capsys.readouterr().out
     assert [record["caption"] for record in records(path)] == ["0", "2", "3"]
+    (path / "METADATA").unlink()
+    assert "what is complete can be read" in check(str(path)).problems[0].what
 
 
 def test_values_that_are_not_finite(tmp_path):
@@ -200,7 +214,8 @@ def test_files_beside_the_records(cache, tmp_path):
 
     path = broken("unfinished")
     (path / "METADATA").unlink()
-    assert parts(check(str(path))) == [("METADATA", -1)]
+    found = check(str(path))
+    assert parts(found) == [("METADATA", -1)] and "same command goes on" in found.problems[0].what
     assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
     assert_as_built(path, cache)
 
