@@ -132,6 +132,17 @@ def agree(error: Exception | None) -> None:
         raise ValueError("\n".join(lines)) from error
 
 
+def agree_with_first(error: Exception | None) -> None:
+    """Raise on all processes what the first one, which alone has looked, has met. Collective.
+
+    Raises:
+        ValueError: its message, on the others.
+    """
+    told = broadcast(None if error is None else str(error))
+    if told is not None:
+        raise error or ValueError(told)
+
+
 def _listed(numbers: Sequence[int]) -> str:
     """A few of many numbers, for a message."""
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")

@@ -26,5 +26,5 @@ def only_writer(folder: Path, env: Env) -> AbstractContextManager[object]:
             held = FolderLock(folder)
         except InUse as error:
             refusal = error
-    processes.agree(refusal)
+    processes.agree_with_first(refusal)
     return held

@@ -31,9 +31,10 @@ def test_without_a_launcher_there_is_one_process():
     assert processes.broadcast("x") == "x"
     assert torch.equal(processes.mean_over_ranks(torch.ones(2)), torch.ones(2))
     processes.barrier()
-    processes.agree(None)
-    with pytest.raises(FileNotFoundError, match="no file"):
-        processes.agree(FileNotFoundError("no file"))
+    for agree in (processes.agree, processes.agree_with_first):
+        agree(None)
+        with pytest.raises(FileNotFoundError, match="no file"):
+            agree(FileNotFoundError("no file"))
 
 
 def test_what_some_processes_meet_is_raised_on_all(monkeypatch):
@@ -50,6 +51,21 @@ def test_what_some_processes_meet_is_raised_on_all(monkeypatch):
     assert str(error.value) == "no disk (met by rank 0, 3)\nno GPU (met by rank 2)"
     told[:] = [None] * 4
     processes.agree(None)
+
+
+def test_what_the_first_process_meets_is_raised_on_all(monkeypatch):
+    told = ["in use"]
+
+    def broadcast(box, src):
+        assert box == [None] and src == 0  # of process 1
+        box[:] = told
+
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(processes.dist, "broadcast_object_list", broadcast)
+    with pytest.raises(ValueError, match=r"^in use$"):
+        processes.agree_with_first(None)
+    told[:] = [None]
+    processes.agree_with_first(None)
 
 
 def test_a_launcher_s_worker_is_recognised(monkeypatch):

@@ -35,7 +35,7 @@ def find_start(cfg: Config, folder: str | Path) -> Start | None:
             )
         except ValueError as caught:
             error = caught
-    processes.agree(error)
+    processes.agree_with_first(error)
     return processes.broadcast(found)
 
 
