@@ -93,7 +93,12 @@ class SampleHook(Hook):
     def _draw(self, trainer: Trainer, folder: Path) -> tuple[Samples, str]:
         """The samples of this process, and why there are none. Collective."""
         backend, wanted = trainer.backend, self.draw is not None
-        weights = whole_network(backend, self.role, self.ema, dtype=self.dtype, wanted=wanted)
+        try:
+            weights = whole_network(backend, self.role, self.ema, dtype=self.dtype, wanted=wanted)
+        except torch.OutOfMemoryError as error:
+            if processes.world_size() > 1:  # the others are in the middle of it
+                raise
+            return [], _words(error)
         if self.draw is None:
             return [], ""
         config, device = backend.learners[self.role].net.config, backend.env.device

@@ -60,11 +60,15 @@ def test_a_draw_gets_the_average_and_its_files_are_shown(tmp_path):
     assert not torch.equal(seen[-1]["head.weight"], trainer.pipe.net.head.weight)
 
 
-def test_what_goes_wrong_is_a_warning(tmp_path, caplog):
-    def fail(config, weights, folder):
-        torch.manual_seed(12345)
+@pytest.mark.parametrize("early", [False, True], ids=["drawing", "copying"])
+def test_what_goes_wrong_is_a_warning(tmp_path, caplog, monkeypatch, early):
+    def fail(*arguments, **options):
+        if not early:
+            torch.manual_seed(12345)
         raise torch.OutOfMemoryError("no room for a picture")
 
+    if early:
+        monkeypatch.setattr("diffnext.engine.hooks.samples.whole_network", fail)
     _, wall = sampled_run(tmp_path / "failing", fail)
     assert re.findall(r"no samples of step (\d)", caplog.text) == ["0", "3", "4"]
     assert not wall.shown
