@@ -39,29 +39,34 @@ CASES = {
 }
 GLOBAL_BATCH, ACCUM, MAX_NORM = 8, 2, 1.0
 STEPS, CUT = 4, 2
-LATE = (
-    "ddp",
-    "fsdp",
-    "hybrid",
-    "fsdp_host",
-)  # exchange gradients in the last micro-batch of a step only
+EARLY = ("zero2", "zero2_host", "zero3", "zero3_host")  # reduce gradients in each micro-batch
 
 
-def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> Trainer:
-    """Train a toy run of STEPS steps in `folder`; go on from what is there."""
+def options_of(
+    case: str, env: processes.Env, *, batch_size: int, accum: int, precision: str
+) -> tuple[str, dict[str, object]]:
+    """Name and options of the backend of a case."""
     backend, options = CASES[case]
-    precision = settings.pop("precision", "float32")
-    batch_size = GLOBAL_BATCH // ACCUM // env.world
     if backend == "deepspeed":
         config = merge_config(
             {"zero_optimization": options},
             batch_size=batch_size,
-            accum_steps=ACCUM,
+            accum_steps=accum,
             world=env.world,
             precision=precision,
             max_norm=MAX_NORM,
         )
         options = {"config": config}
+    return backend, options
+
+
+def run(case: str, folder: Path, env: processes.Env = ALONE, **settings) -> Trainer:
+    """Train a toy run of STEPS steps in `folder`; go on from what is there."""
+    precision = settings.pop("precision", "float32")
+    batch_size = GLOBAL_BATCH // ACCUM // env.world
+    backend, options = options_of(
+        case, env, batch_size=batch_size, accum=ACCUM, precision=precision
+    )
     if env.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     processes.barrier()
@@ -107,8 +112,9 @@ def gather_average(trainer: Trainer, folder: Path) -> None:
 
 def count_messages(case: str, folder: Path, env: processes.Env) -> None:
     """Write how many reductions each of three micro-batches of the second step has sent."""
-    backend, options = CASES[case]
-    trainer = toy_run(folder, env=env, backend=backend, options=options, accum=3)
+    shape = {"batch_size": 1, "accum": 3, "precision": "float32"}
+    backend, options = options_of(case, env, **shape)
+    trainer = toy_run(folder, env=env, backend=backend, options=options, max_norm=MAX_NORM, **shape)
     trainer.train_step()
     counts, micro = [], trainer.backend.micro
 
@@ -155,8 +161,7 @@ def main(folder: Path, cases: list[str]) -> None:
         run(case, folder / case / "bfloat16", env, precision="bfloat16", stop_at=CUT)
         run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
         count_moved(case, folder / case / "moved", env)
-        if case in LATE:
-            count_messages(case, folder / case, env)
+        count_messages(case, folder / case, env)
     (folder / f"done{env.rank}.json").write_text(json.dumps(cases))
     processes.shutdown()
 
