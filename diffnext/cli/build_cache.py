@@ -139,7 +139,7 @@ def plan_build(args: argparse.Namespace, latents, dtype, shelf=None):
         motion.load_opencv()  # to be told now, not by every video, if it is missing
     start = time.perf_counter()
     plan = compare(args, listing, latents, dtype)
-    print(table(plan))
+    print(table(plan, prune=args.prune))
     print(summary(plan, time.perf_counter() - start), flush=True)
     if plan.num_bytes > plan.free_bytes:
         if shelf is not None:

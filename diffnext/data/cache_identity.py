@@ -228,7 +228,7 @@ def open_journal(output: str) -> tuple[Journal, bool]:
         )
     finished = os.path.exists(os.path.join(output, METADATA))
     if not finished:
-        _check_indexes(output)
+        check_indexes(output)
     if not (os.path.isdir(output) and _holds_records(output)):
         return Journal(output, 0), True
     with warnings.catch_warnings():
@@ -239,11 +239,11 @@ def open_journal(output: str) -> tuple[Journal, bool]:
     reader.close()
     journal = Journal(output, len(reader), view)
     if not finished and not os.path.exists(os.path.join(output, WRITING)):
-        _check_lines(output, len(reader))
+        check_lines(output, len(reader))
     return journal, finished
 
 
-def _check_indexes(output: str) -> None:
+def check_indexes(output: str) -> None:
     """Refuse shards that are not counted: the records behind them would get the lines of others.
 
     A killed writer leaves none: the text index is there before the first byte of the shard.
@@ -259,7 +259,7 @@ def _check_indexes(output: str) -> None:
             )
 
 
-def _check_lines(output: str, records: int) -> None:
+def check_lines(output: str, records: int) -> None:
     """Refuse a folder without METADATA that has lost a shard from between others.
 
     A build in progress may have more lines than records, and says that it is one; dropped records

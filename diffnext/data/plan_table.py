@@ -15,9 +15,13 @@ MOST_REASONS = 8  # of a kind that are listed
 PLACE = re.compile(r"\b(line|row|entry) \d+: ")  # in a manifest
 
 
-def table(plan: Plan) -> str:
-    """Samples by bucket, what is left out and why, and how much is written."""
-    lines = [*_buckets(plan), *_others(plan)]
+def table(plan: Plan, *, prune: bool = False) -> str:
+    """Samples by bucket, what is left out and why, and how much is written.
+
+    Args:
+        prune: stale records are dropped in the end.
+    """
+    lines = [*_buckets(plan), *_others(plan, prune)]
     written, free = human(plan.num_bytes), human(plan.free_bytes)
     lines.append(f"{written} to be written, {free} free")
     return "\n".join(lines).encode(errors="backslashreplace").decode()  # names may be no text
@@ -61,13 +65,14 @@ def _buckets(plan: Plan) -> list[str]:
     return lines
 
 
-def _others(plan: Plan) -> list[str]:
+def _others(plan: Plan, prune: bool) -> list[str]:
     """What is noteworthy or left out, by reason."""
     lines = []
+    fate = "dropped when all else is done" if prune else "kept, --prune drops them"
     if plan.enlarged:
         lines.append(_line("enlarged", plan.enlarged, "of those to encode, smaller than the view"))
     for reason, count in Counter(plan.stale.values()).most_common():
-        lines.append(_line("stale", count, f"records: {reason}; kept, --prune drops them"))
+        lines.append(_line("stale", count, f"records: {reason}; {fate}"))
     if plan.failed_before:
         lines.append(_line("failed before", plan.failed_before, "not tried; see --retry-failed"))
     if plan.others[0]:

@@ -2,12 +2,14 @@
 """Files of a cache that are lost or damaged: what reading says, and what the next build does."""
 
 import os
+import re
 import shutil
 import warnings
 
 import pytest
 
 from diffnext.data.records import open_reader
+from diffnext.data.tools.verify import check
 from tests.data.cache_builds import (
     assert_complete,
     encode,
@@ -89,6 +91,8 @@ def test_no_record_gets_the_line_of_another_when_metadata_is_lost_too(tmp_path, 
     before = {path: path.read_bytes() for path in cache.iterdir()}
     with pytest.raises(ValueError, match=r"put it back from a copy, or choose another --output"):
         run(photos, cache)
+    lost = check(str(cache)).problems[0].what
+    assert re.search("it was lost, and more was; builds refuse .* put it back from a copy", lost)
     assert {path: path.read_bytes() for path in cache.iterdir()} == before
 
 

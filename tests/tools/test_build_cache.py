@@ -199,10 +199,12 @@ def test_stale_records_are_dropped_when_that_is_asked_for(photos, model, tmp_pat
     (photos / "logo.txt").write_text("Another caption.")
     assert build_cache.main(command) == 0
     output = capsys.readouterr().out
-    assert "stale                 1  records: no longer in the input" in output
+    assert "stale                 1  records: no longer in the input; kept, --prune" in output
     assert "1 written, 7 records in all" in output
     assert build_cache.main([*command, "--prune"]) == 0
-    assert "0 written, 5 records in all" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "records: no longer in the input; dropped when all else is done" in output
+    assert "0 written, 5 records in all" in output
     dataset = codewithgpu.RecordDataset(str(tmp_path / "cache"))
     captions = sorted(next(dataset)["caption"] for _ in range(len(dataset)))
     names = ("astronaut", "camera", "coffee", "retina")

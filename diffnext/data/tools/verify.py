@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from diffnext.data.cache_identity import check_indexes, check_lines
 from diffnext.data.journal import Entry
 from diffnext.data.parse import moments
 from diffnext.data.records import DamagedRecord, Record, RecordError, checks, index_text
 from diffnext.data.records import index as indexing
 from diffnext.data.records.files import BEYOND
+from diffnext.data.records.layout import JOURNAL as WRITING
 from diffnext.data.remote.store import RemoteError
 from diffnext.data.tools.opening import Cache, Progress, silent
 
@@ -67,9 +69,7 @@ def check(path: str, *, progress: Progress = silent) -> Report:
         return Report(problems=[Problem("index", str(error))])
     report = Report(len(cache), cache.reader.checked)
     if not cache.finished:
-        report.problems.append(
-            Problem("METADATA", "it is missing: a build was interrupted, the same command goes on")
-        )
+        report.problems.append(Problem("METADATA", f"it is missing: {without_metadata(cache)}"))
     if report.checked < report.records:
         report.notes.append(f"{report.records - report.checked} records have no checksum")
     report.problems += check_index(cache) or check_sums(cache)
@@ -78,6 +78,19 @@ def check(path: str, *, progress: Progress = silent) -> Report:
     report.problems += check_records(cache, progress)
     cache.close()
     return report
+
+
+def without_metadata(cache: Cache) -> str:
+    """What became of a folder without METADATA, and what to do."""
+    if cache.identity is None or not cache.has_journal:
+        return "its writer did not finish, or it was lost; what is complete can be read"
+    try:
+        check_indexes(cache.path)
+        if not os.path.exists(cache.file(WRITING)):
+            check_lines(cache.path, len(cache))
+    except ValueError as error:
+        return f"it was lost, and more was; builds refuse the folder: {error}"
+    return "a build was interrupted, the same command goes on"
 
 
 def check_records(cache: Cache, progress: Progress = silent) -> Iterator[Problem]:
