@@ -61,27 +61,34 @@ def collate(
     Raises:
         ValueError: a field that some examples have and others lack.
     """
-    numbers = index.tolist()
-    labels = _column([record.get("label") for record in records], "label", numbers)
-    flow = _column([record.get("flow") for record in records], "flow", numbers)
-    texts = _column(prompts, "prompt", numbers)
-    pinned = moments.is_pinned()
+    labels = [record["label"] for record in records if "label" in record]
+    flow = [record["flow"] for record in records if "flow" in record]
+    texts = [p if isinstance(p, str) else torch.from_numpy(p) for p in prompts if p is not None]
+    if not {len(labels), len(flow), len(texts)} <= {0, len(records)}:
+        raise ValueError(_lacking(records, prompts, index.tolist()))
     return Batch(
         moments=moments,
         index=torch.from_numpy(index),
         epoch=torch.from_numpy(epoch),
-        prompts=texts and [p if isinstance(p, str) else torch.from_numpy(p) for p in texts],
-        labels=None
-        if labels is None
-        else torch.tensor(labels, dtype=torch.int64, pin_memory=pinned),
-        flow=None if flow is None else torch.tensor(flow, dtype=torch.float32, pin_memory=pinned),
+        prompts=texts or None,
+        labels=_column(labels, torch.int64, moments),
+        flow=_column(flow, torch.float32, moments),
     )
 
 
-def _column(values: Sequence[Any], field: str, numbers: list[int]) -> list[Any] | None:
-    """The values of all examples; None if they have none."""
-    present = [value for value in values if value is not None]
-    if 0 < len(present) < len(values):
-        missing = [n for n, value in zip(numbers, values, strict=True) if value is None]
-        raise ValueError(f"records {missing} have no {field!r}, others of their batch do")
-    return present or None
+def _column(values: list[Any], dtype: torch.dtype, moments: Tensor) -> Tensor | None:
+    return torch.tensor(values, dtype=dtype, pin_memory=moments.is_pinned()) if values else None
+
+
+def _lacking(
+    records: Sequence[Mapping[str, Any]], prompts: Sequence[Any], numbers: list[int]
+) -> str:
+    """Which examples lack what others have."""
+    lacks = {
+        "label": ["label" not in record for record in records],
+        "flow": ["flow" not in record for record in records],
+        "prompt": [prompt is None for prompt in prompts],
+    }
+    field, found = next((field, found) for field, found in lacks.items() if len(set(found)) > 1)
+    missing = [number for number, lack in zip(numbers, found, strict=True) if lack]
+    return f"records {missing} have no {field!r}, others of their batch do"

@@ -53,8 +53,14 @@ def test_embeddings_become_tensors():
     )
 
 
-def test_a_field_that_some_lack_is_refused():
-    with pytest.raises(
-        ValueError, match=r"records \[9\] have no 'label', others of their batch do"
-    ):
-        batch([{"label": 7}, {}])
+@pytest.mark.parametrize(
+    ("records", "prompts", "message"),
+    [
+        ([{"label": 7}, {}], (None, None), r"records \[9\] have no 'label'"),
+        ([{"label": 7}, {"label": 1, "flow": 0.0}], ("", ""), r"records \[4\] have no 'flow'"),
+        ([{}, {}], (None, "a"), r"records \[4\] have no 'prompt'"),
+    ],
+)
+def test_a_field_that_some_lack_is_refused(records, prompts, message):
+    with pytest.raises(ValueError, match=f"{message}, others of their batch do"):
+        batch(records, prompts)
