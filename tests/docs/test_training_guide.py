@@ -13,6 +13,7 @@ from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.utils.metrics import read_rows
 from tests.docs.guides import ROOT, Guide, prepare, run_script, words
 from tests.pipelines import tiny
+from tests.runs.forks import Server
 
 PATH = ROOT / "docs" / "training.md"
 RULES = [
@@ -34,26 +35,34 @@ RULES = [
 
 
 class Runner:
-    """Runs the commands; those of several nodes up to what would be started there."""
+    """Runs the commands; those of several processes up to what would be started, and then in forks.
 
-    def __init__(self, monkeypatch) -> None:
+    That launchers start it in earnest is tested with the script, once for each.
+    """
+
+    def __init__(self, monkeypatch, server: Server) -> None:
         self.monkeypatch = monkeypatch
+        self.server = server
         self.texts: list[str] = []
 
     def command(self, line: str) -> None:
         given = words(line)
-        with self.monkeypatch.context() as patch:
-            started = []
-            if "--nnodes" in given:
-                patch.setattr(by_torchrun, "run_group", lambda c: started.append(c) or 0)
-            if "--host" in given:
-                Path("hostfile").write_text("node1 slots=8\nnode2 slots=8\n")
-                patch.setattr(by_deepspeed, "run_group", lambda c: started.append(c) or 0)
+        if "NUM_GPUS" not in given:
             run_script(given)
-        if "--nnodes" in given:
-            check_torchrun(started.pop(), given)
+            return
         if "--host" in given:
-            check_deepspeed(started.pop(), given)
+            Path("hostfile").write_text("node1 slots=8\nnode2 slots=8\n")
+        started = []
+        with self.monkeypatch.context() as patch:
+            for launcher in (by_torchrun, by_deepspeed):
+                patch.setattr(launcher, "run_group", lambda c: started.append(c) or 0)
+            run_script(given)
+        check = check_deepspeed if "--deepspeed" in given else check_torchrun
+        check(started.pop(), given)
+        if not {"--nnodes", "--host"} & set(given):
+            log = Path("forks.log").absolute()
+            codes = self.server.train(*given[1:], log=log, world=2, folder=Path.cwd())
+            assert codes == [0, 0], log.read_text()[-5000:]
 
     def text(self, text: str) -> None:
         self.texts.append(text)
@@ -62,15 +71,18 @@ class Runner:
 def check_torchrun(command, given) -> None:
     assert command[1:3] == ["-m", "diffnext.engine.launchers.agent"]
     config, _, arguments = config_from_args(parse_args(command[3:]))
-    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 2)
-    assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "node1:29500")
-    assert config.run_id == "t2i"
+    nodes = 2 if "--nnodes" in given else 1
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (nodes, nodes, 2)
+    if nodes == 2:
+        assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "node1:29500")
+        assert config.run_id == "t2i"
     assert arguments[-len(given) + 1 :] == given[1:]
 
 
 def check_deepspeed(command, given) -> None:
     options = command[: command.index(str(ROOT / "diffnext/cli/train.py"))]
-    assert options[options.index("--hostfile") + 1] == "./hostfile"
+    if "--host" in given:
+        assert options[options.index("--hostfile") + 1] == "./hostfile"
     assert options[options.index("--num_gpus") + 1] == "2"
     assert command[-len(given) + 1 :] == given[1:]
 
@@ -79,9 +91,13 @@ def test_commands_and_snippets(tmp_path, monkeypatch):
     prepare(tmp_path, monkeypatch)
     tiny.t2i().save_pretrained(tmp_path / "nova-d48w1024-sdxl1024")
     tiny.t2v().save_pretrained(tmp_path / "nova-d48w1024-osp480")
-    runner = Runner(monkeypatch)
     rules = [(r"/path/to", str(tmp_path)), *RULES]
-    Guide(PATH, rules, runner.command, {"text": runner.text}).run()
+    server = Server()
+    try:
+        runner = Runner(monkeypatch, server)
+        Guide(PATH, rules, runner.command, {"text": runner.text}).run()
+    finally:
+        server.close()
 
     steps = {run: len(rows(run)) for run in ("t2i", "t2v", "long", "second", "small", "deeper")}
     assert steps == {"t2i": 2, "t2v": 3, "long": 2, "second": 2, "small": 2, "deeper": 2}

@@ -34,6 +34,7 @@ class Server:
         kill_in_step: int = 0,
         disk: tuple[Path, int] | None = None,
         largest: int = 0,
+        folder: Path = ROOT,
     ) -> list[int]:
         """Run to the end, or until the first process is killed; return the exit codes.
 
@@ -44,10 +45,11 @@ class Server:
             kill_in_step: number of the step among those of this process.
             disk: a folder that is a disk of so many bytes, for this run only.
             largest: bytes of the longest file that the last process can write; 0 for no limit.
+            folder: that it runs in.
         """
         job = {"argv": list(map(str, arguments)), "log": str(log), "world": world}
         job |= {"kill_at": kill_at, "kill_in_step": kill_in_step}
-        job["largest"] = largest
+        job |= {"largest": largest, "folder": str(folder)}
         job["disk"] = disk and [str(disk[0]), disk[1]]
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -86,6 +88,7 @@ def _work(job: dict, rank: int, port: int, train) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        os.chdir(job["folder"])
         if job["world"] > 1:
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
             values = (rank, rank, job["world"], job["world"])
