@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffnext.cli.train import main
+from diffnext.engine.backends.deepspeed import load_deepspeed
 from diffnext.engine.launchers import deepspeed as by_deepspeed
 from diffnext.engine.launchers import torchrun as by_torchrun
 
@@ -71,3 +72,15 @@ def test_what_is_said_at_the_end_needs_no_reader():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=write)
     os.close(write)
     assert done.returncode == 0
+
+
+def test_float16_that_deepspeed_does_not_have_is_refused_before_a_run(
+    tmp_path, monkeypatch, capsys
+):
+    accelerator = load_deepspeed().accelerator.get_accelerator()
+    monkeypatch.setattr(type(accelerator), "is_fp16_supported", lambda self: False)
+    (tmp_path / "zero1.json").write_text('{"zero_optimization": {"stage": 1}}')
+    (tmp_path / "run.yml").write_text("MODEL: {PRECISION: float16}")
+    command = ["--cfg", str(tmp_path / "run.yml"), "--deepspeed", str(tmp_path / "zero1.json")]
+    assert main([*command, "--dry-run"]) == 2
+    assert "'float16', which DeepSpeed does not have on" in capsys.readouterr().err

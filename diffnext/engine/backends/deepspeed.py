@@ -45,6 +45,19 @@ def load_deepspeed() -> Any:
     return deepspeed
 
 
+def check_float16() -> None:
+    """Refuse float16 where DeepSpeed has none, such as on most CPUs; stage 0 does not ask it.
+
+    Raises:
+        ValueError: there is none here, or deepspeed is not installed.
+    """
+    if not load_deepspeed().accelerator.get_accelerator().is_fp16_supported():
+        raise ValueError(
+            "MODEL.PRECISION is 'float16', which DeepSpeed does not have on the devices of this machine "
+            "from stage 1 of ZeRO on; take 'bfloat16', or stage 0"
+        )
+
+
 @dataclass
 class Engine(Learner):
     """A network in DeepSpeed's hands."""

@@ -13,6 +13,7 @@ from diffnext.data.loader import Loader
 from diffnext.engine import check
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import PRECISIONS
+from diffnext.engine.backends.deepspeed import check_float16
 from diffnext.engine.backends.deepspeed_config import merge_config, read_config, zero_stage
 from diffnext.engine.blocks import KEEPS
 from diffnext.engine.ema import check_decays
@@ -73,6 +74,8 @@ def backend_of(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[st
         )
     check_options(BACKENDS.get(name), options, key="PARALLEL.CONFIG")
     stage = zero_stage(options.get("config", {}))
+    if stage > 0 and cfg.MODEL.PRECISION == "float16":
+        check_float16()
     check.check_split(name, options, world=world, stage=stage, optimizer=cfg.SOLVER.OPTIMIZER)
     return name, options
 
