@@ -57,11 +57,17 @@ class Ends:
         Raises:
             ValueError: the bytes are not those of such a record.
         """
-        seen, before = None, None
+        seen, before, others = None, None, len(self._fields) - 1
         for head, out, tail in records:
             if head != seen:
                 seen, before = head, self._before(bytes(head), field, out)
-            yield before if before is None else self._with_tail(before, field, tail)
+            if before is None:
+                yield None
+                continue
+            record = before.copy()
+            done = wire.decode_texts(tail, self._texts, record)
+            is_all = done == len(tail) and len(record) == others
+            yield record if is_all else self._complete(record, field, tail, done)
 
     def learn_start(self, field: str, payload: memoryview, data: bytes) -> None:
         """Guess from now on that payloads of this size start where this one does in its record."""
@@ -69,13 +75,11 @@ class Ends:
         if wire.payload_before(data[:start], field, len(payload)) is not None:
             self._starts[field, len(payload)] = start
 
-    def _with_tail(self, before: Record, field: str, tail: bytearray) -> Record | None:
-        record = before.copy()
-        done = wire.decode_texts(tail, self._texts, record)
-        if done < len(tail):
-            record |= wire.decode_present(tail, done, len(tail), self._fields)
-            if field in record:  # a second time, which is the one that counts
-                return None
+    def _complete(self, record: Record, field: str, tail: bytearray, done: int) -> Record | None:
+        """Add what stands behind the texts, and zeros for what is absent."""
+        record |= wire.decode_present(tail, done, len(tail), self._fields)
+        if field in record:  # a second time, which is the one that counts
+            return None
         if len(record) + 1 < len(self._fields):
             record = wire.complete(record, self._fields)
             del record[field]
