@@ -71,6 +71,16 @@ def test_urls_that_cannot_be_reached():
     assert isinstance(of_path("C:\\a.png"), File)
 
 
+def test_what_a_server_does_not_give_is_named(tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "a.jsonl").write_text("{}")
+    with serving(tmp_path) as web:
+        web.forbidden.add("a.jsonl")
+        for name in ("a.jsonl", "b.jsonl", "c.json"):
+            with pytest.raises(ValueError, match=rf"^--input {web.url}/{name}: its server has no"):
+                scan(f"{web.url}/{name}")
+
+
 def test_large_members_of_a_remote_tar_are_passed_over(tmp_path):
     pytest.importorskip("aiohttp")
     (tmp_path / "m").mkdir()

@@ -39,7 +39,12 @@ def scan(
     listing = Listing(tick=tick)
     parts = [path] if os.path.exists(path) else expand(path)
     for part in parts:
-        _scan_one(listing, part, Columns(columns or {}))
+        try:
+            _scan_one(listing, part, Columns(columns or {}))
+        except FileNotFoundError as error:  # of a server; it says no more than the URL
+            raise ValueError(
+                f"--input {part}: its server has no such file, or asks who wants it ({error})"
+            ) from error
     return listing
 
 
