@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="options that take precedence over the file"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # KEY VALUE may follow --resume, which `again` adds
     if args.host and not args.deepspeed:
         parser.error("--host is for --deepspeed; torchrun takes --nnodes and --rdzv-endpoint")
     if args.host and (args.distributed or rendezvous(args)):

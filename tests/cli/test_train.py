@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffnext.cli.train import main
+from diffnext.cli.train_args import parse_args
 from diffnext.engine.backends.deepspeed import load_deepspeed
 from diffnext.engine.launchers import deepspeed as by_deepspeed
 from diffnext.engine.launchers import torchrun as by_torchrun
@@ -34,6 +35,11 @@ def test_deepspeed_is_started_as_the_options_say(tmp_path, monkeypatch, where, m
     assert main(["--cfg", str(config), *ZERO, *where]) == 0
     assert started[0][1:3] == ["-m", module]
     assert all(any(option.startswith(w) for option in started[0]) for w in where[:1])
+
+
+def test_options_may_follow_a_command_that_was_printed():
+    args = parse_args(["--cfg", "a.yml", "A.B", "1", "--resume", "auto", "C", "-2"])
+    assert (args.resume, args.opts) == ("auto", ["A.B", "1", "C", "-2"])
 
 
 def test_a_hostfile_and_torchrun_do_not_go_together(capsys):
