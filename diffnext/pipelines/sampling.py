@@ -98,7 +98,7 @@ def read_prompts(path: str) -> list[str]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # a prompt may hold other ends of lines
         if not line.strip():
             continue
         if Path(path).suffix == ".jsonl":

@@ -207,6 +207,15 @@ def test_numbers_that_mean_nothing_are_refused(generate, capsys, option, value, 
     assert f"{option} is {value}, wanted {wanted}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "line"), [("a.txt", "a\u2028b"), ("a.jsonl", '{"prompt": "a\u2028b"}')]
+)
+def test_a_prompt_is_a_line_of_the_file(tmp_path, name, line):
+    path = tmp_path / name
+    path.write_bytes(f"{line}\r\n\r\n{line}".encode())
+    assert sampling.read_prompts(path) == ["a\u2028b"] * 2
+
+
 def test_an_interrupt_is_told_in_a_line(generate, monkeypatch, capsys):
     def interrupted(*arguments):
         raise KeyboardInterrupt
