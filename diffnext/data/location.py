@@ -30,9 +30,7 @@ VIDEO_SUFFIXES = (
 )
 # fmt: on
 BLOCK = 1 << 20  # bytes that are hashed at a time
-HEAD_BLOCK = (
-    1 << 16
-)  # bytes of a remote picture that are fetched at a time: its size is in the first
+HEAD_BLOCK = 1 << 16  # bytes of a remote picture fetched at a time: its size is in the first
 
 
 def kind_of(path: str) -> str | None:

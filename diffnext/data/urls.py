@@ -79,9 +79,8 @@ def read_range(path: str, offset: int, size: int) -> bytes:
     if is_url(path):
         system, inner = file_system(path)
         data = system.cat_file(inner, start=offset, end=offset + size)
-        return (
-            data if len(data) <= size else data[offset : offset + size]
-        )  # a server without ranges
+        is_whole = len(data) > size  # from a server without ranges
+        return data[offset : offset + size] if is_whole else data
     with open(path, "rb", buffering=0) as stream:
         stream.seek(offset)
         return stream.read(size)
@@ -151,8 +150,8 @@ def file_system(url: str, **options: Any) -> tuple[Any, str]:
 
 
 async def _client(**options: Any) -> Any:
-    """A client that gives up on a silent server, and not on a large file."""
+    """A client that gives up on a silent server, and not on a large file, unless it is told when."""
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
-    return aiohttp.ClientSession(timeout=timeout, **options)
+    return aiohttp.ClientSession(**{"timeout": timeout, **options})

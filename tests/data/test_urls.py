@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from diffnext.data import images, media
+from diffnext.data import images, media, urls
 from diffnext.data.location import File, TarMember, of_path
 from diffnext.data.sources import scan
 from tests.data.clips import write_clip
@@ -79,6 +79,15 @@ def test_what_a_server_does_not_give_is_named(tmp_path):
         for name in ("a.jsonl", "b.jsonl", "c.json"):
             with pytest.raises(ValueError, match=rf"^--input {web.url}/{name}: its server has no"):
                 scan(f"{web.url}/{name}")
+
+
+def test_a_time_limit_of_the_users_own_is_kept(tmp_path):
+    aiohttp = pytest.importorskip("aiohttp")
+    limit = {"timeout": aiohttp.ClientTimeout(total=5)}
+    (tmp_path / "a.txt").write_text("words")
+    with serving(tmp_path) as web:
+        system, inner = urls.file_system(f"{web.url}/a.txt", client_kwargs=limit)
+        assert system.cat_file(inner) == b"words"
 
 
 def test_large_members_of_a_remote_tar_are_passed_over(tmp_path):
