@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import errno
 import sys
 import time
 
@@ -25,8 +24,7 @@ from diffnext.cli.cache_prompts import check_prompts, describe_encoder, embed_pl
 from diffnext.cli.common import bar
 from diffnext.cli.devices import pick_device, pick_workers
 from diffnext.cli.ranks import is_one_of_many
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from diffnext.utils.files import FULL_DISK
 
 
 def main(argv: list[str] | None = None) -> int:

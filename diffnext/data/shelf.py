@@ -9,7 +9,6 @@ What finds no room there is read over the network each time.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -21,11 +20,11 @@ from typing import Any, BinaryIO
 
 from diffnext.data.location import File, Location
 from diffnext.data.sources import Source
+from diffnext.utils.files import FULL_DISK
 
 SHELF = "diffnext.media"
 MOST_BYTES = 32 << 30
 SHARE = 4  # of the free disk that copies may take: a quarter
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Shelf:
@@ -99,7 +98,7 @@ class Shelf:
         except Exception as error:  # libraries of servers raise what they like
             with contextlib.suppress(OSError):
                 os.unlink(aside)
-            is_full = isinstance(error, OSError) and error.errno in FULL
+            is_full = isinstance(error, OSError) and error.errno in FULL_DISK
             with self._lock:
                 self._left = 0 if is_full else self._left + size
             if not is_full:

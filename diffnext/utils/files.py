@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of one that takes no more
 
 
 def sync_file(path: str | Path) -> None:
