@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffnext.data import media
-from diffnext.data.journal import Journal
+from diffnext.data.journal import Journal, Progress, silent
 from diffnext.data.prune import is_pending
 from diffnext.data.records import STORAGES, open_reader, read_identity
 from diffnext.data.records.identity import LINEAGE
@@ -213,8 +213,11 @@ def options_of(identity: Mapping[str, Any]) -> str:
     return " ".join(options)
 
 
-def open_journal(output: str) -> tuple[Journal, bool]:
+def open_journal(output: str, progress: Progress = silent) -> tuple[Journal, bool]:
     """The journal of a cache folder, and whether its last build was finished.
+
+    Args:
+        progress: wraps the lines of the journal, to show how far their reading is.
 
     Raises:
         ValueError: the journal or a shard is lost, or records were being dropped when a process was
@@ -237,7 +240,7 @@ def open_journal(output: str) -> tuple[Journal, bool]:
         reader = open_reader(output)
     view = upgrade_identity(read_identity(output) or {})[1]
     reader.close()
-    journal = Journal(output, len(reader), view)
+    journal = Journal(output, len(reader), view, progress)
     if not finished and not os.path.exists(os.path.join(output, WRITING)):
         check_lines(output, len(reader))
     return journal, finished

@@ -196,7 +196,7 @@ def make_plan(
     names = field_names(listing, computed)
     identity = make_identity(vae, dtype, latents, names, computed, text_encoder)
     identity = check_identity(output, identity, vae_defaults or {})
-    journal, finished = open_journal(output)
+    journal, finished = open_journal(output, progress)
     types = record_types(names, embedded=text_encoder is not None)
     plan = Plan(output, rules, latents, identity, types, journal, finished)
     plan.failures.extend(listing.failures)

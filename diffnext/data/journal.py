@@ -11,13 +11,21 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TextIO
 
-from diffnext.data.records.files import write_atomic
 from diffnext.data.records.layout import SAMPLES as JOURNAL
 from diffnext.data.views import View
+from diffnext.utils.files import replacing
+
+Progress = Callable[[Iterable[str], int, str], Iterable[str]]
+
+
+def silent(lines: Iterable[str], total: int, name: str) -> Iterable[str]:
+    """A `Progress` that shows nothing."""
+    return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +61,17 @@ class Journal:
         folder: the cache, or the part of one that a writer of its own makes.
         records: how many records it holds; further lines speak of records that were never finished.
         view: of the lines that name none, as caches of version 1 wrote them.
+        progress: wraps the lines, to show how far their reading is.
 
     Raises:
         ValueError: records that no line speaks of.
     """
 
-    def __init__(self, folder: str, records: int, view: View | None = None) -> None:
+    def __init__(
+        self, folder: str, records: int, view: View | None = None, progress: Progress = silent
+    ) -> None:
         self.path = os.path.join(folder, JOURNAL)
-        self.entries = load_entries(self.path, records, view)
+        self.entries, size = _load(self.path, records, view, progress)
         if len(self.entries) < records:
             raise ValueError(
                 f"{folder} holds {records} records, {JOURNAL} in it knows "
@@ -68,6 +79,8 @@ class Journal:
                 "or the file was lost; choose another --output"
             )
         self.moved = 0  # entries whose file has another place or time of change than the lines say
+        found = os.path.getsize(self.path) if os.path.exists(self.path) else -1
+        self._is_exact = view is None and size == found  # the file says the entries, and no more
         self._contents = {(entry.path, *entry.stamp): entry.content for entry in self.entries}
         self._sizes = {entry.size for entry in self.entries}
 
@@ -87,9 +100,13 @@ class Journal:
             self.moved += 1
 
     def rewrite(self) -> None:
-        """Store the entries that have records, without the rest of an unfinished build."""
-        write_entries(self.path, self.entries)
-        self.moved = 0
+        """Store the entries that have records, without the rest of an unfinished build.
+
+        Where the file has them so, it is left: millions of lines take a while.
+        """
+        if self.moved or not self._is_exact:
+            write_entries(self.path, self.entries)
+        self.moved, self._is_exact = 0, True
 
     def append(self, entries: Sequence[Entry]) -> int:
         """Add lines and bring them to the disk. Returns how many."""
@@ -108,18 +125,25 @@ class Journal:
         del self.entries[first:]
 
 
-def load_entries(path: str, most: int, view: View | None = None) -> list[Entry]:
+def load_entries(path: str, most: int) -> list[Entry]:
     """The first complete lines of a file, at most so many; a torn one ends the list."""
+    return _load(path, most, None, silent)[0]
+
+
+def _load(path: str, most: int, view: View | None, progress: Progress) -> tuple[list[Entry], int]:
+    """The same, and how many bytes these lines take; their writer knows ASCII alone."""
     entries: list[Entry] = []
+    size = 0
     views: dict[str, View] = {}  # one object for all that are equal
     if os.path.exists(path):
         with open(path, encoding="utf-8") as stream:
-            for line, _ in zip(stream, range(most), strict=False):
+            for line in progress(islice(stream, most), most, "journal"):
                 try:
                     entries.append(_entry(json.loads(line), views, view))
                 except (AttributeError, KeyError, TypeError, ValueError):
                     break
-    return entries
+                size += len(line) if line.endswith("\n") else 0
+    return entries, size
 
 
 def parse_line(line: str, views: dict[str, View], view: View | None = None) -> Entry:
@@ -142,7 +166,8 @@ def write_line(stream: TextIO, entry: Entry) -> None:
 
 def write_entries(path: str, entries: Iterable[Entry]) -> None:
     """Store entries under this name, all of them or none."""
-    write_atomic(path, "".join(_line(entry) for entry in entries).encode())
+    with replacing(path) as aside, open(aside, "w", encoding="utf-8") as stream:
+        stream.writelines(map(_line, entries))
 
 
 def _line(entry: Entry) -> str:
