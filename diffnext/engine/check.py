@@ -197,10 +197,11 @@ def check_weights(folder: Path, wanted: Mapping[str, torch.Tensor]) -> None:
     """Compare the names and shapes of saved weights with those of the network.
 
     Raises:
-        ValueError: some are missing, unknown or of another shape.
+        ValueError: some are missing, unknown or of another shape, or a pickle holds more than tensors.
     """
     found = saved_shapes(folder)
     if found is None:
+        check_pickles(folder)
         return
     missing = sorted(set(wanted) - set(found))
     extra = sorted(set(found) - set(wanted))
@@ -214,6 +215,18 @@ def check_weights(folder: Path, wanted: Mapping[str, torch.Tensor]) -> None:
             raise ValueError(
                 f"{folder}: {name} has shape {list(shape)}, its config.json says {list(wanted[name].shape)}"
             )
+
+
+def check_pickles(folder: Path) -> None:
+    """Refuse weights in pickles that hold anything but tensors; nothing of them is run to see that."""
+    for file in sorted(folder.glob("*.bin")):
+        try:
+            torch.load(file, map_location="meta", weights_only=True)
+        except Exception as error:  # damaged bytes raise whatever they happen to mean
+            raise ValueError(
+                f"{file} is damaged, or holds more than tensors and would run code; it is not read. "
+                "Take weights in safetensors files"
+            ) from error
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is found out about a model's folder before anything is loaded."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -23,6 +25,27 @@ def test_weights_that_were_cut_off_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match=rf"^{path} is damaged: .* save it again$"):
         check.saved_shapes(tmp_path)
+
+
+class Evil:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("hostile", [True, False])
+def test_pickled_weights_run_no_code_and_are_refused_early(tmp_path, hostile):
+    content = Evil(tmp_path / "trace") if hostile else torch.zeros(2)
+    torch.save({"weight": content}, tmp_path / "diffusion_pytorch_model.bin")
+    if not hostile:
+        return check.check_weights(tmp_path, {})
+    with pytest.raises(ValueError, match=r"bin is damaged, or holds more than tensors"):
+        check.check_weights(tmp_path, {})
+    assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.parametrize(
