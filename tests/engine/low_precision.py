@@ -38,8 +38,7 @@ def types(net: ToyNet, call: object, around: torch.autocast) -> list[str]:
     return [*sorted(set(seen)), *sorted({str(layer.weight.dtype) for layer in layers})]
 
 
-def main(precision: str) -> None:
-    torch.is_autocast_enabled = as_on_a_gpu
+def look(precision: str) -> None:
     make = optimizer_factory("adamw", lr=1e-2, weight_decay=0.0, beta2=0.95)
     for stage in range(4):
         config = merge_config(
@@ -55,9 +54,16 @@ def main(precision: str) -> None:
         for role, net in nets.items():
             call = backend.add(role, net, make if role == "student" else None)
             found = types(net, call, backend.autocast())
-            print(json.dumps({"stage": stage, "role": role, "types": found}), flush=True)
+            row = {"precision": precision, "stage": stage, "role": role, "types": found}
+            print(json.dumps(row), flush=True)
+
+
+def main(precisions: list[str]) -> None:
+    torch.is_autocast_enabled = as_on_a_gpu
+    for precision in precisions:
+        look(precision)
     processes.shutdown()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

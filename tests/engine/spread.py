@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Toy runs on any backend; as a script, what each process of a test with several processes does."""
+"""Toy runs on any backend; as a script, those of a test with several processes: WORLD FOLDER CASE..."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from diffnext.distributed import env as processes
+from diffnext.engine.backends.deepspeed import load_deepspeed
 from diffnext.engine.backends.deepspeed_config import merge_config
 from diffnext.engine.gather import whole_network
 from diffnext.engine.hooks.moved import MovedHook
@@ -166,5 +167,22 @@ def main(folder: Path, cases: list[str]) -> None:
     processes.shutdown()
 
 
+def fork(world: int, folder: Path, cases: list[str]) -> int:
+    """Run `main` as so many processes, which share what takes longest: the imports."""
+    if any(CASES[case][0] == "deepspeed" for case in cases):
+        load_deepspeed()
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            main(folder, cases)
+            sys.stdout.flush()
+            os._exit(0)  # what is left are the threads of DeepSpeed and gloo
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return int(any(codes))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    sys.exit(fork(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
