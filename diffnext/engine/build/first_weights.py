@@ -27,12 +27,22 @@ class FirstWeights:
 
     @torch.no_grad()
     def load(self, net: nn.Module) -> None:
-        """Copy them, a tensor at a time."""
-        state = net.state_dict()
+        """Copy them, a tensor at a time.
+
+        Raises:
+            ValueError: some are gone, as where the run that saved them keeps newer ones only.
+        """
+        state, taken = net.state_dict(), set()
         for file in sorted(self.folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as content:
                 for name in self.names.intersection(content.keys()):
                     state[name].copy_(content.get_tensor(name))
+                    taken.add(name)
+        if gone := self.names - taken:
+            raise ValueError(
+                f"MODEL.START_FROM: {len(gone)} of {len(self.names)} tensors are gone from {self.folder} "
+                "since the run was planned; start it again, from weights that stay"
+            )
 
 
 def first_weights_of(
