@@ -139,10 +139,13 @@ def plan_build(args: argparse.Namespace, latents, dtype, shelf=None):
     plan = compare(args, listing, latents, dtype)
     print(table(plan, prune=args.prune))
     print(summary(plan, time.perf_counter() - start), flush=True)
+    if plan.num_bytes > plan.free_bytes and shelf is not None:
+        shelf.clear()  # records come first; what was copied is fetched once more
     if plan.num_bytes > plan.free_bytes:
-        if shelf is not None:
-            shelf.clear()
-        raise ValueError(f"--output {args.output}: the disk is too small for this plan")
+        raise ValueError(
+            f"--output {args.output}: the disk is too small for this plan; make room, or choose "
+            "another --output"
+        )
     return plan
 
 
