@@ -249,7 +249,7 @@ class CfgNode(yacs.config.CfgNode):
             except (TypeError, ValueError, OverflowError):
                 continue  # of another type, if there is one
         names = " or ".join(wanted.__name__ for wanted in self.types_of(key))
-        if value != value:  # nan, which has the type and no value
+        if isinstance(value, float) and value != value:  # nan, which has the type and no value
             names += " other than nan"
         raise ConfigError(
             f"{self._name(key)} = {value!r} ({type(value).__name__}){where(source)}: "

@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 
+import numpy as np
 import pytest
 import yacs.config
 
@@ -123,6 +124,8 @@ def test_no_way_leads_to_not_a_number(cfg, word, tmp_path):
         cfg.merge_from_file(tmp_path / "run.yml")
     with pytest.raises(ConfigError, match="wanted is float other than nan"):
         cfg.SOLVER.BASE_LR = math.nan
+    with pytest.raises(ConfigError, match="wanted is float; it is"):
+        cfg.SOLVER.BASE_LR = np.full(2, np.nan)
 
 
 def test_a_power_of_ten_is_a_number_of_steps(cfg, tmp_path):
