@@ -99,6 +99,11 @@ def moments_shape(shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: neither three nor four axes, or an empty one.
     """
+    return _with_frames(tuple(shape))
+
+
+@functools.lru_cache(maxsize=256)  # asked for each batch, of few shapes
+def _with_frames(shape: tuple[int, ...]) -> tuple[int, ...]:
     shape = tuple(map(int, shape))
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(f"shape {list(shape)} is neither (2C, H, W) nor (2C, T, H, W)")
