@@ -17,7 +17,7 @@ def only_writer(folder: Path, env: Env) -> AbstractContextManager[object]:
     Two runs would remove each other's drafts of checkpoints, and rows of the log.
 
     Raises:
-        ValueError: another run writes to it; raised on all processes, with who it is.
+        ValueError: another run writes to it, which is named, or nobody can; raised on all processes.
     """
     held: AbstractContextManager[object] = nullcontext()
     refusal = None
@@ -26,5 +26,7 @@ def only_writer(folder: Path, env: Env) -> AbstractContextManager[object]:
             held = FolderLock(folder)
         except InUse as error:
             refusal = error
+        except OSError as error:
+            refusal = ValueError(f"{folder} cannot be written to ({error}); name another --exp-dir")
     processes.agree_with_first(refusal)
     return held

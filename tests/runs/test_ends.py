@@ -2,6 +2,7 @@
 """How the training command ends before its last step: exit codes, messages, and what goes on."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -84,6 +85,13 @@ def test_two_runs_do_not_write_to_one_folder(config, tmp_path, capsys):
         assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
     assert train(*arguments) == 0
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(config, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train("--cfg", str(config), "--exp-dir", str(tmp_path / "file/run")) == 2
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*file/run cannot be written to \(.*\); name another .*\n", told)
 
 
 def test_a_run_of_nothing_but_nan_ends_with_what_to_do(config, tmp_path, capsys):
