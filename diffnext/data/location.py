@@ -158,7 +158,7 @@ class Url(Location):
 
     @property
     def is_remote(self) -> bool:
-        return True
+        return urls.is_remote(self.url)
 
     def stamp(self) -> tuple[int, int]:
         return urls.stamp(self.url)
@@ -194,7 +194,7 @@ class TarMember(Location):
 
     @property
     def is_remote(self) -> bool:
-        return urls.is_url(self.path)
+        return urls.is_remote(self.path)
 
     def stamp(self) -> tuple[int, int]:
         """The member's size, and the time of change of the tar: that of the member may be anything."""
@@ -228,7 +228,7 @@ class Cell(Location):
 
     @property
     def is_remote(self) -> bool:
-        return urls.is_url(self.path)
+        return urls.is_remote(self.path)
 
     @property
     def kind(self) -> str:

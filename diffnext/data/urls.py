@@ -31,6 +31,11 @@ def is_web(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
+def is_remote(path: str) -> bool:
+    """Whether a network lies between here and there; some URLs are of this machine."""
+    return is_url(path) and not path.startswith(("file://", "local://"))
+
+
 def join(base: str, name: str) -> str:
     """`name` as seen from a folder or URL; absolute paths and URLs stay as they are."""
     if is_url(name):

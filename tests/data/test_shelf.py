@@ -145,8 +145,9 @@ def test_one_that_cannot_be_had_is_an_error_each_time(web, tmp_path):
         for _ in range(2):
             with pytest.raises(FileNotFoundError):
                 source.location.fetch((10, 0))
-        local = Source(of_path(str(tmp_path / "a.png")))
-        assert shelf.serve([local]) == [local] and local.location.fetch((0, 0))
+        for path in (f"{tmp_path}/a.png", f"file://{tmp_path}/a.png"):
+            local = Source(of_path(path))
+            assert shelf.serve([local]) == [local] and local.location.fetch((0, 0))
 
 
 def test_what_broke_off_takes_no_room(media, web, tmp_path, monkeypatch):
