@@ -8,7 +8,6 @@ What finds no room there is read over the network each time.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 
 from diffnext.data.location import File, Location
 from diffnext.data.sources import Source
-from diffnext.utils.files import FULL_DISK
+from diffnext.utils.files import FULL_DISK, replacing
 
 SHELF = "diffnext.media"
 MOST_BYTES = 32 << 30
@@ -90,14 +89,11 @@ class Shelf:
             if not 0 < size <= self._left:
                 return
             self._left -= size
-        aside = f"{medium.path}.part"
         os.makedirs(self.folder, exist_ok=True)
         try:
-            medium.origin.copy_to(aside)
-            os.replace(aside, medium.path)
+            with replacing(medium.path, durable=False) as aside:
+                medium.origin.copy_to(str(aside))
         except Exception as error:  # libraries of servers raise what they like
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
             is_full = isinstance(error, OSError) and error.errno in FULL_DISK
             with self._lock:
                 self._left = 0 if is_full else self._left + size
