@@ -89,8 +89,8 @@ class Shelf:
             if not 0 < size <= self._left:
                 return
             self._left -= size
-        os.makedirs(self.folder, exist_ok=True)
         try:
+            os.makedirs(self.folder, exist_ok=True)
             with replacing(medium.path, durable=False) as aside:
                 medium.origin.copy_to(str(aside))
         except Exception as error:  # libraries of servers raise what they like

@@ -123,6 +123,20 @@ def test_a_full_disk_ends_the_copies_and_not_the_build(web, wanted, tmp_path, mo
     assert same(tmp_path / "c", wanted)
 
 
+def test_a_disk_too_full_for_a_folder_is_done_without(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a.png").write_bytes(png(1))
+    with serving(tmp_path / "m") as web, Shelf(str(tmp_path)) as shelf:
+        (source,) = shelf.serve(scan(f"{web.url}/a.png").sources)
+        with monkeypatch.context() as patch:
+            patch.setattr("diffnext.data.shelf.os.makedirs", full)
+            assert not source.location.fetch(source.location.stamp())
+        assert source.location.read_bytes() == png(1)
+
+
 def test_members_of_tars_and_cells_of_tables(tmp_path):
     (tmp_path / "m").mkdir()
     write_tar(tmp_path / "m" / "a.tar", [("a.png", png(1)), ("b.png", png(2))])

@@ -74,23 +74,26 @@ def test_an_error_is_the_last_sign(tmp_path):
 def test_signs_are_written_while_the_process_works(tmp_path):
     with Heartbeat(0, folder=str(tmp_path)) as heart:
         heart.move(7, limit_s=0.0)  # the loop does not wait for its being written
-        wait_for(tmp_path, lambda beat: beat.step == 7)
+        assert comes(tmp_path, lambda beat: beat.step == 7)
 
 
 def test_a_stop_is_written_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("diffnext.engine.heartbeat.EVERY_S", 600.0)
     with Heartbeat(0, folder=str(tmp_path)) as heart:
         heart.train(lambda: "loss", logs=tmp_path)
-        wait_for(tmp_path, lambda beat: beat.state == "training")
+        assert comes(tmp_path, lambda beat: beat.state == "training")
         heart.stopping()
-        wait_for(tmp_path, lambda beat: beat.stopping)
+        assert comes(tmp_path, lambda beat: beat.stopping)
 
 
-def wait_for(folder, condition):
+def comes(folder, condition) -> bool:
+    """Whether a sign of life meets a condition within half a minute."""
     deadline = time.monotonic() + 30
     while not condition(read_beats(folder)[0]):
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
+    return True
 
 
 @pytest.mark.parametrize("training", [True, False])
