@@ -47,8 +47,9 @@ def draw_prompts(
         ValueError: the bytes of an embedding do not fit its shape.
     """
     keys = {number: _key(seed, number, "caption") for number in set(epoch)}
+    below = short_caption * 2**64
     for record, i, e in zip(records, index, epoch, strict=True):
-        short = xxh3_64_intdigest(b"%d" % i, keys[e]) / 2**64 < short_caption  # of [0, 1)
+        short = xxh3_64_intdigest(b"%d" % i, keys[e]) < below
         if record.get("captions"):
             record = _with_one_caption(record, seed, i, e)
         yield choose_prompt(record, short)

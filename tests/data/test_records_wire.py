@@ -174,7 +174,7 @@ def test_texts_are_decoded_as_any_field(values, order, cut):
     types = dict.fromkeys("abc", "STRING")
     written = {name: values[name] for name in order if name in values}
     data = b"".join(encode(written, dict.fromkeys(written, "STRING")))
-    entries, record = [wire.TextEntry(name) for name in "abc"], {}
+    entries, record = {name: {} for name in "abc"}, {}
     end = wire.decode_texts(data, entries, record)
     assert {**record, **wire.decode_present(data, end, len(data), types)} == written
     torn = data[: len(data) - cut]
@@ -184,7 +184,7 @@ def test_texts_are_decoded_as_any_field(values, order, cut):
 
 
 def test_texts_of_any_length():
-    entries = [wire.TextEntry("other"), wire.TextEntry("caption")]
+    entries = {"other": {}, "caption": {}}
     for size in [*range(300), 2**14 - 20, 2**14 - 1, 2**14, 2**21]:
         text = "x" * size
         data = b"".join(encode({"caption": text}, {"caption": "STRING"}))
@@ -199,5 +199,5 @@ def test_texts_of_any_length():
 @pytest.mark.parametrize("data", [b"\xff", b"\xff\x01\x01\xff", b"\n", b"\n\x80", b""])
 def test_what_begins_no_entry_is_no_text(data):
     record = {}
-    assert wire.decode_texts(data, [wire.TextEntry("caption")], record) == 0
+    assert wire.decode_texts(data, {"caption": {}}, record) == 0
     assert record == {}

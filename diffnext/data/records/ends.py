@@ -37,7 +37,7 @@ class Ends:
 
     def __init__(self, fields: Mapping[str, wire.FeatureType]) -> None:
         self._fields = fields
-        self._texts = [wire.TextEntry(name) for name, kind in fields.items() if kind == "STRING"]
+        self._texts = {name: wire.Openings() for name, kind in fields.items() if kind == "STRING"}
         self._starts: dict[tuple[str, int], int] = {}
         self._heads: dict[bytes, Record] = {}
 

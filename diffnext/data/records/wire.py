@@ -74,46 +74,44 @@ def decode_present(
     return record
 
 
-class TextEntry(dict):
-    """How an entry of one STRING field begins, by its second and third byte, which tell the size of
-    its body: what stands before the text, its length, and the size of the entry; None for the first
-    where no text fits. Bytes are characters of latin-1, of which strings are faster to take apart.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __missing__(self, two: str) -> tuple[str | None, int, int]:
-        size, more = two.encode("latin-1").ljust(2, b"\0")
-        if size > 0x7F:  # two digits; a text that needs three is decoded as any other field
-            size += (more - 1) << 7
-        self[two] = found = _text_entry(self.name, size)
-        return found
+Openings = dict[str, tuple[str | None, int, int]]
+"""How an entry of one STRING field begins, by its second and third byte, which tell the size of its
+body: what stands before the text, its length, and the size of the entry; None for the first where no
+text fits. Bytes are characters of latin-1, of which strings are faster to take apart."""
 
 
 def decode_texts(
-    data: bytes | bytearray, entries: Sequence[TextEntry], record: dict[str, Any]
+    data: bytes | bytearray, known: Mapping[str, Openings], record: dict[str, Any]
 ) -> int:
     """Add the STRING entries that `data` begins with to `record`; return where they end.
 
-    They are looked for in the order of `entries`, where any may be absent. All that stands before a
+    They are looked for in the order of `known`, where any may be absent. All that stands before a
     text follows from the field's name and the size of the entry, so one comparison checks it.
+
+    Args:
+        known: for each field, the openings that were met; new ones are added.
 
     Raises:
         ValueError: text that is not utf-8.
     """
     chars, pos, end = data.decode("latin-1"), 0, len(data)
-    for entry in entries:
-        opening, start, total = entry[chars[pos + 1 : pos + 3]]
+    for name, openings in known.items():
+        two = chars[pos + 1 : pos + 3]
+        if two not in openings:
+            openings[two] = _opening(name, two)
+        opening, start, total = openings[two]
         stop, start = pos + total, pos + start
         if stop <= end and chars[pos:start] == opening:
             text = chars[start:stop]
-            record[entry.name] = text if text.isascii() else data[start:stop].decode()
+            record[name] = text if text.isascii() else data[start:stop].decode()
             pos = stop
     return pos
 
 
-def _text_entry(name: str, size: int) -> tuple[str | None, int, int]:
+def _opening(name: str, two: str) -> tuple[str | None, int, int]:
+    size, more = two.encode("latin-1").ljust(2, b"\0")
+    if size > 0x7F:  # two digits; a text that needs three is decoded as any other field
+        size += (more - 1) << 7
     total = 1 + len(encode_varint(size)) + size
     longest = size - len(name.encode()) - 6  # tags and lengths of one byte each
     for length in range(longest, max(-1, longest - 16), -1):
