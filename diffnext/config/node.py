@@ -72,9 +72,9 @@ class CfgNode(yacs.config.CfgNode):
     def __str__(self) -> str:
         return self.dump()
 
-    def dump(self) -> str:
-        """Return the section as YAML text."""
-        return yaml_text.dump(self)
+    def dump(self, **style: Any) -> str:
+        """Return the section as YAML text; `style` is how yaml.dump writes it, as with yacs."""
+        return yaml_text.dump(self, **style)
 
     def names(self) -> list[str]:
         """Full names of this section's options, in order of declaration; a free section is one."""
@@ -131,9 +131,11 @@ class CfgNode(yacs.config.CfgNode):
         texts and the word begins like a list or mapping; elsewhere it is read as a Python literal,
         as yacs does, or else as YAML.
         """
-        if len(cfg_list) % 2 == 1:
+        joined = [name for name in cfg_list[0::2] if "=" in name]
+        if joined or len(cfg_list) % 2 == 1:
             raise ConfigError(
-                f"{cfg_list[-1]!r} on the command line has no value; write KEY VALUE pairs, not KEY=VALUE"
+                f"{(joined or cfg_list)[-1]!r} on the command line has no value; write KEY VALUE pairs, "
+                "not KEY=VALUE"
             )
         for name, word in zip(cfg_list[0::2], cfg_list[1::2], strict=True):
             tree = word if self._is_text(name, word) else parse_word(word)
@@ -284,10 +286,13 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     """Return the known name most like `name`; an option of the same name elsewhere comes first."""
+    last = name.upper().split(".")[-1]
 
     def likeness(other: str) -> tuple[bool, float, str]:
-        compared = other if "." in name else other.split(".")[-1]
+        own = other.split(".")[-1]
+        compared = other if "." in name else own
         ratio = difflib.SequenceMatcher(None, name.upper(), compared.upper()).ratio()
-        return other.split(".")[-1] == name.upper().split(".")[-1], ratio, other
+        words = set(last.split("_")) & set(own.split("_"))  # GRAD_CLIP is CLIP_GRAD
+        return own == last, ratio + 0.25 * len(words), other
 
     return max(known, key=likeness, default="")

@@ -86,11 +86,10 @@ _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(tuple, _represent_tuple)
 
 
-def dump(tree: Mapping[str, Any]) -> str:
-    """Return a tree of sections and plain values as ASCII YAML."""
-    return yaml.dump(
-        tree, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=float("inf")
-    )
+def dump(tree: Mapping[str, Any], **style: Any) -> str:
+    """Return a tree of sections and plain values as ASCII YAML, in the style that yaml.dump knows."""
+    usual = {"sort_keys": False, "default_flow_style": False, "width": float("inf")}
+    return yaml.dump(tree, Dumper=_Dumper, **(usual | style))
 
 
 def load(text: str, source: str = "") -> Any:

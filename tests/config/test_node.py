@@ -163,6 +163,9 @@ def test_an_unknown_name_says_the_nearest(cfg, way, tmp_path):
         ("TRAIN.BATCHSIZE", "TRAIN.BATCH_SIZE"),
         ("MODEL.CONFG", "MODEL.CONFIG"),
         ("SLOVER", "SOLVER"),
+        ("SOLVER.GRAD_CLIP", "SOLVER.CLIP_GRAD"),
+        ("TRAIN.EMA", "TRAIN.MODEL_EMA"),
+        ("MODEL.WEIGHT", "MODEL.WEIGHTS"),
     ],
 )
 def test_the_nearest_name_is_looked_for_in_all_sections(cfg, wrong, nearest):
@@ -309,9 +312,10 @@ def test_a_text_option_takes_the_word_as_it_is(cfg, word):
     assert cfg.SOLVER.SNAPSHOT_PREFIX == word
 
 
-def test_a_key_without_value_is_an_error(cfg):
+@pytest.mark.parametrize("words", [["NUM_GPUS=2"], ["NUM_GPUS=2", "RNG_SEED=5"]])
+def test_a_key_without_value_is_an_error(cfg, words):
     with pytest.raises(ConfigError, match=r"'NUM_GPUS=2'.*KEY VALUE pairs, not KEY=VALUE"):
-        cfg.merge_from_list(["NUM_GPUS=2"])
+        cfg.merge_from_list(words)
 
 
 def test_a_renamed_option_names_the_new_one():

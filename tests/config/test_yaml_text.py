@@ -93,6 +93,13 @@ def test_a_written_file_is_pleasant_to_read():
     assert str(cfg.METHOD) == "TYPE: finetune\nCONFIG: {}\n"
 
 
+def test_the_style_is_a_matter_of_choice_as_with_yacs():
+    node = CfgNode({"b": (1, "2"), "a": {"c": None}})
+    assert node.dump(sort_keys=True, default_flow_style=True) == (
+        "{a: {c: null}, b: !!python/tuple [1, '2']}\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("written", "value"),
     [
