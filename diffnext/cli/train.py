@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffnext.engine.heartbeat import Heartbeat
     from diffnext.engine.trainer import Trainer
 
-USER_ERRORS = (ValueError, FileNotFoundError)
+USER_ERRORS = (ValueError, OSError)
 
 
 def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
@@ -125,7 +125,7 @@ def prepare(
     """Where the run begins and what it will be; None if there is nothing left to do. Collective.
 
     Raises:
-        ValueError, FileNotFoundError: what does not fit on one of the processes, or on all.
+        ValueError, OSError: what does not fit on one of the processes, or on all.
     """
     from diffnext.distributed import env as processes
     from diffnext.engine import build
@@ -209,7 +209,7 @@ def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
     except USER_ERRORS as error:
         return fail(error)
     print(cfg)
-    print("\n".join(build.describe_plan(cfg, plan, world=world)))
+    print("\n".join(build.describe_plan(cfg, plan, world=world, start=start)))
     print(f"start      {'step 0' if start is None else start.checkpoint.folder}")
     return 0
 

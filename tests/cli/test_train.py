@@ -37,6 +37,15 @@ def test_deepspeed_is_started_as_the_options_say(tmp_path, monkeypatch, where, m
     assert all(any(option.startswith(w) for option in started[0]) for w in where[:1])
 
 
+@pytest.mark.parametrize("wrong", ["nothing.yml", ".", "run.yml/x.yml"])
+def test_a_config_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch, capsys, wrong):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yml").touch()
+    assert main(["--cfg", wrong]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith("error: ") and found.endswith(f"'{wrong}'\n") and found.count("\n") == 1
+
+
 def test_options_may_follow_a_command_that_was_printed():
     args = parse_args(["--cfg", "a.yml", "A.B", "1", "--resume", "auto", "C", "-2"])
     assert (args.resume, args.opts) == ("auto", ["A.B", "1", "C", "-2"])
