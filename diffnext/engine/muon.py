@@ -30,11 +30,12 @@ def orthogonal(matrices: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.b
     tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.mT if tall else matrices
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
+    x = x.reshape(-1, *x.shape[-2:])
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     x = x.to(matrices.dtype)
-    return x.mT if tall else x
+    return (x.mT if tall else x).reshape(matrices.shape)
 
 
 def inner_matrices(net: nn.Module, blocks: Iterable[nn.Module]) -> set[nn.Parameter]:

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from diffnext.models.embeddings import Rotary, rotate
 
+SHORT = 64  # tokens
+
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, *, blocks: Sequence[int] | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v by the fused kernel, with no mask in memory.
+    """softmax(q k^T / sqrt(d)) v with no mask in memory.
 
     Args:
         q: (B, heads, M, d), the last M of the N tokens that k and v hold.
@@ -27,20 +29,28 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, *, blocks: Sequence[int] | None = None
     Returns:
         (B, heads, M, d).
     """
-    if q.device.type == "cpu" and q.dtype != torch.float32:
-        # backward in half precision takes four times as long there, for sequences of a few tokens
-        return sdpa(q.float(), k.float(), v.float(), blocks=blocks).to(q.dtype)
     if blocks is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        return _sdpa(q, k, v)
     first = k.size(2) - q.size(2)
     outputs, start, end = [], first, 0
     for length in blocks:
         end += length
         if end > start:
             q_block = q[:, :, start - first : end - first]
-            outputs.append(F.scaled_dot_product_attention(q_block, k[:, :, :end], v[:, :, :end]))
+            outputs.append(_sdpa(q_block, k[:, :, :end], v[:, :, :end]))
             start = end
     return torch.cat(outputs, dim=2)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """On a CPU, the fused kernel's backward in half precision takes several times as long as either way
+    around it: plain products for few tokens, whose scores fit the cache, or float32.
+    """
+    if q.device.type != "cpu" or q.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q, k, v)
+    if q.dtype == torch.bfloat16 and k.size(2) <= SHORT:
+        return (q * q.size(-1) ** -0.5 @ k.mT).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 class LayerCache:

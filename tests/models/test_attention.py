@@ -50,3 +50,19 @@ def test_skipped_tokens_are_still_seen():
     attention = randomize(Attention(32, 2))
     x = torch.randn(2, 6, 32)
     torch.testing.assert_close(attention(x, skip=4), attention(x)[:, 4:])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tokens", [6, 70])
+def test_half_precision_differs_by_its_rounding(tokens, dtype):
+    q, k, v = torch.randn(3, 2, 2, tokens, 16).to(dtype).unbind(0)
+    q.requires_grad_()
+    found = sdpa(q, k, v)
+    (grad,) = torch.autograd.grad(found.sum(), q)
+    exact = q.detach().float().requires_grad_()
+    wanted = written_out(exact, k.float(), v.float(), [tokens])
+    (wanted_grad,) = torch.autograd.grad(wanted.sum(), exact)
+    assert found.dtype == dtype
+    rounding = {"rtol": 0, "atol": 4 * torch.finfo(dtype).eps * v.abs().max().item()}
+    torch.testing.assert_close(found.float(), wanted, **rounding)
+    torch.testing.assert_close(grad.float(), wanted_grad, **rounding)
