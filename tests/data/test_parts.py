@@ -20,10 +20,7 @@ from diffnext.data.parts import CLOSED, DAMAGED, SHARD, close_part, join
 from diffnext.data.records import open_reader
 from diffnext.data.records.layout import index_names
 from tests.data.cache_builds import expected, interrupting, plan_for, records, run
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
+from tests.data.steps import Killed, Steps
 
 
 def quiet(text):
@@ -128,30 +125,21 @@ def test_whichever_step_is_the_last_the_rest_is_done_later(begun, photos, tmp_pa
     write_part(begun, batches=2, closed=False)
     forget(begun)
     write_part(begun)
-    for name in ("replace", "unlink", "rename"):
-        monkeypatch.setattr(os, name, killing(getattr(os, name)))
-    monkeypatch.setattr(parts, "write_atomic", killing(parts.write_atomic))
+    calls = [(os, "replace"), (os, "unlink"), (os, "rename"), (parts, "write_atomic")]
+    steps = Steps(monkeypatch, *calls)
     folder, decided = tmp_path / "copy", []
     whole = names(tmp_path / "cache") - {worklist.WORK}
     for step in count():
         shutil.copytree(tmp_path / "cache", folder)
         work = worklist.find(str(folder))
-        KILLING["left"] = step
-        try:
-            join(str(folder), work, quiet)
-        except Killed:
-            KILLING["left"] = -1
-            decided.append(worklist.is_joining(str(folder)))
-            look(folder, photos)
-            settle(str(folder), quiet)
-        else:
+        if not steps.kill(step, join, str(folder), work, quiet):
             break
-        finally:
-            KILLING["left"] = -1
+        decided.append(worklist.is_joining(str(folder)))
+        look(folder, photos)
+        settle(str(folder), quiet)
         assert_whole(folder, photos)
-        assert (
-            names(folder) == whole
-        )  # no draft of a file, no work, no mark of an unfinished folder
+        # no draft of a file, no work, no mark of an unfinished folder
+        assert names(folder) == whole
         shutil.rmtree(folder)
     assert_whole(folder, photos)
     assert 1 < decided.count(False) and 8 < decided.count(True)
@@ -160,21 +148,6 @@ def test_whichever_step_is_the_last_the_rest_is_done_later(begun, photos, tmp_pa
 def names(folder):
     """What is in a cache besides its shards."""
     return {path.name for path in folder.iterdir() if not path.stem.isdigit()}
-
-
-KILLING = {"left": -1}
-
-
-def killing(function):
-    """The function, which ends everything when as many calls as are left were made before it."""
-
-    def call(*args, **options):
-        if KILLING["left"] == 0:
-            raise Killed
-        KILLING["left"] -= 1
-        return function(*args, **options)
-
-    return call
 
 
 def look(folder, photos):

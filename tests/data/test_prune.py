@@ -14,10 +14,7 @@ from diffnext.data.prune import is_pending, prune, recover
 from diffnext.data.records import RecordError, folder_writer, open_reader
 from diffnext.data.records.folder_reader import FolderReader
 from tests.data.cache_builds import encode, plan_for, records, run, write_photos, write_picture
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
+from tests.data.steps import Killed, Steps
 
 
 @pytest.fixture
@@ -96,40 +93,19 @@ def test_all_records_may_go(cache, tmp_path):
 
 
 def test_whichever_step_is_the_last_the_old_or_the_new_cache_is_left(cache, tmp_path, monkeypatch):
-    old = captions(cache)
-    folder, step, outcomes = str(tmp_path / "copy"), 0, []
-
-    def counted(function):
-        def call(*args, **options):
-            nonlocal left
-            if left == 0:
-                raise Killed
-            left -= 1
-            return function(*args, **options)
-
-        return call
-
-    for module, name in ((os, "replace"), (os, "unlink"), (pruning, "write_atomic")):
-        monkeypatch.setattr(module, name, counted(getattr(module, name)))
-    while True:
-        left = -1
-        shutil.rmtree(folder, ignore_errors=True)
+    old, folder, outcomes = captions(cache), str(tmp_path / "copy"), []
+    steps = Steps(monkeypatch, (os, "replace"), (os, "unlink"), (pruning, "write_atomic"))
+    shutil.copytree(cache, folder)
+    while steps.kill(len(outcomes), drop, folder, 1, 6):
+        decided = is_pending(folder)
+        recover(folder)
+        names = captions(folder)
+        assert names in (old, ["p2", "p3", "p4", "p5", "p0"])
+        assert len(names) == 5 or not decided
+        assert pruning.SIDE not in os.listdir(folder)
+        outcomes.append(len(names) == 5)
+        shutil.rmtree(folder)
         shutil.copytree(cache, folder)
-        left = step
-        try:
-            drop(folder, 1, 6)
-            left = -1
-            break
-        except Killed:
-            left = -1
-            decided = is_pending(folder)
-            recover(folder)
-            names = captions(folder)
-            assert names in (old, ["p2", "p3", "p4", "p5", "p0"])
-            assert len(names) == 5 or not decided
-            assert pruning.SIDE not in os.listdir(folder)
-            outcomes.append(len(names) == 5)
-        step += 1
     assert outcomes == sorted(outcomes)
     assert 5 < outcomes.count(True) and 1 < outcomes.count(False)
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+from itertools import count
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from diffnext.data.tools import repair
 from diffnext.data.tools.repair import Remedy
 from diffnext.data.tools.verify import check
 from tests.data.cache_builds import LATENTS, encode
+from tests.data.steps import Steps
 from tests.data.tools.small import copy, equal, flip_byte, records, write_records
 
 
@@ -139,45 +141,22 @@ def test_a_source_that_was_edited_is_not_taken(cache, tmp_path):
     assert [e.path[-6:] for e in entries(path)] == [f"p{n}.png" for n in (0, 2, 4, 5, 6)]
 
 
-class Crash(BaseException):
-    pass
-
-
 def test_a_repair_that_breaks_off_anywhere_is_done_by_the_next(cache, tmp_path, monkeypatch):
     """Ended at each renaming and removal of a file in turn, until one passes undisturbed."""
-    replace, unlink = os.replace, os.unlink
-    left = 0
-
-    def count(function):
-        def counted(*args, **options):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise Crash
-            return function(*args, **options)
-
-        return counted
-
     broken = copy(cache, tmp_path / "broken")
     flip_byte(broken / "00000.data", place(cache, 3) + 90)
-    for ends_at in range(1, 100):
-        path = copy(broken, tmp_path / str(ends_at))
-        left = ends_at
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "replace", count(replace))
-            patched.setattr(os, "unlink", count(unlink))
-            try:
-                mend(path, check(str(path)))
-                break
-            except Crash:
-                pass
+    steps = Steps(monkeypatch, (os, "replace"), (os, "unlink"))
+    for step in count():
+        path = copy(broken, tmp_path / str(step))
+        if not steps.kill(step, mend, path, check(str(path))):
+            break
         recover(str(path))
         report = check(str(path))
         assert report.damaged in ([], [3])
         mend(path, report)
         assert_as_built(path, cache)
         assert not (path / repair.ASIDE).exists()
-    assert ends_at > 10
+    assert step >= 10
     assert_as_built(path, cache)
 
 
@@ -208,66 +187,75 @@ def test_values_that_are_not_finite(tmp_path):
     assert "NaN or infinite" in report.problems[0].what
 
 
-def test_files_beside_the_records(cache, tmp_path):
-    def broken(name):
-        return copy(cache, tmp_path / name)
+@pytest.fixture
+def broken(cache, tmp_path):
+    """A copy of the cache, to be broken."""
+    return copy(cache, tmp_path / "c")
 
-    path = broken("unfinished")
-    (path / "METADATA").unlink()
-    found = check(str(path))
+
+def repair_or_drop(path):
+    return main(["cache", "verify", str(path), "--repair", "--drop"])
+
+
+def test_a_folder_that_was_not_finished(broken, cache):
+    (broken / "METADATA").unlink()
+    found = check(str(broken))
     assert parts(found) == [("METADATA", -1)] and "same command goes on" in found.problems[0].what
-    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
-    assert_as_built(path, cache)
+    assert repair_or_drop(broken) == 0
+    assert_as_built(broken, cache)
 
-    path = broken("journal")
-    lines = (path / JOURNAL).read_text().splitlines(keepends=True)
-    (path / JOURNAL).write_text("".join(lines[:5]))
-    assert [problem.part for problem in check(str(path)).problems] == ["journal"]
 
-    path = broken("size")
-    (path / JOURNAL).write_text(
-        "".join([*lines[:3], lines[3].replace('"height": 32', '"height": 64')])
-    )
-    assert ("journal", 3) in parts(check(str(path)))
+def test_journals_that_do_not_fit_the_records(broken):
+    lines = (broken / JOURNAL).read_text().splitlines(keepends=True)
+    (broken / JOURNAL).write_text("".join(lines[:5]))
+    assert [problem.part for problem in check(str(broken)).problems] == ["journal"]
+    lines[3] = lines[3].replace('"height": 32', '"height": 64')
+    (broken / JOURNAL).write_text("".join(lines[:4]))
+    assert ("journal", 3) in parts(check(str(broken)))
 
-    path = broken("identity")
-    text = (path / "diffnext.json").read_text()
-    (path / "diffnext.json").write_text(text.replace('"caption",', '"label",'))
-    assert parts(check(str(path))) == [("identity", -1)]
 
-    path = broken("index")
-    reader = open_reader(path)
-    at = (path / SIDECAR).read_bytes().index(reader.index.offset[3].tobytes())
-    flip_byte(path / SIDECAR, at)
-    assert ("index", -1) in parts(check(str(path)))
-    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
-    assert not (path / SIDECAR).exists()
-    assert_as_built(path, cache)  # the record itself was never damaged
+def test_an_identity_of_other_fields(broken):
+    text = (broken / "diffnext.json").read_text()
+    (broken / "diffnext.json").write_text(text.replace('"caption",', '"label",'))
+    assert parts(check(str(broken))) == [("identity", -1)]
 
-    for name, damage in (("a", lambda p: shorten(p, 40)), ("b", lambda p: flip_byte(p, 41))):
-        path = broken(name)
-        damage(path / "00000.check")
-        assert parts(check(str(path))) == [("checksums", -1)]
-        assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
-        assert check(str(path)).problems == []
-        assert (path / "00000.check").read_bytes() == (cache / "00000.check").read_bytes()
 
-    path = broken("lines")
-    text = (path / "00000.index").read_text().splitlines(keepends=True)
-    (path / "00000.index").write_text("".join(text[:-1]))
-    assert parts(check(str(path))) == [("index", -1)]
-    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
-    assert_as_built(path, cache)
+def test_a_damaged_copy_of_the_indexes(broken, cache):
+    reader = open_reader(broken)
+    at = (broken / SIDECAR).read_bytes().index(reader.index.offset[3].tobytes())
+    flip_byte(broken / SIDECAR, at)
+    assert ("index", -1) in parts(check(str(broken)))
+    assert repair_or_drop(broken) == 0
+    assert not (broken / SIDECAR).exists()
+    assert_as_built(broken, cache)  # the record itself was never damaged
 
-    path = broken("no lines, and a copy of an earlier state")
-    (path / "00000.index").unlink()
-    metadata = (path / "METADATA").read_text()
-    (path / "METADATA").write_text(metadata.replace("7", "8"))
-    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 1
-    assert not (path / "00000.index").exists()
-    (path / "METADATA").write_text(metadata)
-    assert main(["cache", "verify", str(path), "--repair", "--drop"]) == 0
-    assert_as_built(path, cache)
+
+@pytest.mark.parametrize("damage", [shorten, flip_byte])
+def test_checksums_that_are_short_or_wrong(broken, cache, damage):
+    damage(broken / "00000.check", 40)
+    assert parts(check(str(broken))) == [("checksums", -1)]
+    assert repair_or_drop(broken) == 0
+    assert check(str(broken)).problems == []
+    assert (broken / "00000.check").read_bytes() == (cache / "00000.check").read_bytes()
+
+
+def test_a_text_index_that_lost_a_line(broken, cache):
+    text = (broken / "00000.index").read_text().splitlines(keepends=True)
+    (broken / "00000.index").write_text("".join(text[:-1]))
+    assert parts(check(str(broken))) == [("index", -1)]
+    assert repair_or_drop(broken) == 0
+    assert_as_built(broken, cache)
+
+
+def test_no_text_index_and_a_copy_of_another_state(broken, cache):
+    (broken / "00000.index").unlink()
+    metadata = (broken / "METADATA").read_text()
+    (broken / "METADATA").write_text(metadata.replace("7", "8"))
+    assert repair_or_drop(broken) == 1
+    assert not (broken / "00000.index").exists()
+    (broken / "METADATA").write_text(metadata)
+    assert repair_or_drop(broken) == 0
+    assert_as_built(broken, cache)
 
 
 def test_a_shard_that_is_not_there(cache, tmp_path):
