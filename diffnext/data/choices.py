@@ -69,7 +69,7 @@ class Choices:
     def _load(self) -> bool:
         """Read the choices; False if there are none that were made by these rules."""
         try:
-            stream = open(self._path, encoding="utf-8")
+            stream = open(self._path, encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return False
         with stream:

@@ -74,15 +74,24 @@ class Journal:
         self.entries, size = _load(self.path, records, view, progress)
         if len(self.entries) < records:
             raise ValueError(
-                f"{folder} holds {records} records, {JOURNAL} in it knows "
-                f"{len(self.entries)}: it was not built by this tool, "
-                "or the file was lost; choose another --output"
+                f"{folder} holds {records} records, {JOURNAL} in it knows {len(self.entries)}: "
+                f"{self._why_short(size)} or choose another --output"
             )
         self.moved = 0  # entries whose file has another place or time of change than the lines say
-        found = os.path.getsize(self.path) if os.path.exists(self.path) else -1
+        found = self._num_bytes()
         self._is_exact = view is None and size == found  # the file says the entries, and no more
         self._contents = {(entry.path, *entry.stamp): entry.content for entry in self.entries}
         self._sizes = {entry.size for entry in self.entries}
+
+    def _num_bytes(self) -> int:
+        """Size of the file; -1: there is none."""
+        return os.path.getsize(self.path) if os.path.exists(self.path) else -1
+
+    def _why_short(self, size: int) -> str:
+        """What became of the lines behind the first `size` bytes, and what to do."""
+        if size < self._num_bytes():
+            return f"its line {len(self.entries) + 1} is damaged; put the file back from a copy,"
+        return "it was not built by this tool, or the file was lost;"
 
     def content(self, path: str, stamp: tuple[int, int]) -> str:
         """The sha256 of a file that is as it was when it was encoded; "" where that is not known."""
@@ -136,14 +145,19 @@ def _load(path: str, most: int, view: View | None, progress: Progress) -> tuple[
     size = 0
     views: dict[str, View] = {}  # one object for all that are equal
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as stream:
+        with open_lines(path) as stream:
             for line in progress(islice(stream, most), most, "journal"):
                 try:
-                    entries.append(_entry(json.loads(line), views, view))
+                    entries.append(parse_line(line, views, view))
                 except (AttributeError, KeyError, TypeError, ValueError):
                     break
                 size += len(line) if line.endswith("\n") else 0
     return entries, size
+
+
+def open_lines(path: str) -> TextIO:
+    """Open a journal; bytes that are no text, as damage leaves them, do not keep lines from coming."""
+    return open(path, encoding="utf-8", errors="surrogateescape")
 
 
 def parse_line(line: str, views: dict[str, View], view: View | None = None) -> Entry:
@@ -156,6 +170,8 @@ def parse_line(line: str, views: dict[str, View], view: View | None = None) -> E
     Raises:
         AttributeError, KeyError, TypeError, ValueError: it is no such line.
     """
+    if not line.isascii():
+        line.encode()  # a UnicodeError, which is a ValueError, for what is no text
     return _entry(json.loads(line), views, view)
 
 

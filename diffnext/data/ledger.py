@@ -7,8 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple
 
 from diffnext.data.records.files import write_atomic
 from diffnext.data.sources import Failure
@@ -33,11 +33,18 @@ def load_failures(folder: str) -> list[Failure]:
     failures = []
     path = os.path.join(folder, LEDGER)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             for line in stream:
                 with contextlib.suppress(TypeError, ValueError):  # damaged: it is tried again
-                    failures.append(Failure(**json.loads(line)))
+                    failures.append(_failure(json.loads(line)))
     return failures
+
+
+def _failure(values: Mapping[str, str]) -> Failure:
+    failure = Failure(**values)
+    if not all(isinstance(value, str) for value in astuple(failure)):
+        raise ValueError(f"{values} is no line of a ledger")
+    return failure
 
 
 def write_ledger(folder: str, failures: Iterable[Failure]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate, islice
 
 from diffnext.data.datasets import JoinedReader, SelectedReader
-from diffnext.data.journal import JOURNAL
+from diffnext.data.journal import JOURNAL, open_lines
 from diffnext.data.records import RecordReader
 
 
@@ -40,7 +40,7 @@ class Origins:
         path = os.path.join(reader.path, JOURNAL)
         if not os.path.isfile(path):
             return ""
-        with open(path, encoding="utf-8") as lines:
+        with open_lines(path) as lines:
             line = next(islice(lines, record, None), "{}")
         return str(json.loads(line).get("path", ""))
 

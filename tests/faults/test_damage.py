@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of a cache that are lost or damaged: what reading says, and what the next build does."""
 
+import json
 import os
 import re
 import shutil
@@ -50,6 +51,11 @@ def flip(path):
     data = bytearray(path.read_bytes())
     data[300] ^= 1
     path.write_bytes(data)
+
+
+def no_text(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"\xff" + data[len(data) // 2 + 1 :])
 
 
 TRUNCATED = (
@@ -116,6 +122,32 @@ def test_without_what_made_them_records_are_read_and_nothing_is_added(
     assert [len(open_reader(cache)[number]["moments"]) for number in range(7)] == [384] * 7
     with pytest.raises(ValueError, match=message):
         run(whole / "photos", cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("METADATA", "METADATA is not JSON"),
+        ("00000.index", r"00000\.index line"),
+        ("diffnext.json", r"diffnext\.json is not JSON"),
+        ("diffnext.samples.jsonl", r"samples\.jsonl in it knows 3: its line 4 is damaged; put the"),
+    ],
+)
+def test_a_byte_that_is_no_text_is_named(whole, cache, name, message):
+    no_text(cache / name)
+    with pytest.raises(ValueError, match=message):
+        run(whole / "photos", cache)
+
+
+@pytest.mark.parametrize("name", ["diffnext.index.bin", "diffnext.views.jsonl", "failures.jsonl"])
+def test_a_byte_that_is_no_text_in_what_only_saves_time(whole, cache, name):
+    failure = {"file": "a.png", "stage": "decode", "reason": "caf\xe9", "attempt": "1"}
+    lines = [failure, [1], {**failure, "attempt": [1]}, {"name": "x"}]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (cache / "failures.jsonl").write_text(text, encoding="latin-1")
+    no_text(cache / name)
+    assert run(whole / "photos", cache).written == 0
+    assert_complete(whole / "photos", cache)
 
 
 @pytest.mark.parametrize("damage", [remove, halve])

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from diffnext.data import urls
 from diffnext.data.cache_identity import upgrade_identity
-from diffnext.data.journal import Entry, parse_line
+from diffnext.data.journal import Entry, open_lines, parse_line
 from diffnext.data.ledger import LEDGER
 from diffnext.data.prune import is_pending
 from diffnext.data.records import read_identity
@@ -83,7 +83,7 @@ class Cache:
             ValueError: there are fewer than records.
         """
         count = 0
-        with open(self.journal, encoding="utf-8") as stream:
+        with open_lines(self.journal) as stream:
             for line in itertools.islice(stream, len(self)):
                 count += 1
                 yield line
