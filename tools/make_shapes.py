@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import shutil
 import sys
@@ -16,7 +18,7 @@ from diffnext.cli.common import guarded
 from diffnext.shapes import files
 from diffnext.shapes.captions import caption
 from diffnext.shapes.draw import draw, draw_video
-from diffnext.shapes.world import SPLITS, Scene, random_scene
+from diffnext.shapes.world import PICTURE, SPLITS, VALUES, Scene, is_heldout, random_scene
 
 IMAGE, VIDEO, PROMPT = range(3)  # streams of random numbers: one never disturbs another
 FOLDERS = ("images", "videos", "prompts")
@@ -40,7 +42,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("images", "videos", "prompts", "seed"):
         if getattr(args, name) < 0:
             parser.error(f"--{name} is {getattr(args, name)}, wanted 0 or more")
+    if args.prompts > most_prompts():
+        parser.error(
+            f"--prompts is {args.prompts}, but held-out pictures have {most_prompts()} captions"
+        )
     return args
+
+
+@functools.cache
+def most_prompts() -> int:
+    """Different captions of held-out pictures, of which there are fewest."""
+    every = itertools.product(*(VALUES[key] for key in PICTURE))
+    return sum(is_heldout(dict(zip(PICTURE, values, strict=True))) for values in every)
 
 
 def write_images(folder: Path, *, count: int, size: int, seed: int) -> None:

@@ -108,6 +108,13 @@ def test_another_or_unfinished_world_is_drawn_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / "new" / "images").iterdir())) == 4
 
 
+def test_more_prompts_than_there_are_captions_are_refused(tmp_path: Path) -> None:
+    """27 held-out combinations of colour, shape and background in 3 sizes at 9 places."""
+    refused = make(tmp_path / "new", prompts=730)
+    assert refused.returncode == 2 and "held-out pictures have 729 captions" in refused.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_somebody_elses_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"mine")
     refused = make(tmp_path)
