@@ -103,8 +103,7 @@ def train_in(
         return fail_together(error, code=2)
     if plan is None:
         if env.is_main:
-            folder = start.checkpoint.folder
-            print(f"already finished: {folder} has all {cfg.SOLVER.MAX_STEPS} steps")
+            print(finished(start, cfg))
         return 0
     coordinator.start(str(cfg))
     options = {"start": start, "tensorboard": args.tensorboard, "wandb": args.wandb}
@@ -132,7 +131,7 @@ def prepare(
 
     env = coordinator.env
     start = build.find_start(cfg, coordinator.folder)
-    if start is not None and start.checkpoint.step >= cfg.SOLVER.MAX_STEPS:
+    if finished(start, cfg):
         return start, None
     plan, refusal = None, None
     try:
@@ -146,6 +145,17 @@ def prepare(
         refusal = error
     processes.agree(refusal)
     return start, plan
+
+
+def finished(start: Start | None, cfg: CfgNode) -> str:
+    """What to say of a run that has no step left; "" of one that has."""
+    if start is None or start.checkpoint.step < cfg.SOLVER.MAX_STEPS:
+        return ""
+    made, asked = start.checkpoint.step, cfg.SOLVER.MAX_STEPS
+    return (
+        f"already finished: {start.checkpoint.folder} is of step {made}, and SOLVER.MAX_STEPS is "
+        f"{asked}; raise it to go on"
+    )
 
 
 def run(trainer: Trainer, cfg: CfgNode, heart: Heartbeat, *, logs: Path) -> None:
@@ -210,7 +220,8 @@ def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
         return fail(error)
     print(cfg)
     print("\n".join(build.describe_plan(cfg, plan, world=world, start=start)))
-    print(f"start      {'step 0' if start is None else start.checkpoint.folder}")
+    begin = "step 0" if start is None else start.checkpoint.folder
+    print(f"start      {finished(start, cfg) or begin}")
     return 0
 
 

@@ -74,8 +74,10 @@ def test_what_a_run_leaves_behind(finished):
 def test_a_finished_run_is_left_alone(finished, capsys):
     config, run = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    assert train("--cfg", str(config), "--exp-dir", str(run)) == 0
-    assert "already finished" in capsys.readouterr().out
+    for flags in ((), ("--dry-run",)):
+        assert train("--cfg", str(config), "--exp-dir", str(run), *flags) == 0
+        said = capsys.readouterr().out
+        assert "already finished" in said and "is of step 6, and SOLVER.MAX_STEPS is 6" in said
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert after == before
 
