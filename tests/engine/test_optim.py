@@ -105,8 +105,7 @@ def test_adamw_has_the_published_settings():
 
 
 @pytest.mark.parametrize("name", ["AdEMAMix8bit", "adamw8bit", "Lion8bit"])
-def test_optimizers_of_8_bits_are_those_of_bitsandbytes(name):
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+def test_optimizers_of_8_bits_are_those_of_bitsandbytes(name, bitsandbytes):
     optimizer = optimizer_factory(name, lr=1e-2, weight_decay=0.1, beta2=0.95)(toy_net())
     assert type(optimizer).__name__.lower() == name.lower()
     assert isinstance(optimizer, bitsandbytes.optim.optimizer.Optimizer8bit)
