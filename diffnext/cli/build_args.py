@@ -7,6 +7,7 @@ import argparse
 import re
 
 from diffnext.cli.cache_prompts import add_prompts
+from diffnext.cli.common import make_parser
 from diffnext.cli.devices import DTYPES
 from diffnext.data.urls import is_url
 from diffnext.data.view_options import add_views, positive
@@ -15,11 +16,7 @@ MOST_S = 86400  # of a time limit
 
 
 def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="diffnext cache build",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("cache build", description)
     add_input(parser)
     add_views(parser)
     add_content(parser)

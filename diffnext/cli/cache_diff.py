@@ -14,27 +14,27 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffnext.cli.common import bar, guarded, parser
+from diffnext.cli.common import bar, guarded, make_parser
 
 SHOWN = 5  # records that are named
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache diff", __doc__)
-    made.add_argument("a", metavar="A", help="folder of records, or its URL")
-    made.add_argument("b", metavar="B", help="another")
-    made.add_argument(
+    parser = make_parser("cache diff", __doc__)
+    parser.add_argument("a", metavar="A", help="folder of records, or its URL")
+    parser.add_argument("b", metavar="B", help="another")
+    parser.add_argument(
         "--sample",
         type=int,
         default=1000,
         metavar="N",
         help="matched records whose latents are compared, evenly spread (1000); -1: all",
     )
-    made.add_argument("--tolerance", type=float, default=0.0, help="of a latent (0)")
-    made.add_argument("--json", action="store_true", help="for programs")
-    args = made.parse_args(argv)
+    parser.add_argument("--tolerance", type=float, default=0.0, help="of a latent (0)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    args = parser.parse_args(argv)
     if args.sample < -1:
-        made.error(f"--sample {args.sample}: -1 for all, or a number of records")
+        parser.error(f"--sample {args.sample}: -1 for all, or a number of records")
     return args
 
 

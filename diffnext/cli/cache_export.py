@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from diffnext.cli.common import LAYOUTS, bar, guarded, parser
+from diffnext.cli.common import LAYOUTS, bar, guarded, make_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache export", __doc__)
-    made.add_argument("cache", help="folder of records, or its URL")
-    made.add_argument("--to", dest="layout", required=True, choices=LAYOUTS, help="the layout")
-    made.add_argument("--output", required=True, help="folder to write")
-    made.add_argument("--means", action="store_true", help="let variances go")
-    return made.parse_args(argv)
+    parser = make_parser("cache export", __doc__)
+    parser.add_argument("cache", help="folder of records, or its URL")
+    parser.add_argument("--to", dest="layout", required=True, choices=LAYOUTS, help="the layout")
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--means", action="store_true", help="let variances go")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,15 +15,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from diffnext.cli.common import bar, guarded, parser
+from diffnext.cli.common import bar, guarded, make_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache filter", __doc__)
-    made.add_argument("cache", help="folder of records, or its URL")
-    made.add_argument("--where", action="append", required=True, metavar="CONDITION")
-    made.add_argument("--output", required=True, help="folder of the new cache")
-    return made.parse_args(argv)
+    parser = make_parser("cache filter", __doc__)
+    parser.add_argument("cache", help="folder of records, or its URL")
+    parser.add_argument("--where", action="append", required=True, metavar="CONDITION")
+    parser.add_argument("--output", required=True, help="folder of the new cache")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,12 +14,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from diffnext.cli.common import LAYOUTS, bar, guarded, parser
+from diffnext.cli.common import LAYOUTS, bar, guarded, make_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache import", __doc__)
-    add = made.add_argument
+    parser = make_parser("cache import", __doc__)
+    add = parser.add_argument
     add("source", help="what the other software has written")
     add("--from", dest="layout", required=True, choices=LAYOUTS, help="its layout")
     add("--output", required=True, help="folder of the new cache")
@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--embeddings", action="store_true", help="take prompt embeddings, not captions (fastvideo)"
     )
-    return made.parse_args(argv)
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,23 +8,23 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffnext.cli.common import bar, guarded, in_words, parser
+from diffnext.cli.common import bar, guarded, in_words, make_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache info", __doc__)
-    made.add_argument("cache", help="folder of records, or its URL")
-    made.add_argument(
+    parser = make_parser("cache info", __doc__)
+    parser.add_argument("cache", help="folder of records, or its URL")
+    parser.add_argument(
         "--sample",
         type=int,
         default=256,
         metavar="N",
         help="records whose latents are looked at, evenly spread (256); 0: none, -1: all",
     )
-    made.add_argument("--json", action="store_true", help="for programs")
-    args = made.parse_args(argv)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    args = parser.parse_args(argv)
     if args.sample < -1:
-        made.error(f"--sample {args.sample}: -1 for all, 0 for none, or a number of records")
+        parser.error(f"--sample {args.sample}: -1 for all, 0 for none, or a number of records")
     return args
 
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from diffnext.cli.common import bar, guarded, parser
+from diffnext.cli.common import bar, guarded, make_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache merge", __doc__)
-    made.add_argument(
+    parser = make_parser("cache merge", __doc__)
+    parser.add_argument(
         "caches", nargs="+", metavar="CACHE", help="folders of records, or their URLs"
     )
-    made.add_argument("--output", required=True, help="folder of the new cache")
-    args = made.parse_args(argv)
+    parser.add_argument("--output", required=True, help="folder of the new cache")
+    args = parser.parse_args(argv)
     if len(args.caches) < 2:
-        made.error("two caches or more are merged")
+        parser.error("two caches or more are merged")
     return args
 
 

@@ -14,8 +14,7 @@ import argparse
 import functools
 import gc
 
-from diffnext.cli.common import bar, guarded
-from diffnext.cli.common import parser as make_parser
+from diffnext.cli.common import bar, guarded, make_parser
 from diffnext.data.view_options import positive
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}

@@ -17,15 +17,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffnext.cli.common import bar, check_vae, guarded, parser
+from diffnext.cli.common import bar, check_vae, guarded, make_parser
 
 PAGES = (".html", ".htm")
 WIDE = "<style>figure { width: auto; } figure img { width: auto; max-width: 60rem; }</style>"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache show", __doc__)
-    add = made.add_argument
+    parser = make_parser("cache show", __doc__)
+    add = parser.add_argument
     add("cache", help="folder of records, or its URL")
     add("--vae", required=True, help="folder of the autoencoder, or of its model")
     add("--out", default="sheet.png", help="page or picture to write (sheet.png)")
@@ -34,10 +34,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--min-psnr", type=float, metavar="DB", help="exit with 1 if a record is below")
     add("--device", default="cpu")
     add("--workers", type=int, default=0, help="processes that decode the sources (0: this one)")
-    args = made.parse_args(argv)
+    args = parser.parse_args(argv)
     for name in ("count", "most"):
         if not (getattr(args, name) > 0 or (name, args.count) == ("count", -1)):
-            made.error(f"--{name} {getattr(args, name)}: a number of records is wanted")
+            parser.error(f"--{name} {getattr(args, name)}: a number of records is wanted")
     return args
 
 

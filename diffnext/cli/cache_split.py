@@ -12,18 +12,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from diffnext.cli.common import bar, guarded, parser
+from diffnext.cli.common import bar, guarded, make_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache split", __doc__)
-    made.add_argument("cache", help="folder of records, or its URL")
-    made.add_argument("--shares", required=True, type=shares, help="one each, in all 1: 0.95,0.05")
-    made.add_argument("--output", required=True, nargs="+", help="folders of the new caches")
-    made.add_argument("--seed", type=int, default=0, help="of the draw (0)")
-    args = made.parse_args(argv)
+    parser = make_parser("cache split", __doc__)
+    parser.add_argument("cache", help="folder of records, or its URL")
+    parser.add_argument(
+        "--shares", required=True, type=shares, help="one each, in all 1: 0.95,0.05"
+    )
+    parser.add_argument("--output", required=True, nargs="+", help="folders of the new caches")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+    args = parser.parse_args(argv)
     if len(args.shares) != len(args.output):
-        made.error(f"{len(args.shares)} shares for {len(args.output)} folders")
+        parser.error(f"{len(args.shares)} shares for {len(args.output)} folders")
     return args
 
 

@@ -17,12 +17,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from diffnext.cli.common import bar, check_vae, guarded, parser
+from diffnext.cli.common import bar, check_vae, guarded, make_parser
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    made = parser("cache verify", __doc__)
-    add = made.add_argument
+    parser = make_parser("cache verify", __doc__)
+    add = parser.add_argument
     add("cache", help="folder of records, or its URL")
     add("--json", action="store_true", help="for programs; what --repair does comes after it")
     add("--repair", action="store_true", help="mend what is damaged")
@@ -36,11 +36,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add("--workers", type=int, default=1, help="processes that decode (1)")
-    args = made.parse_args(argv)
+    args = parser.parse_args(argv)
     if args.repair and not (args.vae or args.drop):
-        made.error("--repair needs --vae to encode damaged records again, or --drop")
+        parser.error("--repair needs --vae to encode damaged records again, or --drop")
     if not args.repair and (args.vae or args.drop or args.input):
-        made.error("--vae, --input and --drop are for --repair")
+        parser.error("--vae, --input and --drop are for --repair")
     return args
 
 

@@ -67,7 +67,7 @@ def in_words(num_bytes: int) -> str:
     return f"{size:.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"
 
 
-def parser(name: str, doc: str) -> argparse.ArgumentParser:
+def make_parser(name: str, doc: str) -> argparse.ArgumentParser:
     """A parser for `diffnext NAME`, whose help is the docstring of its module."""
     return argparse.ArgumentParser(
         prog=f"diffnext {name}",

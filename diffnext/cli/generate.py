@@ -8,116 +8,22 @@ settings and its own seed only: --seed for the first, one more for each that fol
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffnext import __version__
+from diffnext.cli.generate_args import parse_args
 
-RANGES = {
-    **dict.fromkeys(
-        ("samples", "limit", "batch_size", "steps", "diffusion_steps", "num_frames"),
-        (lambda value: value >= 1, "1 or more"),
-    ),
-    **dict.fromkeys(("flow_shift", "fps"), (lambda value: 0 < value < math.inf, "more than 0")),
-    **dict.fromkeys(
-        (
-            "guidance_scale",
-            "min_guidance_scale",
-            "guidance_trunc",
-            "guidance_renorm",
-            "motion_flow",
-        ),
-        (math.isfinite, "a finite number"),
-    ),
-    "seed": (lambda value: 0 <= value < 2**63, "0 to 2**63 - 1"),
-}
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="diffnext generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--model", required=True, help="folder with model_index.json, or a snapshot of training")
-    add("--snapshot", help="take the transformer from this snapshot, or the newest one in a folder")
-    add("--prompt", nargs="+", default=[], help="one prompt or several")
-    add("--prompts", help='file of prompts: one a line, or JSON lines {"prompt": ...}')
-    add("--label", nargs="+", type=int, default=[], help="classes, for a model of classes")
-    add("--negative-prompt", help="what to stay away from")
-    add("--image", help="picture that is the first frame of every video")
-    add("--out", default="samples", help="folder for the results (samples)")
-    add("--limit", type=int, help="use the first so many prompts only")
-    add("--samples", type=int, default=1, help="samples of each prompt (1)")
-    add("--seed", type=int, default=0, help="seed of the first sample (0)")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--num-frames", type=int, help="frames of a video; 1 makes pictures")
-    length.add_argument("--max-latent-length", type=int, help="latent frames instead of frames")
-    add("--steps", type=int, default=64, help="autoregressive steps of a frame (64)")
-    add("--diffusion-steps", type=int, default=25, help="denoising steps of each of these (25)")
-    add("--guidance-scale", type=float, default=5.0, help="strength of guidance, 1 for none (5)")
-    add("--min-guidance-scale", type=float, help="strength to start from; grows to the full one")
-    add(
-        "--guidance-trunc", type=float, default=0.0, help="timestep below which guidance is off (0)"
-    )
-    add(
-        "--guidance-renorm",
-        type=float,
-        default=1.0,
-        help="least factor of renormalisation (1: off)",
-    )
-    add("--motion-flow", type=float, default=5.0, help="motion of videos, in pixels a frame (5)")
-    add("--flow-shift", type=float, help="shift of the flow schedule (as in the model)")
-    add("--batch-size", type=int, default=8, help="samples at a time (8)")
-    add("--format", choices=("png", "mp4", "gif"), help="png for pictures; mp4 (default) or gif")
-    add("--fps", type=float, default=12.0, help="frames a second of the file (12)")
-    add("--device", help="cpu, cuda, cuda:1, mps (an accelerator where there is one)")
-    add(
-        "--dtype", choices=("float32", "float16", "bfloat16"), help="(float32 on cpu, else float16)"
-    )
-    args = parser.parse_args(argv)
-    for name, (allowed, wanted) in RANGES.items():
-        value = getattr(args, name)
-        if value is not None and not allowed(value):
-            parser.error(f"--{name.replace('_', '-')} is {value}, wanted {wanted}")
-    if bool(args.prompt) + bool(args.prompts) + bool(args.label) != 1:
-        parser.error("give one of --prompt, --prompts and --label")
-    return args
+if TYPE_CHECKING:
+    from diffnext.pipelines.sampling import Pipeline, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    # after the arguments, so that --help does not wait for torch
-    from diffnext.pipelines import sampling, sources
-
+    args = parse_args(argv, __doc__)
     try:
-        source = sources.locate(args.model, args.snapshot)
-        tasks = args.label or args.prompt or sampling.read_prompts(args.prompts)
-        pipe = sources.load(source, device=args.device, dtype=args.dtype)
-        settings = sampling.Settings(
-            num_inference_steps=args.steps,
-            num_diffusion_steps=args.diffusion_steps,
-            guidance_scale=args.guidance_scale,
-            min_guidance_scale=args.min_guidance_scale,
-            guidance_trunc=args.guidance_trunc,
-            guidance_renorm=args.guidance_renorm,
-            flow_shift=args.flow_shift,
-            max_latent_length=sampling.latent_length(
-                pipe, num_frames=args.num_frames, latent=args.max_latent_length
-            ),
-            motion_flow=args.motion_flow,
-            negative_prompt=args.negative_prompt,
-            image=args.image,
-        )
-        origin = {**vars(source), "diffnext": __version__}
-        suffix = sampling.suffix(args.format, settings.max_latent_length)
-        jobs = sampling.plan(tasks[: args.limit], samples=args.samples, seed=args.seed)
-        written = sampling.write_samples(
-            pipe, jobs, settings, args.out, suffix, args.batch_size, args.fps, origin
-        )
+        written = run(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -126,3 +32,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(f"{len(written)} files in {Path(args.out)}")
     return 0
+
+
+def run(args: argparse.Namespace) -> list[Path]:
+    """Everything after the command line; heavy imports stand here so that --help is quick."""
+    from diffnext.pipelines import sampling, sources
+
+    source = sources.locate(args.model, args.snapshot)
+    tasks = args.label or args.prompt or sampling.read_prompts(args.prompts)
+    pipe = sources.load(source, device=args.device, dtype=args.dtype)
+    settings = settings_of(args, pipe)
+    jobs = sampling.plan(tasks[: args.limit], samples=args.samples, seed=args.seed)
+    files = sampling.Files(
+        args.out,
+        suffix=sampling.suffix(args.format, settings.max_latent_length),
+        fps=args.fps,
+        origin={**vars(source), "diffnext": __version__},
+    )
+    return sampling.write_samples(pipe, jobs, settings, files, batch_size=args.batch_size)
+
+
+def settings_of(args: argparse.Namespace, pipe: Pipeline) -> Settings:
+    """What the options ask of a pipeline."""
+    from diffnext.pipelines import sampling
+
+    return sampling.Settings(
+        num_inference_steps=args.steps,
+        num_diffusion_steps=args.diffusion_steps,
+        guidance_scale=args.guidance_scale,
+        min_guidance_scale=args.min_guidance_scale,
+        guidance_trunc=args.guidance_trunc,
+        guidance_renorm=args.guidance_renorm,
+        flow_shift=args.flow_shift,
+        max_latent_length=sampling.latent_length(
+            pipe, num_frames=args.num_frames, latent=args.max_latent_length
+        ),
+        motion_flow=args.motion_flow,
+        negative_prompt=args.negative_prompt,
+        image=args.image,
+    )

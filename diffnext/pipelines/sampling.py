@@ -19,6 +19,8 @@ from diffnext.pipelines.nova.pipeline_nova import NOVAPipeline
 from diffnext.pipelines.nova.pipeline_nova_c2i import NOVAC2IPipeline
 from diffnext.utils.export_utils import export_to_image, export_to_video
 
+Pipeline = NOVAPipeline | NOVAC2IPipeline
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -36,7 +38,7 @@ class Settings:
     negative_prompt: str | None = None
     image: str | None = None  # path
 
-    def arguments(self, pipe: NOVAPipeline | NOVAC2IPipeline) -> dict[str, Any]:
+    def arguments(self, pipe: Pipeline) -> dict[str, Any]:
         """As keyword arguments of `pipe`."""
         options = dataclasses.asdict(self)
         if isinstance(pipe, NOVAC2IPipeline):
@@ -64,9 +66,17 @@ class Job:
     seed: int
 
 
-def latent_length(
-    pipe: NOVAPipeline | NOVAC2IPipeline, *, num_frames: int | None, latent: int | None
-) -> int:
+@dataclass(frozen=True)
+class Files:
+    """Where samples are written, and as what."""
+
+    folder: str
+    suffix: str  # png, mp4 or gif
+    fps: float  # of videos
+    origin: Mapping[str, Any]  # what else the .json files should say, such as the model
+
+
+def latent_length(pipe: Pipeline, *, num_frames: int | None, latent: int | None) -> int:
     """Latent frames of a sample: what is asked for, or what the model was made for."""
     stride = strides(pipe.vae)[0]
     if latent is None and num_frames is None:
@@ -129,24 +139,18 @@ def plan(prompts: Sequence[str | int], *, samples: int, seed: int) -> list[Job]:
 
 
 def write_samples(
-    pipe: NOVAPipeline | NOVAC2IPipeline,
+    pipe: Pipeline,
     jobs: Sequence[Job],
     settings: Settings,
-    folder: str,
-    suffix: str,
-    batch_size: int,
-    fps: float,
-    origin: Mapping[str, Any],
+    files: Files,
     *,
+    batch_size: int,
     progress: bool = True,
 ) -> list[Path]:
     """Sample all jobs and write each with what it was made from beside it.
 
     Args:
-        suffix: "png", "mp4" or "gif".
         batch_size: samples at a time.
-        fps: frames a second of videos.
-        origin: what else the .json files should say, such as the model.
         progress: show bars on a terminal.
 
     Returns:
@@ -154,10 +158,10 @@ def write_samples(
     """
     _check_prompts(pipe, jobs)
     hidden = None if progress else True  # None: where there is no terminal
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    Path(files.folder).mkdir(parents=True, exist_ok=True)
     pipe.set_progress_bar_config(desc="sets of tokens", leave=False, disable=hidden)
     arguments = settings.arguments(pipe)
-    made_by = _made_by(pipe) | ({} if suffix == "png" else {"fps": fps})
+    made_by = {**files.origin, **_made_by(pipe), "settings": dataclasses.asdict(settings)}
     paths = []
     with tqdm(total=len(jobs), desc="samples", disable=hidden) as bar:
         for start in range(0, len(jobs), batch_size):
@@ -167,18 +171,12 @@ def write_samples(
             prompts = [job.prompt for job in batch]
             output = pipe(prompts, generator=generators, output_type="np", **arguments)
             for job, frames in zip(batch, output.frames, strict=True):
-                path = Path(folder) / f"{job.name}.{suffix}"
-                _write(path, frames, fps)
-                record = {"prompt": job.prompt, "seed": job.seed, **origin, **made_by}
-                record["settings"] = dataclasses.asdict(settings)
-                text = json.dumps(record, indent=2, ensure_ascii=False)
-                path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-                paths.append(path)
+                paths.append(_write(files, job, frames, made_by))
                 bar.update()
     return paths
 
 
-def _made_by(pipe: NOVAPipeline | NOVAC2IPipeline) -> dict[str, str]:
+def _made_by(pipe: Pipeline) -> dict[str, str]:
     """What else a sample depends on: rounding differs between devices, types and versions."""
     return {
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
@@ -187,7 +185,7 @@ def _made_by(pipe: NOVAPipeline | NOVAC2IPipeline) -> dict[str, str]:
     }
 
 
-def _check_prompts(pipe: NOVAPipeline | NOVAC2IPipeline, jobs: Sequence[Job]) -> None:
+def _check_prompts(pipe: Pipeline, jobs: Sequence[Job]) -> None:
     wanted, what = (str, "a text: use --prompt")
     if isinstance(pipe, NOVAC2IPipeline):
         wanted, what = (int, "a class: use --label")
@@ -196,9 +194,15 @@ def _check_prompts(pipe: NOVAPipeline | NOVAC2IPipeline, jobs: Sequence[Job]) ->
             raise ValueError(f"prompt is {job.prompt!r}; {type(pipe).__name__} takes {what}")
 
 
-def _write(path: Path, frames: Any, fps: float) -> None:
-    """Write uint8 (T, H, W, 3)."""
-    if path.suffix == ".png":
+def _write(files: Files, job: Job, frames: Any, made_by: Mapping[str, Any]) -> Path:
+    """Write uint8 (T, H, W, 3), and beside it what it was made from."""
+    path = Path(files.folder) / f"{job.name}.{files.suffix}"
+    record = {"prompt": job.prompt, "seed": job.seed, **made_by}
+    if files.suffix == "png":
         export_to_image(frames[0], str(path))
     else:
-        export_to_video(frames, str(path), fps=fps)
+        export_to_video(frames, str(path), fps=files.fps)
+        record["fps"] = files.fps
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    return path

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from diffnext.cli.generate import parse_args
+from diffnext.cli.generate_args import parse_args
 from diffnext.pipelines import NOVAC2IPipeline, NOVAPipeline
 from tests.docs.guides import ROOT, Guide, prepare, run_script, words
 from tests.pipelines import tiny
@@ -65,7 +65,7 @@ def test_commands_and_snippets(tmp_path, monkeypatch):
 def test_every_setting_is_in_the_tables_with_its_default():
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", PATH.read_text(), flags=re.MULTILINE)
     python = inspect.signature(NOVAPipeline.__call__).parameters
-    options = vars(parse_args(["--model", "m", "--prompt", "p"]))
+    options = vars(parse_args(["--model", "m", "--prompt", "p"], ""))
     renamed = {"steps": "num_inference_steps", "diffusion_steps": "num_diffusion_steps"}
     for name, flags, default in rows:
         assert name in python

@@ -76,10 +76,14 @@ def make_draw(cfg: Config, env: Env) -> Draw | None:
             pipe = sources.load(source, device=device, dtype=dtype, network=network)
         length = sampling.latent_length(pipe, num_frames=None, latent=None)
         settings = sampling.Settings(**{"max_latent_length": length, **cfg.SAMPLE.CONFIG})
-        suffix = sampling.suffix(None, settings.max_latent_length)
-        origin = {"model": cfg.MODEL.WEIGHTS, "modules": modules, "run": str(folder.parents[1])}
+        files = sampling.Files(
+            str(folder),
+            suffix=sampling.suffix(None, settings.max_latent_length),
+            fps=FPS,
+            origin={"model": cfg.MODEL.WEIGHTS, "modules": modules, "run": str(folder.parents[1])},
+        )
         paths = sampling.write_samples(
-            pipe, jobs, settings, str(folder), suffix, BATCH_SIZE, FPS, origin, progress=False
+            pipe, jobs, settings, files, batch_size=BATCH_SIZE, progress=False
         )
         return [(path, str(job.prompt)) for path, job in zip(paths, jobs, strict=True)]
 
