@@ -6,7 +6,8 @@
     diffnext cache verify cache --repair --drop
 
 --repair encodes damaged records again from what they were made of, if that is still the same, byte for
-byte. Exit codes: 0 sound or mended, 1 damaged, 2 wrong usage, 130 interrupted.
+byte; prompts that were embedded are embedded again. Exit codes: 0 sound or mended, 1 damaged, 2 wrong
+usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="for programs; what --repair does comes after it")
     add("--repair", action="store_true", help="mend what is damaged")
     add("--vae", help="folder of the autoencoder that made the cache, or of its model")
+    add(
+        "--text-model",
+        metavar="FOLDER",
+        help="model whose text encoder embedded the prompts; without it, that of --vae",
+    )
     add("--input", help="what the cache was built from, where captions are damaged too")
     add("--columns", default="", metavar="FIELD=COLUMN,...", help="as it was built with")
     add(
@@ -39,8 +45,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.repair and not (args.vae or args.drop):
         parser.error("--repair needs --vae to encode damaged records again, or --drop")
-    if not args.repair and (args.vae or args.drop or args.input):
-        parser.error("--vae, --input and --drop are for --repair")
+    if not args.repair and (args.vae or args.text_model or args.drop or args.input):
+        parser.error("--vae, --text-model, --input and --drop are for --repair")
     return args
 
 
@@ -137,29 +143,70 @@ def bring_back(args: argparse.Namespace, lock) -> int:
 
 
 def make_remedy(args: argparse.Namespace):
-    """The autoencoder that made the cache, ready to encode as it did then."""
-    import torch
-
-    from diffnext.cli.build_cache import latents_of, pick_device
+    """The encoders that made the cache, each to be loaded when its time comes, to encode as they did."""
+    from diffnext.cli.build_cache import latents_of
     from diffnext.data.cache_identity import upgrade_identity
-    from diffnext.data.encoding import Encoder
-    from diffnext.data.record_fields import complete
     from diffnext.data.records import read_identity
-    from diffnext.data.sources import parse_columns, scan
-    from diffnext.data.tools.repair import Remedy
-    from diffnext.models.autoencoders.loading import load_vae
+    from diffnext.data.tools.remake import Remedy
 
     identity = upgrade_identity(read_identity(args.cache) or {})[0]
     if "vae" not in identity or "encode" not in identity.get("dtype", {}):
         raise ValueError(f"{args.cache} does not state what made it; records can only be dropped")
     check_vae(identity, args.vae, args.cache)
-    device, _ = pick_device(args.device, "fp32")
-    dtype = getattr(torch, identity["dtype"]["encode"])
     latents = latents_of(args.vae)
-    encode = Encoder(load_vae(args.vae, device=device, dtype=dtype), video=latents.time_stride > 1)
-    sources = []
-    if args.input:
-        listing, computed = scan(args.input, parse_columns(args.columns)), identity["rules"]
-        sources = complete(listing.sources, identity["fields"], computed, listing.failures)
-    by_path = {source.path: source for source in sources}
-    return Remedy(encode, latents, by_path, args.workers)
+    return Remedy(
+        lambda: load_vae_encoder(args, identity["dtype"]["encode"], latents),
+        latents,
+        list_sources(args, identity),
+        text_loader(args, identity.get("text_encoder")),
+        args.workers,
+    )
+
+
+def load_vae_encoder(args: argparse.Namespace, dtype: str, latents):
+    """The autoencoder; the text encoder, if there was one, is gone from memory then."""
+    import torch
+
+    from diffnext.cli.build_cache import pick_device
+    from diffnext.cli.cache_prompts import free_memory
+    from diffnext.data.encoding import Encoder
+    from diffnext.models.autoencoders.loading import load_vae
+
+    free_memory()
+    device, _ = pick_device(args.device, "fp32")
+    vae = load_vae(args.vae, device=device, dtype=getattr(torch, dtype))
+    return Encoder(vae, video=latents.time_stride > 1)
+
+
+def text_loader(args: argparse.Namespace, stated: dict | None):
+    """What makes the text encoder ready that a cache states; None: it states none.
+
+    Raises:
+        ValueError: the model has another one, or none.
+    """
+    from diffnext.cli.cache_prompts import describe_encoder, load_encoder
+    from diffnext.data.cache_identity import differences
+
+    if stated is None:
+        return None
+    model = args.text_model or args.vae
+    options = argparse.Namespace(text_model=model, text_dtype=stated["dtype"], device=args.device)
+    if lines := differences(stated, describe_encoder(options), "the cache", "--text-model"):
+        raise ValueError(
+            f"--text-model {model} is not what embedded the prompts of {args.cache}:\n"
+            + "\n".join(lines)
+        )
+    return lambda: load_encoder(options)
+
+
+def list_sources(args: argparse.Namespace, identity: dict) -> dict:
+    """Media of --input with the fields that the records have, by path."""
+    from diffnext.data.record_fields import complete
+    from diffnext.data.sources import parse_columns, scan
+
+    if not args.input:
+        return {}
+    listing = scan(args.input, parse_columns(args.columns))
+    computed = identity["rules"]
+    sources = complete(listing.sources, identity["fields"], computed, listing.failures)
+    return {source.path: source for source in sources}

@@ -11,7 +11,7 @@ An embedding without tokens stands for a text that adds nothing: no short captio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,18 @@ def words_of(fields: Mapping[str, Any]) -> list[str]:
     more = (fields.get("captions") or ())[1:]
     adds_nothing = text == caption and not more
     return [caption, "" if adds_nothing else text, *more]
+
+
+def fields_of(words: Sequence[str], *, several: bool) -> Iterator[dict[str, Any]]:
+    """The texts of a sample, as they may have been, of which `words_of` gives these words.
+
+    Args:
+        several: whether its records have the field `captions`.
+    """
+    caption, text, *more = words
+    rest = {"captions": (caption, *more)} if several else {}
+    for short in dict.fromkeys(["", text, caption]):
+        yield {"caption": caption, "text": short, **rest}
 
 
 def expected_bytes(fields: Mapping[str, Any], encoder: Mapping[str, Any]) -> int:

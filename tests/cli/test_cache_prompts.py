@@ -18,6 +18,7 @@ from diffnext.data.prompt_cache import embeddings_in
 from diffnext.data.records import RecordError, open_reader, read_identity
 from diffnext.data.tools.quality import caption_of
 from diffnext.engine.check_identity import check_text_encoder
+from diffnext.models.autoencoders import loading
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.text_encoders.loading import describe_text_encoder
 from diffnext.pipelines.builder import PIPELINES
@@ -303,3 +304,63 @@ def test_a_folder_of_embeddings_follows_its_cache(photos, model, tmp_path, asked
         next(Loader([reader], batch_size=5, num_threads=0))
     embed(texts, texts, model, code=2)
     assert "choose another --output" in capsys.readouterr().err
+
+
+def flip_in(cache, number, part):
+    """Change a byte amid these bytes of a record."""
+    reader = open_reader(cache)
+    at = int(reader.index.offset[number]) + reader.raw(number)[0].index(part) + len(part) // 2
+    data = bytearray((cache / "00000.data").read_bytes())
+    data[at] ^= 1
+    (cache / "00000.data").write_bytes(data)
+
+
+def files_of(cache):
+    return {path.name: path.read_bytes() for path in cache.iterdir()}
+
+
+def test_damaged_records_are_made_again_as_they_were(
+    photos, model, tmp_path, capsys, asked, monkeypatch
+):
+    """Moments, embeddings and texts; the text encoder is gone when the autoencoder is loaded."""
+    cache, encoders, alive = tmp_path / "cache", [], []
+    build(photos, cache, model, "--encode-prompts", "--batch-size", "1")
+    asked.clear()
+    load_text, load_vae = prompt_encoder.PromptEncoder.__init__, loading.load_vae
+
+    def init(self, *args, **options):
+        load_text(self, *args, **options)
+        encoders.append(weakref.ref(self.text_encoder))
+
+    def load(*args, **options):
+        alive.append([ref() is not None for ref in encoders])
+        return load_vae(*args, **options)
+
+    monkeypatch.setattr(prompt_encoder.PromptEncoder, "__init__", init)
+    monkeypatch.setattr(loading, "load_vae", load)
+    records, whole = [open_reader(cache)[number] for number in range(4)], files_of(cache)
+    flip_in(cache, 0, bytes(records[0]["caption"]["data"]))
+    flip_in(cache, 2, bytes(records[2]["moments"]))
+    mend = ["cache", "verify", str(cache), "--repair", "--vae", str(model), "--device", "cpu"]
+    assert cli.main(mend) == 0
+    assert "2 encoded again, 0 dropped" in capsys.readouterr().out
+    assert alive == [[False]] and asked == [["A cat. It sits.", "A cat."]]
+    assert files_of(cache) == whole
+
+    flip_in(cache, 3, b"birds on a mat")  # what was embedded, as nothing else of the folder says
+    assert cli.main(mend) == 1
+    lines = capsys.readouterr().out
+    assert f"record 3 cannot be encoded again: {photos / 'd.png'}: its captions" in lines
+    assert cli.main([*mend, "--input", str(photos)]) == 0
+    assert files_of(cache) == whole and cli.main(["cache", "verify", str(cache)]) == 0
+
+
+def test_another_text_encoder_does_not_make_records_again(photos, model, tmp_path, capsys):
+    build(photos, tmp_path / "cache", model, "--encode-prompts", "--text-dtype", "bf16")
+    flip_in(tmp_path / "cache", 0, b"A cat. It sits.")
+    other = shutil.copytree(model, tmp_path / "other")
+    config = other / "transformer" / "config.json"
+    config.write_text(config.read_text().replace(str(LENGTH), "9"))
+    mend = ["cache", "verify", str(tmp_path / "cache"), "--repair", "--vae", str(model)]
+    assert cli.main([*mend, "--text-model", str(other)]) == 2
+    assert "  max_length: the cache has 12, --text-model 9" in capsys.readouterr().err

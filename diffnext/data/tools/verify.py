@@ -13,6 +13,7 @@ import numpy as np
 from diffnext.data.cache_identity import check_indexes, check_lines
 from diffnext.data.journal import Entry
 from diffnext.data.parse import moments
+from diffnext.data.prompt_cache import WORDS
 from diffnext.data.records import DamagedRecord, Record, RecordError, checks, index_text
 from diffnext.data.records import index as indexing
 from diffnext.data.records.files import BEYOND
@@ -158,6 +159,8 @@ def check_identity(cache: Cache, notes: list[str]) -> Iterator[Problem]:
         notes.append("no identity: what made it is not known")
         return
     stated = cache.identity.get("fields")
+    if stated is not None and "text_encoder" in cache.identity:
+        stated = [*stated, WORDS]
     found = [name for name in cache.reader.fields if name not in ("shape", "moments")]
     if stated is not None and sorted(stated) != sorted(found):
         yield Problem("identity", f"it states the fields {stated}, the records have {found}")

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records made again from the media, captions and views that the journal of their cache names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diffnext.data import encoding
+from diffnext.data.cache_identity import Latents
+from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead
+from diffnext.data.encoding import Encode
+from diffnext.data.journal import Entry, sample_key
+from diffnext.data.location import Location
+from diffnext.data.prompt_cache import TYPES, WORDS, embed, fields_of, words_of
+from diffnext.data.prompt_encoding import EncodeTexts, encode_texts
+from diffnext.data.prompt_store import PromptStore
+from diffnext.data.records import Record, wire
+from diffnext.data.sources import Source
+from diffnext.data.tools.finding import locate
+from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.workers import WorkError
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What makes records again.
+
+    Args:
+        load: makes the autoencoder ready; called when there is something to encode.
+        latents: sizes of the autoencoder.
+        sources: media with their captions, by path, for records whose own captions are damaged.
+        load_text: makes the text encoder ready, where prompts are embedded; it is let go of before
+            the autoencoder is loaded.
+        workers: processes that decode.
+        limit_s: seconds that one medium may take.
+    """
+
+    load: Callable[[], Encode]
+    latents: Latents
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    load_text: Callable[[], EncodeTexts] | None = None
+    workers: int = 1
+    limit_s: float = LIMIT_S
+
+
+@dataclass(frozen=True)
+class Case:
+    """A damaged record whose source is there and whose fields are known."""
+
+    row: int
+    entry: Entry
+    fields: Mapping[str, Any]  # with captions as texts
+    scored: bool  # whether its motion score must be computed
+
+
+def remake(
+    cache: Cache,
+    damaged: Iterable[tuple[int, Entry]],
+    remedy: Remedy,
+    failed: dict[int, str],
+    aside: str,
+    progress: Progress = silent,
+) -> Iterator[tuple[int, Record]]:
+    """Yield records anew, with their numbers; note in `failed` why others could not be made.
+
+    Args:
+        aside: folder for embeddings of prompts, which the caller removes.
+    """
+    cases = list(_cases(cache, damaged, remedy, failed))
+    if not cases:
+        return
+    find = _embedded(cache, [case for case, _ in cases], remedy, aside, progress)
+    encode = remedy.load()
+    decoded = decode_ahead(cases, workers=remedy.workers, limit_s=remedy.limit_s)
+    for case, outcome in progress(decoded, len(cases), "repair"):
+        try:
+            _check_decoded(case, outcome)
+            fields = _stored_fields(case, outcome, find)
+            yield case.row, _record(cache, _moments(case, outcome, encode, remedy), fields)
+        except (RuntimeError, ValueError) as error:
+            failed[case.row] = f"{case.entry.path}: {error}"
+
+
+# ------------------------------------------------------------------------------ what there is to do
+
+
+def _cases(
+    cache: Cache, damaged: Iterable[tuple[int, Entry]], remedy: Remedy, failed: dict[int, str]
+) -> Iterator[tuple[Case, Order]]:
+    for row, entry in damaged:
+        try:
+            location = locate(entry)
+            case = _case(cache, row, entry, remedy)
+            order = _order(location, case)
+        except (OSError, ValueError) as error:
+            failed[row] = str(error)
+        else:
+            yield case, order
+
+
+def _order(location: Location, case: Case) -> Order:
+    view = (case.entry.view,)
+    return Order(location, view, location.stamp(), hashed=True, scored=case.scored)
+
+
+def _case(cache: Cache, row: int, entry: Entry, remedy: Remedy) -> Case:
+    """Find the fields of a record whose key, a sha256 over them, stands in the journal.
+
+    Mostly it is the moments or embeddings that are damaged, as they are nearly all of a record; then
+    the fields are read from it.
+    """
+    if WORDS in cache.reader.fields and remedy.load_text is None:
+        raise ValueError(
+            f"{entry.path}: its prompts are embedded, and no text encoder was given (--text-model)"
+        )
+    candidates = list(_readable(cache, row))
+    if entry.path in remedy.sources:
+        candidates.append(remedy.sources[entry.path].fields())
+    computed = "flow" in (cache.identity or {}).get("rules", {})
+    for fields in candidates:
+        if sample_key(entry.content, fields, entry.view) == entry.key:
+            return Case(row, entry, fields, computed and "flow" not in fields)
+        rest = {name: value for name, value in fields.items() if name != "flow"}
+        if computed and sample_key(entry.content, rest, entry.view) == entry.key:
+            return Case(row, entry, rest, scored=True)
+    raise ValueError(
+        f"{entry.path}: its captions or other fields are damaged as well; give the input that it "
+        "came from (--input), or drop the record and build again"
+    )
+
+
+def _readable(cache: Cache, row: int) -> Iterator[dict[str, Any]]:
+    """What the fields of a record besides its moments may be, as far as its bytes can be decoded."""
+    reader = cache.reader
+    try:
+        record = wire.decode(reader.raw(row, verify=False)[0], reader.fields)
+    except (OSError, ValueError):
+        return
+    fields = {name: value for name, value in record.items() if name not in ("shape", "moments")}
+    if "flow" in fields:  # its float32 in as few digits as it takes: what somebody wrote
+        fields["flow"] = float(str(np.float32(fields["flow"])))
+    if WORDS in fields:
+        words = fields.pop(WORDS)
+        rest = {name: value for name, value in fields.items() if name not in TYPES}
+        for texts in fields_of(words, several="captions" in fields):
+            yield {**rest, **texts}
+        return
+    if "captions" in fields:
+        fields["captions"] = tuple(fields["captions"])
+    yield fields
+
+
+# ---------------------------------------------------------------------------------- how it is done
+
+
+def _embedded(
+    cache: Cache, cases: Sequence[Case], remedy: Remedy, aside: str, progress: Progress
+) -> PromptStore | None:
+    """The embeddings of all texts of the cases; None where captions are stored as texts."""
+    if WORDS not in cache.reader.fields:
+        return None
+    store = PromptStore(aside, (cache.identity or {}).get("text_encoder", {}))
+    texts = {text for case in cases for text in words_of(case.fields)}
+    encode_texts(store, texts, remedy.load_text(), progress=progress)
+    return store
+
+
+def _check_decoded(case: Case, outcome: Decoded | WorkError) -> None:
+    if isinstance(outcome, WorkError):
+        raise ValueError(str(outcome))
+    if outcome.content != case.entry.content:
+        raise ValueError("the file was edited; drop the record, and build again")
+
+
+def _stored_fields(case: Case, outcome: Decoded, find: PromptStore | None) -> Mapping[str, Any]:
+    """What the record holds besides its moments."""
+    fields = {**case.fields, **({"flow": outcome.flows[0]} if case.scored else {})}
+    if find is None:
+        return fields
+    [known] = embed([fields], find)
+    if isinstance(known, Exception):
+        raise known
+    return known
+
+
+def _moments(case: Case, outcome: Decoded, encode: Encode, remedy: Remedy) -> np.ndarray:
+    moments = encode(np.stack(outcome.clips))[0]
+    shape = remedy.latents.shape(case.entry.view)
+    if moments.shape != shape:
+        raise ValueError(f"the autoencoder gave moments {moments.shape}, {shape} are wanted")
+    if problem := encoding.flaw(moments):
+        raise problem
+    return moments
+
+
+def _record(cache: Cache, moments: np.ndarray, fields: Mapping[str, Any]) -> Record:
+    return {
+        "shape": list(moments.shape),
+        "moments": np.ascontiguousarray(moments, dtype="<f2").tobytes(),
+        **{name: fields[name] for name in cache.reader.fields if name in fields},
+    }
