@@ -88,11 +88,12 @@ def show_plan(args: argparse.Namespace, latents, dtype, tools) -> None:
 
 def what_is_asked(args: argparse.Namespace, latents, dtype) -> dict:
     """What processes that build one cache must agree on."""
-    from diffnext.models.autoencoders.loading import describe_vae
+    from diffnext.data.cache_identity import as_compared
+    from diffnext.models.autoencoders.loading import default_config, describe_vae
 
     rules = dataclasses.asdict(view_rules(args, latents))
     options = {name: getattr(args, name) for name in ("input", "columns", "motion")}
-    made_by = {"vae": describe_vae(args.vae)}
+    made_by = as_compared({"vae": describe_vae(args.vae)}, default_config(args.vae))
     if args.encode_prompts:
         made_by["text_encoder"] = describe_encoder(args)
     return {**options, **rules, "dtype": str(dtype), **made_by}

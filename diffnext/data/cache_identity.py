@@ -23,11 +23,14 @@ from diffnext.data.worklist import is_joining
 IDENTITY_VERSION = 2
 
 # Settings of an autoencoder that do not change what `encode` gives: moments are stored raw, training
-# scales them.
+# scales them, and the rest is of the decoder. Other weights than those stated are others all the same.
 NOT_OF_ENCODING = (
-    *("scaling_factor", "shift_factor", "latents_mean", "latents_std"),
-    *("sample_size", "force_upcast"),
+    *("scaling_factor", "shift_factor", "latents_mean", "latents_std", "invert_scale_latents"),
+    *("sample_size", "sample_height", "sample_width", "force_upcast"),
+    *("out_channels", "up_block_types", "upsample_factor", "upsample_residual"),
+    *("use_post_quant_conv", "timestep_conditioning"),
 )
+OF_DECODER = "decoder_"  # so begin others
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def as_compared(
 ) -> dict[str, Any]:
     """An identity in which autoencoders that encode alike have the same settings.
 
-    Those that are left out get the defaults of the class; those that only scale latents go.
+    Those that are left out get the defaults of the class; those of scales and of the decoder go.
     """
     vae = identity.get("vae")
     if not isinstance(vae, Mapping) or not isinstance(vae.get("config", {}), Mapping):
@@ -181,7 +184,7 @@ def as_compared(
     kept = {
         key: value
         for key, value in config.items()
-        if key not in NOT_OF_ENCODING and not key.startswith("_")
+        if key not in NOT_OF_ENCODING and not key.startswith(("_", OF_DECODER))
     }
     return {**identity, "vae": {**vae, "config": kept}}
 

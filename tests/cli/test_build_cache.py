@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a build begins that the disk may be too small for."""
+"""Whether a build begins that the disk may be too small for, or that others do in another way."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffnext.cli import build_cache
+from diffnext.cli.build_args import parse_args
+from diffnext.cli.cache_merge import vae_defaults
 from diffnext.data.cache_plan import Plan
 from diffnext.data.shelf import SHELF
 from tests.data.packed import png
@@ -48,3 +52,23 @@ def test_a_plan_without_room_is_refused(command, tmp_path, monkeypatch, capsys):
     assert build_cache.main(command) == 2
     assert "c: the disk is too small for this plan; make room, or" in capsys.readouterr().err
     assert not (tmp_path / "c" / SHELF).exists()
+
+
+def test_autoencoders_that_encode_alike_are_asked_for_alike(tmp_path):
+    """By the processes of one build: another scale, and defaults of the class left out or not."""
+    other = Path(shutil.copytree(VAE / "vae", tmp_path / "vae"))
+    config = json.loads((other / "config.json").read_text())
+    defaults = vae_defaults("AutoencoderKL")
+    assert vae_defaults("Stub") == {} and "act_fn" in defaults
+    kept = {key: value for key, value in config.items() if defaults.get(key, 0) != value}
+    assert kept.keys() < config.keys()
+
+    def asked(vae):
+        words = ["--input", "a", "--output", "b", "--vae", str(vae), "--resolution", "64"]
+        latents = build_cache.latents_of(str(vae))
+        return build_cache.what_is_asked(parse_args(words, ""), latents, torch.float32)
+
+    (other / "config.json").write_text(json.dumps({**kept, "scaling_factor": 2}))
+    assert asked(other) == asked(VAE)
+    (other / "config.json").write_text(json.dumps({**kept, "norm_num_groups": 2}))
+    assert asked(other) != asked(VAE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,18 @@ def filter_cache(
 
 
 def merge_caches(
-    paths: Sequence[str], output: str, *, progress: Progress = silent
+    paths: Sequence[str],
+    output: str,
+    *,
+    vae_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {},
+    progress: Progress = silent,
 ) -> tuple[int, int]:
     """Make a cache of the records of several, in their order.
 
     A record whose key an earlier cache has is left out: it is the same medium, cut and captioned alike.
+
+    Args:
+        vae_defaults: what an autoencoder's class, by name, has for settings that are left out.
 
     Returns:
         How many records it has, and how many were left out.
@@ -74,7 +81,7 @@ def merge_caches(
     """
     caches = [Cache(path) for path in paths]
     for cache in caches[1:]:
-        _check_same(caches[0], cache)
+        _check_same(caches[0], cache, vae_defaults)
     told = all(cache.has_journal for cache in caches)
     double = repeated(caches) if told else np.zeros(sum(map(len, caches)), bool)
     options = {"duplicates": int(double.sum())}
@@ -224,11 +231,16 @@ def _values(
     return {**values, **decode(cache.reader.raw(row)[0], asked)} if asked else values
 
 
-def _check_same(first: Cache, other: Cache) -> None:
+def _check_same(
+    first: Cache, other: Cache, vae_defaults: Callable[[str], Mapping[str, Any]]
+) -> None:
     if dict(first.reader.fields) != dict(other.reader.fields):
         ours, theirs = dict(first.reader.fields), dict(other.reader.fields)
         raise ValueError(f"{first.path} has the fields {ours}, {other.path} {theirs}")
-    made = [as_compared(upgrade_identity(cache.identity or {})[0]) for cache in (first, other)]
+    made = [upgrade_identity(cache.identity or {})[0] for cache in (first, other)]
+    vaes = [one.get("vae") for one in made]
+    if vaes[0] != vaes[1] and all(isinstance(vae, Mapping) for vae in vaes):
+        made = [as_compared(one, vae_defaults(one["vae"].get("class", ""))) for one in made]
     if lines := differences(*made, first.path, other.path):
         raise ValueError("these caches were made in different ways:\n" + "\n".join(lines))
 

@@ -87,6 +87,12 @@ def default_config(path: str) -> dict[str, Any]:
     return complete_config(vae_class(find_vae(path)), {})
 
 
+def class_defaults(name: str) -> dict[str, Any]:
+    """The same of a class by its name; nothing of one that diffnext does not have."""
+    cls = _classes().get(name)
+    return {} if cls is None else complete_config(cls, {})
+
+
 def complete_config(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with the defaults of a class, tuples as JSON has them: lists."""
     parameters = inspect.signature(cls.__init__).parameters.values()

@@ -121,6 +121,10 @@ def test_merge_of_what_was_made_otherwise(cache, tmp_path):
     identity = read_identity(other)
     write_identity(other, identity | {"vae": {"class": "Stub", "config": {"scaling_factor": 0.5}}})
     assert merge_caches([str(cache), str(other)], str(tmp_path / "s")) == (7, 7)
+    alike = {"class": "Stub", "config": {"act_fn": "silu", "decoder_causal": True}}
+    write_identity(other, identity | {"vae": alike})
+    paths, defaults = [str(cache), str(other)], {"Stub": {"act_fn": "silu"}}.__getitem__
+    assert merge_caches(paths, str(tmp_path / "t"), vae_defaults=defaults) == (7, 7)
     identity["vae"] = {"class": "Other"}
     write_identity(other, identity)
     with pytest.raises(ValueError, match=r"vae.class: .* has 'Stub', .* 'Other'"):
