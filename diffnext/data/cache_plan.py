@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeVar
 
-from diffnext.data.cache_compare import Held
+from diffnext.data.cache_compare import Held, half
 from diffnext.data.cache_identity import Latents, check_identity, make_identity, open_journal
 from diffnext.data.choices import Choices
 from diffnext.data.journal import Entry, Journal, sample_key
@@ -202,20 +202,22 @@ def make_plan(
     plan.failures.extend(listing.failures)
     plan.others = listing.others.total(), listing.others_in_words()
     plan.sources = complete(listing.sources, names, computed, plan.failures)
-    choices = Choices(output, rules, store=remember)
+    held, choices = Held(journal), Choices(output, rules, store=remember)
     ledger = {} if retry_failed else read_ledger(output)
     with Pool(examine, workers=workers, limit_s=limit_s) as pool, contextlib.closing(choices):
-        scout = Scout(journal, choices, rules, ledger, pool)
+        scout = Scout(held, choices, rules, ledger, pool)
         looks = look_ahead(scout, plan.sources, max(1, workers))
-        _compare(plan, progress(looks, len(plan.sources), "compare"), ledger)
+        _compare(plan, held, progress(looks, len(plan.sources), "compare"), ledger)
     return plan
 
 
-def _compare(plan: Plan, looks: Iterable[Look | Failure], ledger: Mapping[str, Failure]) -> None:
+def _compare(
+    plan: Plan, held: Held, looks: Iterable[Look | Failure], ledger: Mapping[str, Failure]
+) -> None:
     """Hold each medium, as it looks now, against the cache; then the cache against them."""
-    held, contents = Held(plan.journal), []
+    contents = bytearray()
     for source, look in zip(plan.sources, looks, strict=True):
-        contents.append("" if isinstance(look, Failure) else look.content)
+        contents += half("" if isinstance(look, Failure) else look.content)
         _place(plan, source, look, held, ledger)
     plan.stale = held.stale(plan.sources, contents, plan.failures)
 

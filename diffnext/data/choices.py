@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import threading
+from array import array
 from dataclasses import asdict
 from typing import Any
 
+from diffnext.data.lookup import Lookup, stamp_digest
 from diffnext.data.view_rules import Chosen, ViewRules
 from diffnext.data.views import View
 
@@ -32,19 +34,24 @@ class Choices:
     def __init__(self, folder: str, rules: ViewRules, *, store: bool) -> None:
         self._path = os.path.join(folder, CHOICES)
         self._head = json.dumps({"version": VERSION, "rules": asdict(rules)})
-        self._known: dict[str, tuple[tuple[int, int], Chosen]] = {}
+        self._files, self._numbers = (
+            bytearray(),
+            array("I"),
+        )  # of each medium: digest, what was chosen
+        self._chosen: list[Chosen] = []  # each once
         self._lines: list[str] = []
         self._lock = threading.Lock()
         self._store = store
         is_ours = self._load()
+        self._by_file = Lookup(self._files)
         if store and not is_ours:
             with open(self._path, "w", encoding="utf-8") as stream:
                 stream.write(self._head + "\n")
 
     def get(self, path: str, stamp: tuple[int, int]) -> Chosen | None:
         """What was chosen for a medium that is as it was then."""
-        held, chosen = self._known.get(path, (None, None))
-        return chosen if held == stamp else None
+        places = self._by_file.find(stamp_digest(path, stamp))
+        return self._chosen[self._numbers[self._by_file.item(places[-1])]] if places else None
 
     def add(self, path: str, stamp: tuple[int, int], chosen: Chosen) -> None:
         """Remember what was chosen for a medium."""
@@ -75,15 +82,18 @@ class Choices:
         with stream:
             if stream.readline().rstrip("\n") != self._head:
                 return False
-            same: dict[str, Chosen] = {}  # one object for all that are equal
+            numbers: dict[str, int] = {}
+            views: dict[View, View] = {}  # one object for all that are equal
             for line in stream:
                 try:
                     path, size, mtime_ns, state = json.loads(line)
-                    name = repr(state)
-                    chosen = same.get(name) or same.setdefault(name, _chosen(state))
+                    number = numbers.setdefault(repr(state), len(self._chosen))
+                    if number == len(self._chosen):
+                        self._chosen.append(_chosen(state, views))
                 except (KeyError, TypeError, ValueError):  # torn by a killed build
                     continue
-                self._known[path] = ((size, mtime_ns), chosen)
+                self._files += stamp_digest(path, (size, mtime_ns))
+                self._numbers.append(number)
         return True
 
 
@@ -91,8 +101,9 @@ def _state(chosen: Chosen) -> dict[str, Any]:
     return {**asdict(chosen), "views": [view.state() for view in chosen.views]}
 
 
-def _chosen(state: dict[str, Any]) -> Chosen:
-    views = tuple(View.from_state(view) for view in state["views"])
+def _chosen(state: dict[str, Any], views: dict[View, View]) -> Chosen:
+    made = [View.from_state(view) for view in state["views"]]
+    same = tuple(views.setdefault(view, view) for view in made)
     return Chosen(
-        state["height"], state["width"], views, tuple(state["dropped"]), tuple(state["failed"])
+        state["height"], state["width"], same, tuple(state["dropped"]), tuple(state["failed"])
     )

@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TextIO
 
+from diffnext.data.entries import Entries, Entry
 from diffnext.data.records.layout import SAMPLES as JOURNAL
 from diffnext.data.views import View
 from diffnext.utils.files import replacing
@@ -26,23 +25,6 @@ Progress = Callable[[Iterable[str], int, str], Iterable[str]]
 def silent(lines: Iterable[str], total: int, name: str) -> Iterable[str]:
     """A `Progress` that shows nothing."""
     return lines
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The source of one record."""
-
-    key: str  # see sample_key
-    path: str
-    size: int  # bytes of the file, and its time of change: while both stay, the content stays
-    mtime_ns: int
-    content: str  # sha256
-    view: View
-    ticket: int = -1  # in a part of a cache: which sample of the plan it is; see parts.py
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        return self.size, self.mtime_ns
 
 
 def sample_key(content: str, fields: Mapping[str, Any], view: View) -> str:
@@ -80,8 +62,6 @@ class Journal:
         self.moved = 0  # entries whose file has another place or time of change than the lines say
         found = self._num_bytes()
         self._is_exact = view is None and size == found  # the file says the entries, and no more
-        self._contents = {(entry.path, *entry.stamp): entry.content for entry in self.entries}
-        self._sizes = {entry.size for entry in self.entries}
 
     def _num_bytes(self) -> int:
         """Size of the file; -1: there is none."""
@@ -93,19 +73,10 @@ class Journal:
             return f"its line {len(self.entries) + 1} is damaged; put the file back from a copy,"
         return "it was not built by this tool, or the file was lost;"
 
-    def content(self, path: str, stamp: tuple[int, int]) -> str:
-        """The sha256 of a file that is as it was when it was encoded; "" where that is not known."""
-        return self._contents.get((path, *stamp), "")
-
-    def may_hold(self, stamp: tuple[int, int]) -> bool:
-        """Whether a file of this size was encoded, and so perhaps this one, moved or touched."""
-        return stamp[0] in self._sizes
-
     def move(self, index: int, path: str, stamp: tuple[int, int]) -> None:
         """Note where the file of an entry is now."""
-        entry = self.entries[index]
-        if (entry.path, entry.stamp) != (path, stamp):
-            self.entries[index] = replace(entry, path=path, size=stamp[0], mtime_ns=stamp[1])
+        if (self.entries.path(index), self.entries.stamp(index)) != (path, stamp):
+            self.entries.move(index, path, stamp)
             self.moved += 1
 
     def rewrite(self) -> None:
@@ -131,17 +102,17 @@ class Journal:
         first = len(self.entries) - count
         size = sum(len(_line(entry).encode()) for entry in self.entries[first:])
         os.truncate(self.path, os.path.getsize(self.path) - size)
-        del self.entries[first:]
+        self.entries.cut(first)
 
 
-def load_entries(path: str, most: int) -> list[Entry]:
+def load_entries(path: str, most: int) -> Entries:
     """The first complete lines of a file, at most so many; a torn one ends the list."""
     return _load(path, most, None, silent)[0]
 
 
-def _load(path: str, most: int, view: View | None, progress: Progress) -> tuple[list[Entry], int]:
+def _load(path: str, most: int, view: View | None, progress: Progress) -> tuple[Entries, int]:
     """The same, and how many bytes these lines take; their writer knows ASCII alone."""
-    entries: list[Entry] = []
+    entries = Entries()
     size = 0
     views: dict[str, View] = {}  # one object for all that are equal
     if os.path.exists(path):
@@ -200,6 +171,5 @@ def _entry(values: dict[str, Any], views: dict[str, View], view: View | None) ->
         view = views.get(name) or views.setdefault(name, View.from_state(state))
     if view is None:
         raise ValueError("a line without a view")
-    path, content = sys.intern(values["path"]), sys.intern(values["content"])
-    stamp, ticket = (values["size"], values["mtime_ns"]), values.get("ticket", -1)
-    return Entry(values["key"], path, *stamp, content, view, ticket)
+    names = ("key", "path", "size", "mtime_ns", "content")
+    return Entry(*(values[name] for name in names), view, values.get("ticket", -1))

@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple
 
-from diffnext.data.records.files import write_atomic
 from diffnext.data.sources import Failure
 from diffnext.data.views import View
+from diffnext.utils.files import replacing
 
 LEDGER = "failures.jsonl"
 
@@ -50,5 +50,5 @@ def _failure(values: Mapping[str, str]) -> Failure:
 def write_ledger(folder: str, failures: Iterable[Failure]) -> None:
     """Store what did not come into the cache, a line each; replaces the ledger of the last run."""
     os.makedirs(folder, exist_ok=True)
-    lines = [json.dumps(asdict(failure)) + "\n" for failure in failures]
-    write_atomic(os.path.join(folder, LEDGER), "".join(lines).encode())
+    with replacing(os.path.join(folder, LEDGER)) as aside, open(aside, "w") as stream:
+        stream.writelines(json.dumps(asdict(failure)) + "\n" for failure in failures)

@@ -23,12 +23,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 
 from diffnext.data.cache_identity import open_journal
+from diffnext.data.entries import Entries
 from diffnext.data.journal import JOURNAL as SAMPLES
-from diffnext.data.journal import Entry, load_entries, write_entries
+from diffnext.data.journal import load_entries, write_entries
 from diffnext.data.ledger import LEDGER, load_failures, write_ledger
 from diffnext.data.records import index as indexing
 from diffnext.data.records import open_reader, open_writer, wire
@@ -98,7 +100,7 @@ class _Part:
 
     folder: str
     reader: RecordReader
-    entries: list[Entry]
+    entries: Entries
     is_closed: bool
 
     def shards(self) -> Iterator[tuple[str, range, bool]]:
@@ -120,7 +122,7 @@ class _Take:
 
     seen: bytearray  # by ticket: 1 for those taken
     moves: list[str] = field(default_factory=list)  # paths of shards, without ending
-    entries: list[Entry] = field(default_factory=list)  # of the records in them
+    entries: Entries = field(default_factory=Entries)  # of the records in them
     copies: list[tuple[_Part, int]] = field(default_factory=list)
     damaged: list[Failure] = field(default_factory=list)
 
@@ -130,7 +132,7 @@ class _Take:
             fresh = [row for row in rows if self._is_new(part.entries[row].ticket)]
             if is_closed and len(fresh) == len(rows):
                 self.moves += [stem] if fresh else []
-                self.entries += [part.entries[row] for row in fresh]
+                self.entries.extend(part.entries[row] for row in fresh)
             else:
                 self.copies += [(part, row) for row in fresh]
 
@@ -153,8 +155,8 @@ def _prepare(output: str, work: Worklist, tell: Tell) -> None:
         part.close()
     write_ledger(work.folder, _failures(work, take))
     held = open_journal(output)[0].entries
-    joined = [replace(entry, ticket=-1) for entry in take.entries]
-    write_entries(os.path.join(work.folder, SAMPLES), [*held, *joined])
+    joined = (replace(entry, ticket=-1) for entry in take.entries)
+    write_entries(os.path.join(work.folder, SAMPLES), chain(held, joined))
     numbers = [int(name.removesuffix(".index")) for name in index_names(output)]
     first = max(numbers, default=-1) + 1
     features = wire.feature_types(work.fields)
@@ -163,7 +165,7 @@ def _prepare(output: str, work: Worklist, tell: Tell) -> None:
             [os.path.relpath(stem, work.folder), str(first + number).zfill(DIGITS)]
             for number, stem in enumerate(take.moves)
         ],
-        "metadata": {"entries": len(held) + len(joined), "features": features, "version": 1},
+        "metadata": {"entries": len(held) + len(take.entries), "features": features, "version": 1},
     }
     _write_json(work.join_file, orders)
 
@@ -280,9 +282,10 @@ def _save_index(output: str, work: Worklist) -> None:
     reader = open_reader(output)
     entries = load_entries(os.path.join(output, SAMPLES), len(reader))
     shapes: dict[tuple[int, ...], int] = {}
-    ids = [shapes.setdefault(work.latents.shape(e.view), len(shapes)) for e in entries]
+    ids = (shapes.setdefault(work.latents.shape(view), len(shapes)) for view in entries.views())
+    numbers = np.fromiter(ids, np.int64, len(entries))
     if shapes:
-        index = reader.index.with_shapes(list(shapes), np.asarray(ids))
+        index = reader.index.with_shapes(list(shapes), numbers)
         indexing.save(output, index, indexing.text_state(output))
     reader.close()
 

@@ -53,7 +53,7 @@ def expected(decode: float, encode: float, num_bytes: int, samples: int) -> str:
 def _buckets(plan: Plan) -> list[str]:
     """A line for each size and length: samples to encode, and records in the cache."""
     new = Counter(item.view.bucket for item in plan.items)
-    held = Counter(entry.view.bucket for entry in plan.journal.entries)
+    held = Counter(view.bucket for view in plan.journal.entries.views())
     lines = [f"{'view':<30}{'moments':<18}{'to encode':>10}{'in cache':>10}"]
     for bucket in sorted(new.keys() | held.keys()):
         frames, height, width = bucket

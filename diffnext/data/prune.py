@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,9 @@ def prune(
             writer.write(mended[row]() if row in mended else reader[row])
     reader.close()
     if entries is not None:
-        stay = [entry for row, entry in enumerate(entries) if row not in gone]
-        write_entries(os.path.join(side, SAMPLES), [*stay, *[entries[row] for row in kept]])
+        stay = (entry for row, entry in enumerate(entries) if row not in gone)
+        moved = (entries[row] for row in kept)
+        write_entries(os.path.join(side, SAMPLES), chain(stay, moved))
     left = len(reader) - len(gone) + len(kept)
     orders = {
         "remove": [stems[shard] for shard in touched],

@@ -19,7 +19,7 @@ SAME_TIME_S = 1e-6  # times that differ by less are the same
 Size = tuple[int, int]  # height and width
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chosen:
     """The views of a medium, and why it has no more of them."""
 

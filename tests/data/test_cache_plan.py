@@ -13,6 +13,7 @@ import pytest
 
 from diffnext.data import media
 from diffnext.data.cache import build
+from diffnext.data.cache_compare import GONE
 from diffnext.data.cache_identity import Latents, open_journal
 from diffnext.data.cache_plan import make_plan
 from diffnext.data.journal import JOURNAL
@@ -63,10 +64,14 @@ def test_equal_files_are_two_samples_and_a_moved_file_is_none(photos, tmp_path):
     (photos / "q0.txt").write_bytes((photos / "p0.txt").read_bytes())
     assert run(photos, tmp_path / "cache").written == 8
     assert run(photos, tmp_path / "cache").written == 0
+    assert plan_for(photos, tmp_path / "cache").journal.moved == 0  # each has its own record
     for suffix in (".png", ".txt"):
         (photos / f"p5{suffix}").rename(photos / f"moved{suffix}")
+        (photos / f"p0{suffix}").unlink()
     plan = plan_for(photos, tmp_path / "cache")
-    assert (len(plan.items), plan.present, plan.stale) == (0, 8, {})
+    assert (len(plan.items), plan.present, plan.journal.moved) == (0, 7, 1)
+    gone = {plan.journal.entries[row].path: reason for row, reason in plan.stale.items()}
+    assert gone == {str(photos / "p0.png"): GONE}
 
 
 def test_videos_give_the_frames_that_were_asked_for(tmp_path):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffnext.data.cache_identity import open_journal
+from diffnext.data.entries import Entries
 from diffnext.data.prune import prune
 from diffnext.data.records import Record, RecordReader, open_reader, open_writer
 from diffnext.data.records.checks import CHECK
@@ -62,7 +63,7 @@ def repair(
         ValueError: the journal is lost, or the disk is too small.
     """
     cache = Cache(path, patient=True)
-    entries = list(cache.entries()) if cache.has_journal else None
+    entries = Entries(cache.entries()) if cache.has_journal else None
     aside = os.path.join(path, ASIDE)
     shutil.rmtree(aside, ignore_errors=True)
     outcome, places = Outcome(), {}
