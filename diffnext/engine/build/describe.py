@@ -6,14 +6,20 @@ from __future__ import annotations
 from typing import Any
 
 from diffnext.engine import memory
+from diffnext.engine.build.network import component_folder
 from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
+from diffnext.engine.checkpoint import Start
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
-def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
-    """A plan in words, one line a subject."""
+def describe_plan(cfg: Config, plan: Plan, *, world: int, start: Start | None = None) -> list[str]:
+    """A plan in words, one line a subject.
+
+    Args:
+        start: where the run goes on from; None for step 0.
+    """
     lines = []
     for reader, share in zip(plan.data.readers, plan.data.shares, strict=True):
         shapes = ", ".join(str(list(shape)) for shape in reader.shapes()[0][:4])
@@ -24,11 +30,8 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
     lines += _describe_held_out(cfg, plan)
     every = sum(p.numel() for p in plan.skeleton.parameters())
     learning = sum(p.numel() for p in plan.skeleton.parameters() if p.requires_grad)
-    source = "random weights" if plan.settings else f"weights of {cfg.MODEL.WEIGHTS}"
-    if first := plan.first_weights:
-        new = len(plan.skeleton.state_dict()) - len(first.names)
-        source = f"{len(first.names)} tensors of {first.folder}, {new} random"
     name = type(plan.skeleton).__name__
+    source = _source(cfg, plan, start)
     lines.append(f"network    {name}, {every:,} parameters, {learning:,} learn; {source}")
     batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * world
     lines.append(
@@ -51,6 +54,18 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int) -> list[str]:
         f"checkpoint at step {first} for the first time, about {4 * saved / 2**30:.2f} GiB"
     )
     return lines
+
+
+def _source(cfg: Config, plan: Plan, start: Start | None) -> str:
+    """Where the weights of the network come from."""
+    if start is not None:
+        return f"weights of {start.checkpoint.folder}"
+    if first := plan.first_weights:
+        new = len(plan.skeleton.state_dict()) - len(first.names)
+        return f"{len(first.names)} tensors of {first.folder}, {new} random"
+    if plan.settings:
+        return "random weights"
+    return f"weights of {component_folder(cfg, cfg.MODEL.TYPE)}"
 
 
 def _describe_held_out(cfg: Config, plan: Plan) -> list[str]:

@@ -42,7 +42,7 @@ def build_trainer(
         wandb: and for Weights & Biases.
     """
     env = coordinator.env
-    for line in describe_plan(cfg, plan, world=env.world):
+    for line in describe_plan(cfg, plan, world=env.world, start=start):
         logger.info(line)
     trainer = make_trainer(cfg, plan, env, begin=start.begin if start else 0)
     attach(
