@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -34,6 +35,9 @@ class Guidance:
     stg_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} of guidance is {value}; a finite number is wanted")
         if self.image_scale > 0 and self.stg_scale > 0:
             raise ValueError(
                 f"image guidance ({self.image_scale}) and spatiotemporal guidance ({self.stg_scale}) "

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,8 @@ class PipelineMixin(DiffusionPipeline):
         scheduler = copy.deepcopy(self.scheduler)
         if shift is None:
             return scheduler
+        if not 0 < shift < math.inf:
+            raise ValueError(f"flow_shift is {shift}; a finite number above 0 is wanted")
         if not hasattr(scheduler, "set_shift"):
             raise ValueError(
                 f"flow_shift is {shift}, but {type(scheduler).__name__} is no flow scheduler; "
@@ -141,10 +145,26 @@ def embed(net: nn.Module, **cond: Tensor) -> Tensor:
     return net.embed(**cond)
 
 
+def check_counts(**counts: int) -> None:
+    """Raise ValueError unless all of these arguments of a pipeline are whole numbers from 1 up."""
+    for name, value in counts.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} is {value!r}; a whole number from 1 up is wanted")
+
+
+def check_conditions(net: nn.Module, part: str, other: str) -> None:
+    """Raise ValueError unless the network has `part`, which takes what this pipeline is prompted with."""
+    if not hasattr(net, part):
+        raise ValueError(f"the transformer has no {part}: it was made for {other}")
+
+
 def check_generator(
     generator: torch.Generator | Sequence[torch.Generator] | None, batch: int
 ) -> None:
     """Raise ValueError unless there is one generator, none, or one for each sample."""
+    several = generator if isinstance(generator, (list, tuple)) else [generator]
+    if not all(one is None or isinstance(one, torch.Generator) for one in several):
+        raise ValueError(f"generator is {generator!r}; torch.Generator().manual_seed(0) is one")
     if isinstance(generator, (list, tuple)) and len(generator) != batch:
         raise ValueError(
             f"generator has {len(generator)} entries for {batch} samples; pass one generator, or "

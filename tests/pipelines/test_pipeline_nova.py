@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arguments of the sampling pipelines: each by a second way to the same result."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -192,16 +194,49 @@ def watched(pre_forward, order):
         ({"generator": [torch.Generator()] * 2}, "2 entries for 1 samples"),
         ({"prompt_embeds": torch.zeros(1, 3, 64)}, "one of prompt and prompt_embeds"),
         ({"image_guidance_scale": 1.0, "spatiotemporal_guidance_scale": 1.0}, "exclude"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0; a whole number from 1 up"),
+        ({"num_diffusion_steps": 2.0}, "num_diffusion_steps is 2.0"),
+        ({"max_latent_length": -1}, "max_latent_length is -1"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
+        ({"vae_batch_size": 0}, "vae_batch_size is 0"),
+        ({"guidance_scale": math.nan}, "scale of guidance is nan"),
+        ({"generator": 7}, "generator is 7"),
+        ({"prompt": 7}, "prompt is 7; a text"),
+        ({"prompt": ["a cat", None]}, "prompt 1 is None; a text or an array"),
+        ({"latents": np.zeros((1, 4, 4, 4))}, r"latents 0 have shape \(4, 4, 4\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(t2i, options, said):
     with pytest.raises(ValueError, match=said):
-        t2i("a cat", **FEW, **options)
+        t2i(**({"prompt": "a cat"} | FEW | options))
 
 
-def test_a_class_that_does_not_exist_is_refused(c2i):
+@pytest.mark.parametrize("shift", [0, -1, math.inf])
+def test_a_shift_that_leaves_no_schedule_is_refused(t2v, shift):
+    with pytest.raises(ValueError, match=r"flow_shift is .* above 0 is wanted"):
+        t2v("a cat", **FEW, flow_shift=shift)
+
+
+def test_classes_that_do_not_exist_are_refused(c2i):
     with pytest.raises(ValueError, match=r"\[1000\]; 0 to 999"):
         c2i([3, 1000], **FEW)
+    for prompt in ("3", [1.5], None):
+        with pytest.raises(ValueError, match="a class or a list of classes is wanted"):
+            c2i(prompt, **FEW)
+
+
+def test_classes_may_be_numbers_of_any_kind(c2i):
+    wanted = images(c2i, [3, 4], 1)
+    for prompt in (np.array([3, 4]), torch.tensor([3, 4])):
+        torch.testing.assert_close(images(c2i, prompt, 1), wanted, rtol=0, atol=0)
+
+
+def test_a_model_of_another_kind_is_refused(t2i, c2i):
+    texts, classes = type(t2i), type(c2i)
+    with pytest.raises(ValueError, match="no text_embed: it was made for NOVAC2IPipeline"):
+        texts(c2i.vae, c2i.transformer, c2i.scheduler, t2i.text_encoder, t2i.tokenizer)("a", **FEW)
+    with pytest.raises(ValueError, match="no label_embed: it was made for NOVAPipeline"):
+        classes(t2i.vae, t2i.transformer, t2i.scheduler)(3, **FEW)
 
 
 def test_a_text_without_text_encoder_is_refused(t2i):

@@ -7,6 +7,7 @@ B samples, C latent channel, T latent frame, H W latent size, L text length, D w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,8 @@ from diffnext.pipelines.pipeline_utils import (
     ImagePipelineOutput,
     PipelineMixin,
     VideoPipelineOutput,
+    check_conditions,
+    check_counts,
     check_generator,
     embed,
     sampling_scheduler,
@@ -125,6 +128,13 @@ class NOVAPipeline(PipelineMixin):
             ValueError: arguments that contradict each other or the model.
         """
         check_output_type(output_type)
+        check_counts(
+            num_inference_steps=num_inference_steps,
+            num_diffusion_steps=num_diffusion_steps,
+            max_latent_length=max_latent_length,
+            num_images_per_prompt=num_images_per_prompt,
+            vae_batch_size=vae_batch_size,
+        )
         guidance = Guidance(
             scale=guidance_scale,
             min_scale=min_guidance_scale,
@@ -175,6 +185,7 @@ class NOVAPipeline(PipelineMixin):
     ) -> Tensor:
         """Condition tokens of all samples, pass by pass, (G * B, L, D)."""
         net, device, passes = self.transformer, self._execution_device, guidance.prompt_passes
+        check_conditions(net, "text_embed", "NOVAC2IPipeline")
         states = self._encode(prompts)
         nothing = states[0].new_zeros(0, states[0].shape[1])
         negative = [nothing] * len(prompts)
@@ -191,7 +202,7 @@ class NOVAPipeline(PipelineMixin):
         text, length = net.text_embed.pad(texts)
         cond = {"text": text.to(device), "text_length": length.to(device)}
         if net.has_motion:
-            flow = _one_each("motion_flow", motion_flow, (int, float), len(prompts))
+            flow = _one_each("motion_flow", motion_flow, Real, len(prompts))
             flow = torch.tensor(flow, dtype=torch.float32, device=device)
             cond["flow"] = flow.repeat_interleave(repeats).repeat(len(passes))
             cond["fps"] = torch.full_like(cond["flow"], FPS)
@@ -221,7 +232,7 @@ class NOVAPipeline(PipelineMixin):
         if isinstance(latents, Tensor):
             latents = latents.unbind(2) if latents.dim() == 5 else [latents]
         shape = (batch, self.transformer.config.image_dim, *self.transformer.latent_size)
-        for i, frame in enumerate(latents or ()):
+        for i, frame in enumerate(() if latents is None else latents):
             if tuple(frame.shape) != shape:
                 raise ValueError(f"latents {i} have shape {tuple(frame.shape)}; {shape} is wanted")
             frames.append(frame)
@@ -258,13 +269,15 @@ def _prompt_list(
         raise ValueError("pass one of prompt and prompt_embeds")
     if isinstance(prompt, str):
         return [prompt]
+    if isinstance(prompt, Integral):
+        raise ValueError(f"prompt is {prompt!r}; a text, or several, is wanted")
     prompts = list(prompt if prompt_embeds is None else prompt_embeds)
     if not prompts:
         raise ValueError("prompt is empty; pass one text at least")
     return prompts
 
 
-def _one_each(name: str, value: Any, single: tuple[type, ...], count: int) -> list[Any]:
+def _one_each(name: str, value: Any, single: type | tuple[type, ...], count: int) -> list[Any]:
     """`value` once for each prompt, where it is `single`, or as many values as there are prompts."""
     values = [value] * count if isinstance(value, single) else list(value)
     if len(values) != count:

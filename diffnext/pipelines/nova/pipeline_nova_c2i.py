@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from operator import index
 
 import torch
 from diffusers import ModelMixin, SchedulerMixin
@@ -15,6 +17,8 @@ from diffnext.models.transformers.generation_3d import generate
 from diffnext.pipelines.pipeline_utils import (
     ImagePipelineOutput,
     PipelineMixin,
+    check_conditions,
+    check_counts,
     check_generator,
     embed,
     sampling_scheduler,
@@ -78,13 +82,19 @@ class NOVAC2IPipeline(PipelineMixin):
             ValueError: a class that does not exist, or arguments that contradict each other.
         """
         check_output_type(output_type)
+        check_counts(
+            num_inference_steps=num_inference_steps,
+            num_diffusion_steps=num_diffusion_steps,
+            num_images_per_prompt=num_images_per_prompt,
+            vae_batch_size=vae_batch_size,
+        )
         guidance = Guidance(
             scale=guidance_scale,
             min_scale=min_guidance_scale,
             trunc=guidance_trunc,
             renorm=guidance_renorm,
         )
-        labels = [prompt] if isinstance(prompt, int) else list(prompt)
+        labels = _classes(prompt)
         check_generator(generator, len(labels) * num_images_per_prompt)
         scheduler = self.sampler(shift=flow_shift)
         cond = self._conditions(labels, guidance, repeats=num_images_per_prompt)
@@ -106,6 +116,7 @@ class NOVAC2IPipeline(PipelineMixin):
 
     def _conditions(self, labels: list[int], guidance: Guidance, *, repeats: int) -> Tensor:
         """Condition tokens of all samples, pass by pass, (G * B, 1, D)."""
+        check_conditions(self.transformer, "label_embed", "NOVAPipeline")
         count = self.transformer.label_embed.num_classes
         wrong = [label for label in labels if not 0 <= label < count]
         if wrong or not labels:
@@ -113,3 +124,11 @@ class NOVAC2IPipeline(PipelineMixin):
         ids = torch.tensor(labels, device=self._execution_device).repeat_interleave(repeats)
         passes = [ids if known else torch.full_like(ids, count) for known in guidance.prompt_passes]
         return embed(self.transformer, labels=torch.cat(passes))
+
+
+def _classes(prompt: int | Sequence[int]) -> list[int]:
+    """Classes as a list; numbers of numpy and torch are as good."""
+    try:
+        return [index(one) for one in ([prompt] if isinstance(prompt, Integral) else prompt)]
+    except TypeError as error:
+        raise ValueError(f"prompt is {prompt!r}; a class or a list of classes is wanted") from error

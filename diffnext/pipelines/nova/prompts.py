@@ -59,6 +59,8 @@ def encode_prompts(
 
 
 def _given_states(prompt: np.ndarray | Tensor, index: int) -> Tensor:
+    if not isinstance(prompt, (np.ndarray, Tensor)):
+        raise ValueError(f"prompt {index} is {prompt!r}; a text or an array is wanted")
     states = torch.as_tensor(prompt)
     if states.dim() != 2:
         shape = tuple(states.shape)
