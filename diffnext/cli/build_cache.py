@@ -138,6 +138,8 @@ def plan_build(args: argparse.Namespace, latents, dtype, shelf=None):
         motion.load_opencv()  # to be told now, not by every video, if it is missing
     start = time.perf_counter()
     plan = compare(args, listing, latents, dtype)
+    if shelf is not None:
+        shelf.expect(task.source.location for task in plan.tasks)
     print(table(plan, prune=args.prune))
     print(summary(plan, time.perf_counter() - start), flush=True)
     if plan.num_bytes > plan.free_bytes and shelf is not None:

@@ -23,6 +23,7 @@ from diffnext.data.cache_plan import Item, Plan, Task
 from diffnext.data.cache_sink import RecordSink, Row
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead, view_bytes
 from diffnext.data.encoding import Encode, PatientEncoder, flaw, is_out_of_memory
+from diffnext.data.fetching import FETCH, is_fetch_error
 from diffnext.data.journal import Entry
 from diffnext.data.ledger import write_ledger
 from diffnext.data.progress import Meter
@@ -152,6 +153,7 @@ class Line:
             for sample in self._samples(task, outcome):
                 for batch in self._batcher.add(sample.item.view.bucket, sample):
                     self._store(batch)
+            task.source.location.release()
             show(self._meter)
         for batch in self._batcher.rest():
             self._store(batch)
@@ -162,7 +164,7 @@ class Line:
         """The samples of a medium; none, and its failures noted, if it could not be decoded."""
         if isinstance(outcome, WorkError):
             for item in task.items:
-                self._report.fail(item, item.failure("decode", str(outcome)))
+                self._report.fail(item, _decode_failure(item, outcome))
             self._meter.advance(len(task.items), sum(view_bytes(i.view) for i in task.items))
             return
         self._meter.decode.add(len(task.items), outcome.seconds)
@@ -226,6 +228,14 @@ def _held(plan: Plan, lock: FolderLock | None) -> Iterator[FolderLock]:
                 f"{plan.output} was changed by another build after this one was planned; plan again"
             )
         yield own
+
+
+def _decode_failure(item: Item, error: WorkError) -> Failure:
+    """What the ledger says; where bytes could not be had, it is tried again next time."""
+    waited = error.kind == "TimeoutError" and item.source.location.is_remote
+    if waited or is_fetch_error(error):
+        return replace(item.failure(FETCH, str(error)), attempt="")
+    return item.failure("decode", str(error))
 
 
 def _encode_failure(item: Item, error: Exception) -> Failure:

@@ -2,7 +2,8 @@
 """Where the bytes of a medium are: a file, a member of a tar, a cell of a table, or a URL.
 
 A location is small, can be pickled, and reads nothing before it is asked. `str()` of it names file and
-member for people, and is the same as long as the medium stays where it is.
+member for people, and is the same as long as the medium stays where it is. Where a network lies between,
+each request is tried several times; all methods that read raise `FetchError` when that was in vain.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import os
 import posixpath
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from diffnext.data import tables, urls
+from diffnext.data.fetching import PatientStream, patiently
+
+T = TypeVar("T")
 
 # fmt: off
 IMAGE_SUFFIXES = (
@@ -87,6 +92,14 @@ class Location(ABC):
             Whether it can be read without a network.
         """
         return not self.is_remote
+
+    def release(self) -> bool:
+        """Say that it was read once, after `fetch`: a copy that nobody waits for any more goes.
+
+        Returns:
+            Whether one went.
+        """
+        return False
 
     def copy_to(self, path: str) -> None:
         """Write the whole medium to a new local file.
@@ -161,16 +174,19 @@ class Url(Location):
         return urls.is_remote(self.url)
 
     def stamp(self) -> tuple[int, int]:
-        return urls.stamp(self.url)
+        return patiently(self.url, lambda: urls.stamp(self.url))
 
     def read_bytes(self) -> bytes:
-        return urls.read(self.url)
+        return patiently(self.url, lambda: urls.read(self.url))
 
     def copy_to(self, path: str) -> None:
-        urls.copy(self.url, path)
+        patiently(self.url, lambda: urls.copy(self.url, path))
 
     def handle(self) -> BinaryIO:
-        return urls.open_file(self.url, HEAD_BLOCK if self.kind == "image" else None)
+        block_bytes = HEAD_BLOCK if self.kind == "image" else None
+        return PatientStream(
+            self.url, patiently(self.url, lambda: urls.open_file(self.url, block_bytes))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +214,10 @@ class TarMember(Location):
 
     def stamp(self) -> tuple[int, int]:
         """The member's size, and the time of change of the tar: that of the member may be anything."""
-        return self.size, urls.stamp(self.path)[1]
+        return self.size, of_path(self.path).stamp()[1]
 
     def read_bytes(self) -> bytes:
-        data = urls.read_range(self.path, self.offset, self.size)
+        data = _read(self.path, lambda: urls.read_range(self.path, self.offset, self.size))
         if len(data) < self.size:
             raise ValueError(f"{self}: {len(data)} bytes in the tar, {self.size} are declared")
         return data
@@ -236,13 +252,13 @@ class Cell(Location):
 
     def stamp(self) -> tuple[int, int]:
         """Of the whole file: the size of one cell is not known before it is read."""
-        return urls.stamp(self.path)
+        return of_path(self.path).stamp()
 
     def num_bytes(self, stamp: tuple[int, int]) -> int:
         return len(self.read_bytes())  # whose row group stays in memory for a while
 
     def read_bytes(self) -> bytes:
-        data = tables.read_cell(self.path, self.column, self.row)
+        data = _read(self.path, lambda: tables.read_cell(self.path, self.column, self.row))
         if data is None:
             raise ValueError(f"{self}: there are no bytes in this row")
         return data
@@ -272,3 +288,8 @@ class Fetched(Location):
 def of_path(path: str) -> File | Url:
     """The location of a local path or a URL."""
     return Url(path) if urls.is_url(path) else File(path)
+
+
+def _read(path: str, call: Callable[[], T]) -> T:
+    """Read from a file, or from behind a URL."""
+    return patiently(path, call) if urls.is_url(path) else call()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from diffnext.data.choices import Choices
+from diffnext.data.fetching import FETCH, is_fetch_error
 from diffnext.data.journal import Journal
 from diffnext.data.ledger import attempt
 from diffnext.data.sources import Failure, Source
@@ -48,7 +49,7 @@ class Scout:
         try:
             stamp = source.location.stamp()
         except Exception as error:  # media are of any kind: whatever is raised is a finding
-            return Failure(path, "scan", _reason(error))
+            return _failure(path, "scan", error)
         tried = attempt(path, stamp) if self._ledger else ""
         if tried in self._ledger:
             return self._ledger[tried]
@@ -56,7 +57,7 @@ class Scout:
             chosen = self._choices.get(path, stamp) or self._choose(source, stamp)
             return Look(stamp, self._content(source, stamp), chosen)
         except Exception as error:
-            return Failure(path, "probe", _reason(error), attempt(path, stamp))
+            return _failure(path, "probe", error, attempt(path, stamp))
 
     def _choose(self, source: Source, stamp: tuple[int, int]) -> Chosen:
         source.location.fetch(stamp)
@@ -90,5 +91,8 @@ def look_ahead(scout: Scout, sources: Sequence[Source], workers: int) -> Iterato
         yield from looks
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"
+def _failure(path: str, stage: str, error: Exception, attempt: str = "") -> Failure:
+    reason = str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"
+    if is_fetch_error(error):
+        return Failure(path, FETCH, reason)
+    return Failure(path, stage, reason, attempt)

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of remote media, from the plan of a build to its end: what was fetched is not fetched again.
+"""Copies of remote media, from the plan of a build to their decoding: what was fetched is not again.
 
 The plan has to read a medium to know its size and frames, or its sha256, and the build decodes it later,
 in another process as a rule. Between the two it lies in a folder of bounded size beside the records.
-What finds no room there is read over the network each time.
+What finds no room there is read over the network each time. A copy goes when the plan gives it nothing
+to do, or when the last of its views was decoded; where several processes build, at the end of all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -38,6 +41,8 @@ class Shelf:
         self.folder = os.path.join(os.path.abspath(output), SHELF)
         self._left = most_bytes
         self._claims: dict[str, Future] = {}
+        self._sizes: dict[str, int] = {}  # of the copies that are there, by path
+        self._readers: Counter[str] = Counter()  # how often each is still to be read
         self._lock = threading.Lock()
 
     def __enter__(self) -> Shelf:
@@ -83,6 +88,27 @@ class Shelf:
                 claim.set_exception(error)
         claim.result()
 
+    def expect(self, media: Iterable[Location]) -> None:
+        """Say what will be read, as often as it will be; copies of all else go now."""
+        self._readers.update(medium.path for medium in media if isinstance(medium, Kept))
+        for path in self._sizes.keys() - self._readers.keys():
+            self._remove(path)
+
+    def release(self, medium: Kept) -> bool:
+        """Say that a medium was read once; the last time its copy goes, and True is returned."""
+        path = medium.path
+        self._readers[path] -= 1
+        is_last = self._readers[path] <= 0 and path in self._sizes
+        if is_last:
+            self._remove(path)
+        return is_last
+
+    def _remove(self, path: str) -> None:
+        with self._lock:
+            self._left += self._sizes.pop(path)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
     def _copy(self, medium: Kept, stamp: tuple[int, int]) -> None:
         size = medium.origin.num_bytes(stamp)
         with self._lock:
@@ -93,6 +119,10 @@ class Shelf:
             os.makedirs(self.folder, exist_ok=True)
             with replacing(medium.path, durable=False) as aside:
                 medium.origin.copy_to(str(aside))
+                found = os.path.getsize(aside)
+            with self._lock:
+                self._left += size - found  # where the server did not say the truth
+                self._sizes[medium.path] = found
         except Exception as error:  # libraries of servers raise what they like
             is_full = isinstance(error, OSError) and error.errno in FULL_DISK
             with self._lock:
@@ -133,6 +163,10 @@ class Kept(Location):
         safe = suffix if suffix[1:].isalnum() else ""
         return os.path.join(self.folder, hashlib.sha256(name.encode()).hexdigest()[:32] + safe)
 
+    @property
+    def is_remote(self) -> bool:
+        return self.local_path() is None
+
     def stamp(self) -> tuple[int, int]:
         return self.origin.stamp()
 
@@ -140,6 +174,9 @@ class Kept(Location):
         if self.shelf is not None:
             self.shelf.copy(self, stamp)
         return self.local_path() is not None
+
+    def release(self) -> bool:
+        return self.shelf is not None and self.shelf.release(self)
 
     def local_path(self) -> str | None:
         path = self.path

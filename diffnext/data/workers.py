@@ -39,7 +39,15 @@ PROGRAM = (
 
 
 class WorkError(Exception):
-    """A call that gave no result; the message is the whole reason."""
+    """A call that gave no result; the message is the whole reason.
+
+    Args:
+        kind: name of the class of what it raised; "" where its process ended.
+    """
+
+    def __init__(self, reason: str, kind: str = "") -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class Pool:
@@ -194,12 +202,12 @@ class Worker:
             result = receive(self._process.stdout, start + self._limit_s)
         except TimeoutError:
             self.end()
-            raise WorkError(f"timed out after {self._limit_s:g} s") from None
+            raise WorkError(f"timed out after {self._limit_s:g} s", "TimeoutError") from None
         except (EOFError, OSError):
             raise WorkError(f"the decoder {self._fate()}") from None
         self._was_quick = time.monotonic() - start < QUICK_S
         if isinstance(result, _Raised):
-            raise WorkError(result.reason)
+            raise WorkError(result.reason, result.kind)
         return result
 
     def stop(self) -> None:
@@ -255,8 +263,8 @@ class Worker:
 class _Raised:
     """What `work` raised, as text: exceptions of decoders often cannot be unpickled."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, kind: str) -> None:
+        self.reason, self.kind = reason, kind
 
 
 def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
@@ -264,7 +272,8 @@ def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
     try:
         return work(argument)
     except Exception as error:
-        raise WorkError(f"{type(error).__name__}: {error}") from error
+        kind = type(error).__name__
+        raise WorkError(f"{kind}: {error}", kind) from error
 
 
 def serve(limit_s: float) -> None:
@@ -285,7 +294,7 @@ def serve(limit_s: float) -> None:
         try:
             result = attempt(work, argument)
         except WorkError as error:
-            result = _Raised(str(error))
+            result = _Raised(str(error), error.kind)
         signal.alarm(0)
         with contextlib.suppress(BrokenPipeError):  # the next read says that the caller is gone
             send(results, result)

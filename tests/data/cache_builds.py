@@ -53,9 +53,13 @@ def write_photos(folder):
     return folder
 
 
-def plan_for(folder, output, **changes):
+def plan_of(listing, output, **changes):
     options = {"rules": RULES, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
-    return make_plan(scan(str(folder)), str(output), **{**options, "workers": 0, **changes})
+    return make_plan(listing, str(output), **{**options, "workers": 0, **changes})
+
+
+def plan_for(folder, output, **changes):
+    return plan_of(scan(str(folder)), output, **changes)
 
 
 def run(folder, output, *, encoder=encode, batch_size=3, workers=0, **changes):

@@ -74,6 +74,8 @@ def build_behind(web, output, most_bytes=None):
         plan = make_plan(listing, str(output), **OPTIONS, remember=True)
         plan.tasks = pickle.loads(pickle.dumps(plan.tasks))  # as for another process
         kept = [task for task in plan.tasks if task.source.location.local_path()]
+        held = sum(path.stat().st_size for path in (output / SHELF).glob("*"))
+        assert most_bytes is None or held <= most_bytes
         assert build(plan, encode, workers=0).failures == []
     assert not (output / SHELF).exists()
     return len(plan.tasks), len(kept)
@@ -111,6 +113,29 @@ def test_without_room_it_is_fetched_again(media, web, wanted, tmp_path):
     assert (tasks, kept) == (8, 3)  # the clip is small
     assert web.gets["p0.png"] == web.gets["p1.png"] == 1 < web.gets["p2.png"]
     assert same(tmp_path / "c", wanted)
+
+
+def test_a_copy_goes_when_all_its_views_are_read(web, wanted, tmp_path, monkeypatch):
+    """Each medium is read twice here, as for many frames; one is dropped by the rules."""
+    monkeypatch.setattr("diffnext.data.cache_plan.TASK_BYTES", 1)
+    output = tmp_path / "c"
+    output.mkdir()
+    rules = ViewRules(sizes=(((32, 48), (64, 64)),), num_frames=(1,), windows=None, flip=True)
+    with Shelf(str(output)) as shelf:
+        names = [f"{web.url}/p{n}.png" for n in (0, 1, 1)] + [f"{web.url}/clip.mp4"]
+        listing = Listing(shelf.serve(Source(of_path(name), "A caption.") for name in names))
+        plan = make_plan(listing, str(output), **{**OPTIONS, "rules": rules})
+        there = [len(os.listdir(shelf.folder))]
+        shelf.expect(task.source.location for task in plan.tasks)
+
+        def note(frames):
+            there.append(len(os.listdir(shelf.folder)))
+            return encode(frames)
+
+        report = build(plan, note, workers=0, batch_size=1)
+        assert report.written == len(plan.items) and report.failures == []
+        assert there == [3, 2, 2, 1, 1, 1, 1]
+        assert os.listdir(shelf.folder) == []
 
 
 def test_a_full_disk_ends_the_copies_and_not_the_build(web, wanted, tmp_path, monkeypatch):

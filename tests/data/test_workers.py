@@ -75,6 +75,7 @@ def test_a_call_that_fails_says_why_and_the_next_one_works(pool, order, reason):
     failed, after = pool.submit(order), pool.submit(("double", 1))
     with pytest.raises(WorkError, match=reason):
         failed.result()
+    assert failed.exception().kind == ("OddError" if order[0] == "raise" else "")
     assert after.result() == 2
 
 
@@ -128,8 +129,9 @@ def test_a_call_that_hangs_is_ended_in_time(many_open_files):
     with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
         first = pool.submit(("pid", None)).result()
         start = time.monotonic()
-        with pytest.raises(WorkError, match=r"^timed out after 0\.5 s$"):
+        with pytest.raises(WorkError, match=r"^timed out after 0\.5 s$") as caught:
             pool.submit(("sleep", 60)).result()
+        assert caught.value.kind == "TimeoutError"
         assert time.monotonic() - start < 10
         assert not alive(first)
         assert pool.submit(("pid", None)).result() != first

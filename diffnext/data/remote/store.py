@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from diffnext.data import urls
+from diffnext.data.fetching import is_final
 from diffnext.data.records.layout import METADATA
 
 T = TypeVar("T")
@@ -169,7 +170,7 @@ class Store:
                 raise  # of a call in this one
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
-                if _is_final(error):
+                if is_final(error):
                     raise RemoteError(f"{url} cannot be read: {reason}") from error
                 if attempt == self.attempts:
                     raise RemoteError(
@@ -233,13 +234,3 @@ def _md5(entry: Mapping[str, Any]) -> str | None:
 def _check_size(found: int, wanted: int) -> None:
     if found != wanted:
         raise OSError(f"{found} bytes came instead of {wanted}")
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether another attempt would end alike."""
-    status = getattr(error.__cause__ or error, "status", None)
-    if status is not None:
-        return 400 <= status < 500 and status not in (408, 425, 429)
-    if isinstance(error, FileNotFoundError):
-        return error.__cause__ is None  # else it stands for a connection that failed
-    return isinstance(error, PermissionError | NotImplementedError | ImportError)

@@ -41,7 +41,7 @@ class Failure:
     """A medium that does not come into the cache because of an error."""
 
     file: str
-    stage: str  # "scan", "probe", "decode" or "encode"
+    stage: str  # "scan", "probe", "fetch", "decode", "encode", "join", or "dropped" by the rules
     reason: str
     attempt: str = ""  # names what was tried, where the same is not to be tried again
 
