@@ -173,6 +173,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(finished, tmp_path, capsys
     assert "8 records of [4, 8, 8]" in out
     assert "step       16 samples: 4 a micro-batch, 1 micro-batches, 4 processes" in out
     assert "backend ddp; 6 steps" in out
+    assert "learn; random weights\n" in out
     assert "MAX_STEPS: 6" in out
     assert "start      step 0" in out
     assert "too few for" not in out
@@ -182,9 +183,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(finished, tmp_path, capsys
 def test_a_dry_run_tells_where_the_run_begins_and_what_it_lacks(finished, capsys, monkeypatch):
     config, run = finished
     monkeypatch.setattr("diffnext.engine.memory.capacity_bytes", lambda: 2**10)
-    assert train("--cfg", str(config), "--exp-dir", str(run), "--dry-run") == 0
+    more = ["SOLVER.MAX_STEPS", "7"]
+    assert train("--cfg", str(config), "--exp-dir", str(run), "--dry-run", *more) == 0
     out = capsys.readouterr().out
     assert f"start      {run / 'checkpoints/tiny_iter_6'}" in out
+    assert f"learn; weights of {run / 'checkpoints/tiny_iter_6'}\n" in out
     assert re.search(r"WARNING .* has 0\.0 MiB, too few for [0-9.]+ MiB", out)
 
 
@@ -220,6 +223,7 @@ def test_weights_are_loaded_where_there_are_some(finished, tmp_path):
     modules = f"{{transformer: {weights}}}"
     arguments = ["--cfg", str(config), "--exp-dir", str(tmp_path), "SOLVER.MAX_STEPS", "1"]
     assert train(*arguments, "PIPELINE.MODULES", modules, "SOLVER.BASE_LR", "0.0") == 0
+    assert f"learn; weights of {weights}\n" in (tmp_path / "logs/train.log").read_text()
     name = "diffusion_pytorch_model.safetensors"
     one, two = (
         load_file(weights / name),
