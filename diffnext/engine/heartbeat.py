@@ -21,7 +21,8 @@ from diffnext.utils.files import replacing
 
 FOLDER = "DIFFNEXT_WATCH"  # environment variable by which a launcher says where beats are written
 HUNG = 124  # exit code of a run that was ended because it did not move, as that of `timeout`
-PHASES = ("data", "loss", "update", "hooks")  # of a step, in their order; hooks save and evaluate
+# of a step, in their order; hooks save and evaluate, and "saved" waits for what others save
+PHASES = ("data", "loss", "update", "hooks", "saving", "saved")
 EVERY_S = 0.5  # between two beats, at the most: a change of state is written at once
 STACKS = getattr(signal, "SIGQUIT", None)  # a process that gets it writes the stacks of its threads
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def save_tensors(
     *,
     copies: Mapping[str, Tensor] | None = None,
     group: dist.ProcessGroup | None = None,
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Write named tensors, each process its own ones or its own shards. Collective.
 
@@ -40,12 +42,13 @@ def save_tensors(
         tensors: say names, shapes and shards; plain tensors are on the CPU.
         copies: of sharded tensors this process's parts, to be written in place of the live ones.
         group: that the processes talk over; None for that of training.
+        writing: entered while this process writes, left while it waits for the others.
 
     Raises:
         OSError: one of the processes could not write.
         ValueError: the tensors cannot be written.
     """
-    writer = _Writer(folder, sync_files=True)
+    writer = _Writer(folder, writing)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
@@ -73,16 +76,29 @@ class _Planner(DefaultSavePlanner):
 
 
 class _Writer(dcp.FileSystemWriter):
-    """Says why the system refused to write, which torch hides in a context that does not travel."""
+    """Says why the system refused to write, which torch hides in a context that does not travel.
+
+    Args:
+        writing: as in `save_tensors`.
+    """
+
+    def __init__(self, folder: Path, writing: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(folder, sync_files=True)
+        self.writing = writing
 
     def write_data(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().write_data(*args, **kwargs)
+            with self.writing():
+                return super().write_data(*args, **kwargs)
         except RuntimeError as error:
             reason: BaseException | None = error
             while reason is not None and not isinstance(reason, OSError):
                 reason = reason.__cause__ or reason.__context__
             raise reason or error from None
+
+    def finish(self, *args: Any, **kwargs: Any) -> None:
+        with self.writing():
+            super().finish(*args, **kwargs)
 
 
 def _cause(error: CheckpointException, what: str) -> Exception:

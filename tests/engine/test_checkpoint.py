@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.side import SideChannel
 from diffnext.engine import tensors
 from diffnext.engine.checkpoint import find, newest, staging
 from diffnext.engine.checkpoint import manager as managers
+from diffnext.engine.hooks.heartbeat import phase_of
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
 from tests.engine.runs import Interrupted, toy_run
@@ -235,6 +237,27 @@ def test_what_is_written_beside_the_steps_does_not_move_with_them(tmp_path, monk
         plain = SavedTensors(tmp_path / "plain/checkpoints" / folder / "state").full()
         assert set(saved) == set(plain)
         assert all(torch.equal(saved[name], plain[name]) for name in plain)
+
+
+def test_it_is_told_whose_part_of_a_checkpoint_is_waited_for(tmp_path, monkeypatch):
+    trainer = toy_run(tmp_path, max_steps=1, background=False)
+    seen = [phase_of(trainer)]
+
+    def spy(owner, name):
+        real = getattr(owner, name)
+
+        def told(*args, **kwargs):
+            seen.append((name, phase_of(trainer)))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, told)
+
+    spy(SideChannel, "total")  # is a message
+    spy(FileSystemWriter, "write_data")
+    spy(managers, "publish")
+    trainer.train()
+    assert seen == ["hooks", ("total", "saved"), ("write_data", "saving"), ("publish", "saving")]
+    assert phase_of(trainer) == "hooks"
 
 
 def test_a_host_without_memory_for_a_copy_saves_between_the_steps(tmp_path, monkeypatch, caplog):

@@ -8,7 +8,8 @@
                    schedulers.<role>.begin, random_state.seed, method.<field>
     run.json       step, loader, method, what was begun anew, configuration, versions
     complete.json  written last: every file with its size
-<run>/best.json   the checkpoint that did best on held-out data, if some were evaluated
+<run>/latest.json the checkpoint that was completed last
+<run>/best.json   the one that did best on held-out data, if some were evaluated
 <run>/ema_checkpoints/<prefix>_iter_<step>/<module>/  the running average, in the layout of diffusers;
                    further ones in ema_<decay>_checkpoints
 """
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +30,9 @@ from torch.distributed.tensor import DTensor
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.side import SideChannel
-from diffnext.engine.checkpoint.best import Score, point_at_best
 from diffnext.engine.checkpoint.content import Content, learning_roles
-from diffnext.engine.checkpoint.folders import find_flaw
+from diffnext.engine.checkpoint.folders import Checkpoint, find_flaw
+from diffnext.engine.checkpoint.pointers import Score, point_at_best, point_at_latest
 from diffnext.engine.checkpoint.publish import Export, clear, draft_of, publish
 from diffnext.engine.checkpoint.retention import forget, sweep
 from diffnext.engine.checkpoint.staging import HostCopies, size_bytes
@@ -104,6 +106,15 @@ class CheckpointManager:
         self._pool = one_thread("checkpoint")
         self._running: Future[None] | None = None
         self._failed: OSError | None = None  # why the latest checkpoint is not there
+        self._awaited = False  # whether the steps wait for the one that is being written
+        self._working = False  # whether this process writes its part, or waits for others
+
+    @property
+    def phase(self) -> str:
+        """If steps wait for a checkpoint: "saving" for this process's part, "saved" for the others'."""
+        if not self._awaited:
+            return ""
+        return "saving" if self._working else "saved"
 
     def load(self, trainer: Trainer) -> None:
         """Put a run back to `start`. Collective.
@@ -163,6 +174,7 @@ class CheckpointManager:
 
     def _settle(self, outcome: Callable[[], None]) -> None:
         self._failed = None
+        self._awaited = True
         try:
             outcome()
         except OSError as error:
@@ -170,6 +182,8 @@ class CheckpointManager:
                 raise
             # not the error itself, whose traceback holds the copies of the whole run
             self._failed = OSError(error.errno, error.strerror, error.filename)
+        finally:
+            self._awaited = False
 
     # ------------------------------------------------------------------------- between two steps
 
@@ -203,13 +217,35 @@ class CheckpointManager:
         aside = draft_of(final)
         size = self._channel.total(job.size)
         try:
-            self._channel.on_first(lambda: self._prepare(aside, final, size))
-            save_tensors(job.tensors, aside / "state", copies=job.copies, group=self._channel.group)
-            self._channel.on_first(lambda: self._publish(aside, final, job))
+            self._on_first(lambda: self._prepare(aside, final, size))
+            save_tensors(
+                job.tensors,
+                aside / "state",
+                copies=job.copies,
+                group=self._channel.group,
+                writing=self._at_work,
+            )
+            self._on_first(lambda: self._publish(aside, final, job))
         except Exception as error:
             if processes.rank() == 0:
                 self._give_up(final, size, error)
             raise
+
+    def _on_first(self, work: Callable[[], None]) -> None:
+        def busy() -> None:
+            with self._at_work():
+                work()
+
+        self._channel.on_first(busy)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Around what this process does by itself; elsewhere `_write` waits for the others."""
+        self._working = True
+        try:
+            yield
+        finally:
+            self._working = False
 
     def _prepare(self, aside: Path, final: Path, size: int) -> None:
         if final.exists() and find_flaw(final) is None:
@@ -224,11 +260,14 @@ class CheckpointManager:
         logger.info(f"saved {final}")
         spare = [] if self.start is None else [self.start.checkpoint.folder]
         try:  # the checkpoint is there, whatever fails now
+            point_at_latest(self.run_folder, Checkpoint(final, job.run["step"]))
             best = point_at_best(self.run_folder)
             spare += [] if best is None else [best.folder]
             forget(self.run_folder, keep=self.keep, keep_every=self.keep_every, spare=spare)
         except OSError as error:
-            logger.warning(f"best.json is old, or an old checkpoint is not removed: {error}")
+            logger.warning(
+                f"latest.json or best.json is old, or an old checkpoint is not removed: {error}"
+            )
 
     def _give_up(self, final: Path, size: int, error: Exception) -> None:
         """Say why there is no checkpoint, and leave none of its bytes on a disk that may be full."""

@@ -30,5 +30,12 @@ class Hook:
     def after_train(self, trainer: Trainer) -> None:
         """After the last step of this process; not called if the run breaks off."""
 
+    def phase(self) -> str:
+        """What the loop waits for within this hook, of heartbeat.PHASES, "" for nothing that it can name.
+
+        Called by another thread.
+        """
+        return ""
+
     def close(self) -> None:
         """At the very end, also after an error."""

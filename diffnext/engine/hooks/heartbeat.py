@@ -32,7 +32,7 @@ class HeartbeatHook(Hook):
         self._patience = PATIENCE
 
     def before_train(self, trainer: Trainer) -> None:
-        self.heart.train(lambda: trainer.phase, logs=self.logs)
+        self.heart.train(lambda: phase_of(trainer), logs=self.logs)
 
     def before_step(self, trainer: Trainer) -> None:
         self.heart.move(trainer.step + 1, limit_s=self.timeout_s * self._patience)
@@ -40,3 +40,9 @@ class HeartbeatHook(Hook):
 
     def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
         self.heart.move(trainer.step, limit_s=self.timeout_s * PATIENCE)
+
+
+def phase_of(trainer: Trainer) -> str:
+    """What the loop is doing, of heartbeat.PHASES."""
+    told = (hook.phase() for hook in trainer.hooks)
+    return next(filter(None, told), trainer.phase)

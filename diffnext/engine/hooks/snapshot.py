@@ -51,6 +51,9 @@ class SnapshotHook(Hook):
             self._save(trainer)
         self.manager.finish()
 
+    def phase(self) -> str:
+        return self.manager.phase
+
     def close(self) -> None:
         self.manager.close()
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from diffnext.engine.heartbeat import Heartbeat
+from diffnext.engine.heartbeat import Beat, Heartbeat
+from diffnext.engine.launchers.faults import find_hang
 from diffnext.engine.launchers.group import Group, run_group
 
 ROOT = Path(__file__).parents[3]
@@ -116,6 +117,13 @@ def test_a_process_that_dies_is_named_and_takes_the_others_along(outcomes, kind,
 @pytest.mark.parametrize("kind", ["sleep", "freeze"])
 def test_a_process_that_stands_still_is_found_with_the_stacks_of_all(outcomes, kind):
     check_hang(outcomes[kind])
+
+
+def test_of_those_that_wait_for_a_checkpoint_the_one_that_writes_is_named():
+    now = time.monotonic()
+    beat = Beat(0, "node", 1, "training", step=4, phase="saved", limit_s=10.0, written=now)
+    first, slow = replace(beat, moved=now - 20), replace(beat, rank=1, phase="saving", moved=now)
+    assert "rank 1 on node (process 1) has been in step 4 (saving)" in find_hang([first, slow]).text
 
 
 def test_processes_that_refuse_together_have_said_why(outcomes):
