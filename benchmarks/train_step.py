@@ -9,10 +9,11 @@ python benchmarks/train_step.py --overhead                       the trainer's o
 python benchmarks/train_step.py --small                          seconds, to see that it works
 
 Both loops step the same network with the same batches, in turns, so that a busy machine slows both.
-The peak of memory is that of a process of its own for each loop and mode; with several processes, that
-of the first one over both loops. GB are 10^9 bytes. Tokens are patches of frames, those of the image
-encoder; the share of the peak is that of the floating point operations of a step, recomputation included,
-in what one product of large matrices reaches on the same device.
+The peak of memory is that of a process of its own for each loop and mode, which runs before all else, as
+two such networks may be more than fits; with several processes, that of the first one over both loops.
+GB are 10^9 bytes. Tokens are patches of frames, those of the image encoder; the share of the peak is that
+of the floating point operations of a step, recomputation included, in what one product of large matrices
+reaches on the same device.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from diffnext.utils.seeding import Draws
 from diffnext.utils.writers import JsonlWriter
 
 SMALL = {"model": "small", "pixels": [64], "tokens": 8, "steps": 3}
+Peaks = dict[tuple[str, str], int]  # bytes, by mode and loop
 WARM_UP = 2  # steps; the second still grows the memory of the allocator
 
 
@@ -197,8 +199,13 @@ def measure(trainer: Trainer, steps: int) -> dict[str, list[float]]:
     return {name: found[WARM_UP:] for name, found in times.items()}
 
 
-def peak_bytes(loop: str, mode: str) -> int:
+def peaks_alone(args: argparse.Namespace) -> Peaks:
     """The most memory that a process takes that does nothing but a few steps of one loop."""
+    modes = ["eager"] if args.no_compile else ["eager", "compiled"]
+    return {(mode, loop): peak_bytes(loop, mode) for mode in modes for loop in LOOPS}
+
+
+def peak_bytes(loop: str, mode: str) -> int:
     command = [sys.executable, __file__, *sys.argv[1:], "--peak-of", loop, mode]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -222,7 +229,9 @@ def count(args: argparse.Namespace, trainer: Trainer) -> Speed:
     return Speed(total / args.steps, product_speed(env.device, PRECISIONS[args.precision]))
 
 
-def report(args: argparse.Namespace, trainer: Trainer, mode: str, speed: Speed | None) -> float:
+def report(
+    args: argparse.Namespace, trainer: Trainer, mode: str, speed: Speed | None, peaks: Peaks
+) -> float:
     """Measure one mode, print it, return the trainer's median."""
     times, env = measure(trainer, args.steps), trainer.backend.env
     samples = env.world * args.batch
@@ -231,7 +240,7 @@ def report(args: argparse.Namespace, trainer: Trainer, mode: str, speed: Speed |
         return statistics.median(times["trainer"])
     for name, found in times.items():
         median = statistics.median(found)
-        peak = memory_bytes(env.device) if env.world > 1 else peak_bytes(name, mode)
+        peak = peaks.get((mode, name)) or memory_bytes(env.device)
         print(
             f"{mode:9} {name:8} median {median:8.3f} s  best {min(found):8.3f} s  "
             f"{samples / median:7.2f} samples/s  {tokens / median:9.0f} tokens/s  "
@@ -256,7 +265,7 @@ def prepared(args: argparse.Namespace) -> Iterator[Trainer]:
             trainer.hooks[0].close()
 
 
-def measure_all(args: argparse.Namespace, trainer: Trainer) -> None:
+def measure_all(args: argparse.Namespace, trainer: Trainer, peaks: Peaks) -> None:
     """Print the figures of a network, eager, then compiled."""
     env, net = trainer.backend.env, trainer.backend.learners["student"].net
     say = print if env.is_main else _nothing
@@ -265,10 +274,11 @@ def measure_all(args: argparse.Namespace, trainer: Trainer) -> None:
     speed = count(args, trainer) if env.world == 1 else None
     told = f", {speed}" if speed else ""
     say(f"{args.model}: {size / 1e6:.1f} M parameters, {torch.get_num_threads()} threads{told}")
-    eager = report(args, trainer, "eager", speed)
+    eager = report(args, trainer, "eager", speed, peaks)
     if not args.no_compile:
         compile_blocks(net)
-        say(f"compiled / eager {report(args, trainer, 'compiled', speed) / eager:.3f}")
+        compiled = report(args, trainer, "compiled", speed, peaks)
+        say(f"compiled / eager {compiled / eager:.3f}")
 
 
 def _nothing(line: str) -> None:
@@ -289,13 +299,15 @@ def main() -> None:
         return
     if args.overhead:
         vars(args).update(SMALL | {"frames": 1})
+    alone = args.processes == 1 and not args.overhead and not args.peak_of
+    peaks = peaks_alone(args) if alone else {}
     with prepared(args) as trainer:
         if args.peak_of:
             print_peak(trainer, *args.peak_of)
         elif args.overhead:
             print_overhead(trainer, plain=plain_step, whole=trainer_step)
         else:
-            measure_all(args, trainer)
+            measure_all(args, trainer, peaks)
 
 
 if __name__ == "__main__":
