@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
     from diffnext.engine.vae import models, sources
     from diffnext.engine.vae.loop import Settings, Trainer
-    from diffnext.utils.seeding import mix
+    from diffnext.utils.mixing import mix
 
     device, dtype = pick_device(args.device, args.dtype)
     check_sizes(args.size, args.crop)

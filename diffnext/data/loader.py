@@ -23,7 +23,7 @@ from diffnext.data.buckets import group
 from diffnext.data.records.base import RecordReader, Times
 from diffnext.data.sampler import GlobalBatch, Sampler
 from diffnext.data.schema import Batch
-from diffnext.utils.seeding import mix
+from diffnext.utils.mixing import mix
 
 
 class Loader:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from diffnext.utils.seeding import mix
+from diffnext.utils.mixing import mix
 
 FLOAT16 = np.dtype("<f2")
 # A mark ends a sentence before a space or at the end, a full-width one (Chinese, Japanese) anywhere.

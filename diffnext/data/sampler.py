@@ -20,7 +20,7 @@ import numpy as np
 
 from diffnext.data.buckets import Bucket
 from diffnext.data.permutation import permute
-from diffnext.utils.seeding import mix
+from diffnext.utils.mixing import mix
 
 AHEAD = 8192  # samples whose numbers are computed at once, half a millisecond's work
 

@@ -7,18 +7,12 @@ uninterrupted run or a resumed one: a sample meets the same noise, and no genera
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-
-def mix(*parts: int | str) -> int:
-    """Hash integers and strings to a seed in [0, 2**63)."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+from diffnext.utils.mixing import mix
 
 
 class Draws:

@@ -54,6 +54,13 @@ print("heavy:", [name for name in ("torch", "numpy", "diffusers") if name in sys
     assert done.stdout.endswith("heavy: []\n"), done.stderr
 
 
+def test_plans_and_tools_that_encode_nothing_load_no_torch():
+    names = ("cache_plan", "tools.algebra", "tools.compare", "tools.exchange", "tools.summary")
+    modules = [f"diffnext.data.{name}" for name in (*names, "tools.verify")]
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code], env=ENV, check=False).returncode
+
+
 def test_help_is_quick():
     text, seconds = fastest("--help")
     assert all(name in text for name in cli.COMMANDS)

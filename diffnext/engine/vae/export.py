@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffnext.engine.vae import losses
 from diffnext.engine.vae.initial import moment_layer
 from diffnext.engine.vae.sources import Batches, Source, stack
-from diffnext.utils.seeding import mix
+from diffnext.utils.mixing import mix
 
 CHUNK = 8  # clips at once
 MIN_STD = 1e-3  # a latent channel that moves less says nothing and is left as it is

@@ -16,7 +16,7 @@ from diffnext.engine.lr_scheduler import make_schedule
 from diffnext.engine.vae import losses, state
 from diffnext.engine.vae.muon import Muon, split_parameters
 from diffnext.engine.vae.sources import Batches
-from diffnext.utils.seeding import mix
+from diffnext.utils.mixing import mix
 
 MUON_RATE = 10.0  # Muon's learning rate over Adam's: its steps have norm 1, not the gradient's sign
 CLIP = 1.0  # norm that the gradient is cut to

@@ -21,7 +21,7 @@ from diffnext.data.sources import Failure, walk
 from diffnext.data.views import View
 from diffnext.shapes import draw, draw_video, random_scene
 from diffnext.utils.logging import logger
-from diffnext.utils.seeding import mix
+from diffnext.utils.mixing import mix
 
 HELDOUT_SHARE = 20  # one file in so many is kept for the measurement
 
