@@ -56,8 +56,12 @@ class Runner:
         with self.monkeypatch.context() as patch:
             for launcher in (by_torchrun, by_deepspeed):
                 patch.setattr(launcher, "run_group", lambda c: started.append(c) or 0)
+            patch.setattr(by_deepspeed, "run_hosts", lambda *args: started.append(args) or 0)
+            patch.setattr(by_deepspeed.shutil, "which", str)  # as if pdsh were there
             run_script(given)
         check = check_deepspeed if "--deepspeed" in given else check_torchrun
+        if "--host" in given:
+            check = check_hosts
         check(started.pop(), given)
         if not {"--nnodes", "--host"} & set(given):
             log = Path("forks.log").absolute()
@@ -81,10 +85,15 @@ def check_torchrun(command, given) -> None:
 
 def check_deepspeed(command, given) -> None:
     options = command[: command.index(str(ROOT / "diffnext/cli/train.py"))]
-    if "--host" in given:
-        assert options[options.index("--hostfile") + 1] == "./hostfile"
     assert options[options.index("--num_gpus") + 1] == "2"
     assert command[-len(given) + 1 :] == given[1:]
+
+
+def check_hosts(started, given) -> None:
+    reach, job, hosts = started
+    assert reach[reach.index("--hostfile") + 1] == "./hostfile"
+    assert (hosts, job.num_processes) == (["node1", "node2"], 2)
+    assert job.command[-len(given) + 1 :] == given[1:]
 
 
 def test_commands_and_snippets(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffnext.engine.launchers import LAUNCHERS
+from diffnext.engine.launchers import deepspeed as by_deepspeed
 from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.group import run_group
 
@@ -119,7 +120,32 @@ def test_deepspeed_returns_the_code_of_the_process_that_failed(tmp_path, monkeyp
     assert LAUNCHERS.get("deepspeed")(job(script)) == 3
 
 
-def test_a_missing_hostfile_is_named(tmp_path):
-    wanted = Job(main=lambda: 0, command=["x"], num_processes=1, hostfile=str(tmp_path / "hosts"))
-    with pytest.raises(ValueError, match=r"--host .*hosts does not exist"):
-        LAUNCHERS.get("deepspeed")(wanted)
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, r"--host .*hosts does not exist"),
+        ("# node1 slots=8\n\n", "names no node; write a line for each"),
+        ("node1 slots=8\nnode2 slots=8\n", "needs pdsh to reach several nodes"),
+    ],
+)
+def test_what_is_wrong_with_a_hostfile_is_said(tmp_path, monkeypatch, content, told):
+    path = tmp_path / "hosts"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no pdsh is there
+    with pytest.raises(ValueError, match=told):
+        LAUNCHERS.get("deepspeed")(
+            Job(main=lambda: 0, command=["x"], num_processes=1, hostfile=str(path))
+        )
+
+
+def test_a_hostfile_of_one_node_needs_no_pdsh(tmp_path, monkeypatch):
+    (tmp_path / "hosts").write_text("# the only one\nnode1 slots=8\n")
+    started = []
+    monkeypatch.setattr(by_deepspeed, "run_hosts", lambda *args: started.append(args) or 5)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wanted = Job(main=lambda: 0, command=["x"], num_processes=4, hostfile=str(tmp_path / "hosts"))
+    assert LAUNCHERS.get("deepspeed")(wanted) == 5
+    reach, job, hosts = started.pop()
+    assert (reach[1:3], job, hosts) == (["-m", "deepspeed.launcher.runner"], wanted, ["node1"])
+    assert "--num_gpus=1" in reach and reach[-1] == "--module"  # a watcher a node

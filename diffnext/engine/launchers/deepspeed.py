@@ -5,37 +5,60 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import socket
 import sys
+from pathlib import Path
 
 from diffnext.engine.launchers import LAUNCHERS
 from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.group import run_group
+from diffnext.engine.launchers.hosts import run_hosts
 
 
 @LAUNCHERS.register("deepspeed")
 def launch(job: Job) -> int:
-    """Start `num_processes` on each node; return deepspeed's exit code.
+    """Start `num_processes` on this node, or on each node of the hostfile; return the exit code.
 
     Raises:
-        ValueError: deepspeed is not installed, or the hostfile is not there.
+        ValueError: what is not installed, or what is wrong with the hostfile.
     """
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError("--deepspeed needs deepspeed: pip install deepspeed")
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank"]
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank"]
     if job.hostfile:
-        if not os.path.isfile(job.hostfile):
-            raise ValueError(f"--host {job.hostfile} does not exist")
-        command += ["--hostfile", job.hostfile]
-    else:
-        command += ["--master_port", str(_free_port())]
+        hosts = read_hosts(job.hostfile)
+        # a watcher a node, which starts the processes
+        return run_hosts(
+            [*runner, "--hostfile", job.hostfile, "--num_gpus=1", "--module"], job, hosts
+        )
+    command = [*runner, "--master_port", str(_free_port())]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if visible and not job.hostfile:  # --num_gpus would make deepspeed forget which they are
+    if visible:  # --num_gpus would make deepspeed forget which they are
         chosen = ",".join(visible.split(",")[: job.num_processes])
         command += ["--include", f"localhost:{chosen}"]
     else:
         command += ["--num_gpus", str(job.num_processes)]
     return run_group([*command, *job.command])
+
+
+def read_hosts(path: str) -> list[str]:
+    """The names of the nodes of a hostfile, `NAME slots=N` in each line.
+
+    Raises:
+        ValueError: the file is not there or names none, or there is no pdsh to reach several.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"--host {path} does not exist")
+    lines = [line.split() for line in Path(path).read_text().splitlines()]
+    hosts = [words[0] for words in lines if words and not words[0].startswith("#")]
+    if not hosts:
+        raise ValueError(
+            f"--host {path} names no node; write a line for each, such as: node1 slots=8"
+        )
+    if len(hosts) > 1 and shutil.which("pdsh") is None:
+        raise ValueError("--host needs pdsh to reach several nodes: apt-get install pdsh")
+    return hosts
 
 
 def _free_port() -> int:

@@ -28,6 +28,7 @@ class Fault:
     text: str
     code: int = 0  # exit code of the run; 0 where that of the process is not known
     told: bool = False  # whether the process has said itself why it ended
+    stopped: bool = False  # whether it does nothing at all, and not only its loop
 
 
 def say(text: str) -> None:
@@ -48,8 +49,7 @@ def find_death(beats: Sequence[Beat]) -> Fault | None:
     gone = [beat for beat in beats if beat.code or (beat.state != "ended" and not alive(beat))]
     if not gone:
         return None
-    # one that has refused to go on may leave others behind whose last signs are older
-    first = min(gone, key=lambda beat: (not _told(beat), beat.written))
+    first = min(gone, key=_went)
     if first.error:
         return Fault(first, f"{first} failed {first.place}: {first.error}", first.code)
     if first.code:
@@ -58,8 +58,13 @@ def find_death(beats: Sequence[Beat]) -> Fault | None:
     return Fault(first, f"{first} is gone, last seen {first.place}")
 
 
-def _told(beat: Beat) -> bool:
-    return beat.code != 0 and not beat.error
+def _went(beat: Beat) -> tuple[bool, float]:
+    """For the order of deaths.
+
+    One that has refused to go on may leave others behind whose last signs are older.
+    """
+    told = beat.code != 0 and not beat.error
+    return not told, beat.written
 
 
 def find_hang(beats: Sequence[Beat]) -> Fault | None:
@@ -67,14 +72,41 @@ def find_hang(beats: Sequence[Beat]) -> Fault | None:
     if not any(beat.overdue_s > 0 or _frozen(beat) for beat in beats):
         return None
     there = [beat for beat in beats if beat.state != "ended"]
-    first = min(there, key=lambda b: (b.step, _order(b.phase), b.moved))
+    first = min(there, key=lambda beat: (not _silent(beat), *_behind(beat)))
+    if _silent(first):
+        return Fault(first, f"{hung(first)}; it has stopped altogether", HUNG, stopped=True)
     return Fault(first, hung(first), HUNG)
+
+
+def _behind(beat: Beat) -> tuple[int, int, float]:
+    """For the order of processes that stand still."""
+    return beat.step, _order(beat.phase), beat.moved
+
+
+def earliest(found: Sequence[Fault]) -> Fault:
+    """Of faults of several nodes, in the order of their news, the one that the others follow from.
+
+    The times of their beats are those of one clock.
+    """
+    hangs = [fault for fault in found if fault.code == HUNG]
+    if found[0] in hangs:
+        return min(hangs, key=lambda fault: (not fault.stopped, *_behind(fault.beat)))
+    deaths = [fault for fault in found if fault not in hangs]
+    return min(deaths, key=lambda fault: _went(fault.beat))
 
 
 def _frozen(beat: Beat) -> bool:
     """Whether even the thread that writes the signs has stopped, as in a stopped process."""
-    silent_s = time.monotonic() - beat.written
-    return beat.state != "ended" and 0 < beat.limit_s < silent_s
+    return beat.state != "ended" and 0 < beat.limit_s < _silence_s(beat)
+
+
+def _silent(beat: Beat) -> bool:
+    """Whether that is so of one of those of which one stands still; signs are seconds apart at the most."""
+    return _silence_s(beat) > min(10.0, beat.limit_s / 2)
+
+
+def _silence_s(beat: Beat) -> float:
+    return time.monotonic() - beat.written
 
 
 def _order(phase: str) -> int:

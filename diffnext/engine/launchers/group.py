@@ -23,10 +23,17 @@ ASK_AFTER_S = 1.0  # a signal that went to all processes needs no handing on
 DIE_AFTER_S = 5.0  # for the others to end by themselves once one has died
 LOOK_EVERY_S = 0.25
 NOTE_EVERY_S = 5.0
+Received = tuple[int, float]  # number of a signal, and when it came
 QUIET = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
-def run_group(command: Sequence[str], *, grace_s: float = 20.0) -> int:
+def run_group(
+    command: Sequence[str],
+    *,
+    grace_s: float = 20.0,
+    received: list[Received] | None = None,
+    report: Callable[[Fault], None] = lambda fault: None,
+) -> int:
     """Run a command and all that it starts.
 
     The first signal asks the processes of a training run to end in order: one of them gets it, and
@@ -37,17 +44,24 @@ def run_group(command: Sequence[str], *, grace_s: float = 20.0) -> int:
     Args:
         command: program and arguments; no shell reads them.
         grace_s: how long processes that do not train have to end after a signal.
+        received: where other threads put signals that mean this command.
+        report: is told the fault that ends the run.
 
     Returns:
         The command's exit code, 0 after an orderly end; 128 + the signal's number if a signal has
         ended it; the code of the process that began the end; HUNG if they stood still.
     """
     with tempfile.TemporaryDirectory(prefix="diffnext-", ignore_cleanup_errors=True) as folder:
-        with _ignoring(QUIET):  # programs in between do not know these signals and would die
-            child = subprocess.Popen(
-                list(command), start_new_session=True, env=os.environ | {FOLDER: folder}
-            )
-        return Group(child, folder, grace_s=grace_s).wait()
+        child = start(command, folder)
+        return Group(child, folder, grace_s=grace_s, received=received, report=report).wait()
+
+
+def start(command: Sequence[str], folder: str) -> subprocess.Popen:
+    """Start a command whose processes leave their signs of life in a folder."""
+    with _ignoring(QUIET):  # programs in between do not know these signals and would die
+        return subprocess.Popen(
+            list(command), start_new_session=True, env=os.environ | {FOLDER: folder}
+        )
 
 
 class Group:
@@ -56,14 +70,23 @@ class Group:
     Args:
         child: the command, leader of its own process group.
         folder: where its processes leave their signs of life.
-        grace_s: as in `run_group`.
+        grace_s, received, report: as in `run_group`.
     """
 
-    def __init__(self, child: subprocess.Popen, folder: str, *, grace_s: float) -> None:
+    def __init__(
+        self,
+        child: subprocess.Popen,
+        folder: str,
+        *,
+        grace_s: float,
+        received: list[Received] | None = None,
+        report: Callable[[Fault], None] = lambda fault: None,
+    ) -> None:
         self.child = child
         self.folder = folder
         self.grace_s = grace_s
-        self.received: list[tuple[int, float]] = []  # signals, and when
+        self.report = report
+        self.received: list[Received] = [] if received is None else received
         self.asked = False  # whether the first one was handed on, or need not be
         self.deadline = float("inf")  # when everything is ended
         self.fault: Fault | None = None
@@ -147,12 +170,14 @@ class Group:
             # once more: what is gone may have written its last sign after these were read
             self.fault = faults.find_death(read_beats(self.folder))
         if self.fault is not None:
+            self.report(self.fault)
             if not self.fault.told:
                 say(f"error: {self.fault.text}; ending the others")
             self.deadline = time.monotonic() + DIE_AFTER_S
             return
         self.fault = faults.find_hang(beats)
         if self.fault is not None:
+            self.report(self.fault)
             say(self.fault.text)
             faults.print_stacks(beats, self.folder)
             self.deadline = 0.0

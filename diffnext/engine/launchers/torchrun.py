@@ -17,7 +17,12 @@ def launch(job: Job) -> int:
     Without rendezvous options the run is of one node, on a free port. With them (--nnodes,
     --node-rank, --master-addr, --rdzv-endpoint, ...) the same command is started on each node.
     """
+    return run_group(command_of(job))
+
+
+def command_of(job: Job) -> list[str]:
+    """What starts and ends with the processes of this node."""
     where = list(job.rendezvous) or ["--standalone"]
     count = f"--nproc-per-node={job.num_processes}"
     agent = [sys.executable, "-m", "diffnext.engine.launchers.agent"]
-    return run_group([*agent, *where, count, *job.command])
+    return [*agent, *where, count, *job.command]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process of a run that does nothing but meet the other one, until something happens to one of them.
 
-`worker.py KIND FOLDER` is a process, `worker.py start KIND FOLDER` starts two, as a launcher would.
+`worker.py KIND FOLDER` is a process, `worker.py start KIND FOLDER` starts two, as a launcher would, and
+`worker.py node RANK KIND FOLDER` one of them, as on a node of its own.
 """
 
 from __future__ import annotations
@@ -97,20 +98,20 @@ def main(kind: str, folder: Path) -> int:
     return 0
 
 
-def start(arguments: list[str]) -> int:
-    """Start two; note their exit codes, and return that of the first that fails."""
-    running = []
-    for rank in range(2):
-        number = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+def start(arguments: list[str], ranks: str = "01") -> int:
+    """Start some; note their exit codes, and return that of the first that fails."""
+    running = {}
+    for rank in ranks:
+        number = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
         command = [sys.executable, __file__, *arguments]
-        running.append(subprocess.Popen(command, env=os.environ | number))
-    codes = [None, None]
-    while not any(codes) and None in codes:
-        codes = [process.poll() for process in running]
+        running[rank] = subprocess.Popen(command, env=os.environ | number)
+    codes = dict.fromkeys(running)
+    while not any(codes.values()) and None in codes.values():
+        codes = {rank: process.poll() for rank, process in running.items()}
         time.sleep(0.05)
-    found = {rank: code for rank, code in enumerate(codes) if code}
+    found = {rank: code for rank, code in codes.items() if code}
     Path(os.environ[FOLDER], "codes.json").write_text(json.dumps(found))
-    for process in running:
+    for process in running.values():
         process.wait()
     return next((code % 256 for code in found.values()), 0)
 
@@ -118,4 +119,6 @@ def start(arguments: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "start":
         sys.exit(start(sys.argv[2:]))
+    if sys.argv[1] == "node":
+        sys.exit(start(sys.argv[3:], ranks=sys.argv[2]))
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run on two nodes is one command's: its signals, the faults of each node, and nobody is left behind."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffnext.engine.launchers import link
+from diffnext.engine.launchers.link import Hub, Link, Word
+from tests.engine.launchers.test_group import ROOT, WORKER, Outcome, gone, pids
+
+NODES = Path(__file__).with_name("nodes.py")
+LAUNCH = """
+import sys
+from diffnext.engine.launchers import hosts
+from diffnext.engine.launchers.base import Job
+hosts.START_S = 3.0
+reach, *command = sys.argv[1:]
+job = Job(main=lambda: 0, command=command, num_processes=1)
+sys.exit(hosts.run_hosts([sys.executable, reach], job, ["node1", "node2"]))
+"""
+pytestmark = pytest.mark.skipif(shutil.which("setsid") is None, reason="there is no setsid here")
+
+
+def start(folder: Path, kind: str, *, nodes: int = 2) -> subprocess.Popen:
+    command = [sys.executable, "-c", LAUNCH, str(NODES), str(WORKER), kind, str(folder)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "NODES": str(nodes)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=-1, stderr=subprocess.STDOUT, text=True
+    )
+
+
+FAULTS = ("kill", "freeze", "refuse")
+ENDS = ("signal", "second signal", "no command")  # of runs that take three seconds to save
+
+
+def ask(kind: str, running: subprocess.Popen) -> None:
+    """What happens to a run that trains, after which it saves or does not."""
+    if kind == "no command":
+        running.kill()
+        return
+    running.send_signal(signal.SIGINT)
+    if kind == "second signal":
+        time.sleep(2.5)
+        running.send_signal(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """All that can happen, at the same time: it is waiting for the most part."""
+    folders = {kind: tmp_path_factory.mktemp("run") for kind in FAULTS + ENDS + ("late",)}
+    running = {kind: start(folders[kind], kind) for kind in FAULTS}
+    running |= {kind: start(folders[kind], "save") for kind in ENDS}
+    running["late"] = start(folders["late"], "save", nodes=1)
+    children = {kind: pids(folders[kind]) for kind in FAULTS + ENDS}
+    time.sleep(1.5)  # signs of life are written twice a second
+    for kind in ENDS:
+        ask(kind, running[kind])
+    outputs = {kind: process.communicate(timeout=100)[0] for kind, process in running.items()}
+    return {
+        kind: Outcome(folders[kind], children.get(kind, []), process.returncode, outputs[kind])
+        for kind, process in running.items()
+    }
+
+
+def saved(outcome: Outcome) -> list[bool]:
+    return [(outcome.folder / f"saved{rank}").exists() for rank in range(2)]
+
+
+def test_a_process_that_is_killed_is_named_and_takes_the_other_node_along(outcomes):
+    outcome = outcomes["kill"]
+    assert outcome.code == 137, outcome.output
+    name = rf"rank 1 on \S+ \(process {outcome.children[1]}\) is gone, last seen in step 3"
+    assert re.search(rf"^error: {name} .*; ending the others$", outcome.output, re.M)
+    assert re.search(rf"^error: it began on node2: {name} \(loss\)$", outcome.output, re.M)
+    assert all(map(gone, outcome.children))
+
+
+def test_a_process_that_stands_still_is_told_from_one_that_waits_for_it(outcomes):
+    outcome = outcomes["freeze"]
+    assert outcome.code == 124, outcome.output
+    assert outcome.output.count("--- stacks of rank") == 2
+    last = outcome.output.splitlines()[-1]
+    assert re.match(r"error: it began on node2: rank 1 on .* it has stopped altogether$", last)
+    assert all(map(gone, outcome.children))
+
+
+def test_processes_that_refuse_together_have_said_why(outcomes):
+    assert (outcomes["refuse"].code, outcomes["refuse"].output) == (2, "")
+
+
+def test_a_signal_ends_all_nodes_in_order_however_long_it_takes(outcomes):
+    outcome = outcomes["signal"]
+    assert (outcome.code, saved(outcome)) == (0, [True, True]), outcome.output
+    assert all(map(gone, outcome.children))
+
+
+def test_a_second_signal_ends_all_nodes_at_once(outcomes):
+    outcome = outcomes["second signal"]
+    assert (outcome.code, saved(outcome)) == (128 + signal.SIGTERM, [False, True]), outcome.output
+    assert all(map(gone, outcome.children))
+
+
+def test_without_its_command_a_run_ends_in_order(outcomes):
+    outcome = outcomes["no command"]  # its output ends with the last of its processes
+    assert outcome.output.count("the command that started this run is gone") == 2
+    assert saved(outcome) == [True, True]
+    assert all(map(gone, outcome.children))
+
+
+def test_a_node_that_does_not_come_is_named(outcomes):
+    outcome = outcomes["late"]
+    told = "error: after 3 s nothing has come from node2; ending all\n"
+    assert (outcome.code, outcome.output) == (1, told)
+
+
+def test_a_word_is_one_for_any_shell():
+    word = Word(["10.0.0.1"], 1, "secret", ["train.py", "a b; $(touch y) 'c\"", "{x: [1]}"], 8)
+    assert re.fullmatch(r"\w[\w=-]+", str(word), re.ASCII)
+    assert Word.read(str(word)) == word
+
+
+def test_nobody_else_is_listened_to(monkeypatch):
+    monkeypatch.setattr(link, "ANSWER_S", 0.2)
+    hub = Hub()
+    word = hub.word(["x"], 1)
+    with socket.create_connection(("127.0.0.1", word.port)) as stranger:
+        stranger.sendall(b'{"secret": "a guess", "node": 0, "host": "a"}\n')
+        assert stranger.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", word.port)) as silent:
+        assert silent.recv(1) == b""
+    assert (hub.nodes(), hub.news()) == ([], [])
+    hub.close()
+    with pytest.raises(ConnectionError, match=r"cannot reach the command that started it, port"):
+        Link(word, 0)
