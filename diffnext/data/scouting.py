@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from diffnext.data.cache_compare import Held
 from diffnext.data.choices import Choices
 from diffnext.data.fetching import FETCH, is_fetch_error
-from diffnext.data.journal import Journal
 from diffnext.data.ledger import attempt
 from diffnext.data.sources import Failure, Source
 from diffnext.data.threads import map_ahead
@@ -35,13 +35,13 @@ class Scout:
 
     def __init__(
         self,
-        journal: Journal,
+        held: Held,
         choices: Choices,
         rules: ViewRules,
         ledger: Mapping[str, Failure],
         pool: Pool,
     ) -> None:
-        self._journal, self._choices = journal, choices
+        self._held, self._choices = held, choices
         self._rules, self._ledger, self._pool = rules, ledger, pool
 
     def __call__(self, source: Source) -> Look | Failure:
@@ -69,8 +69,8 @@ class Scout:
 
     def _content(self, source: Source, stamp: tuple[int, int]) -> str:
         """Of a medium without views too: its records of other views are not stale by that."""
-        known = self._journal.content(source.path, stamp)
-        if known or not self._journal.may_hold(stamp):
+        known = self._held.content(source.path, stamp)
+        if known or not self._held.may_hold(stamp):
             return known
         source.location.fetch(stamp)
         return source.location.digest()

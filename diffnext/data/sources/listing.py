@@ -36,7 +36,7 @@ class Source:
         return {name: value for name, value in known.items() if value is not None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A medium that does not come into the cache because of an error."""
 
