@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 
 from diffnext.data import images
+from diffnext.data.location import kind_of
 
 RED = (255, 0, 0)
 
@@ -43,6 +44,23 @@ def test_palette_with_and_without_a_transparent_colour(tmp_path):
 def test_transparent_colour_of_an_rgb_png(tmp_path):
     path = saved(tmp_path, PIL.Image.new("RGB", (4, 4), RED), transparency=RED)
     assert pixel(path) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "more"),
+    [
+        ("a.jpe", "JPEG", False),
+        ("a.mpo", "MPO", True),
+        ("a.apng", "PNG", True),
+        ("a.dib", "DIB", False),
+        ("a.j2k", "JPEG2000", False),
+    ],
+)
+def test_rarer_names_of_known_kinds(tmp_path, name, kind, more):
+    others = {"save_all": True, "append_images": [PIL.Image.new("RGB", (6, 4))]} if more else {}
+    path = saved(tmp_path, PIL.Image.new("RGB", (6, 4), RED), name, format=kind, **others)
+    assert kind_of(path) == "image" and images.size(path) == (4, 6)
+    np.testing.assert_allclose(pixel(path), RED, atol=3)  # of compression
 
 
 def test_grey_and_one_bit(tmp_path):

@@ -48,6 +48,7 @@ def read_ids(path, ids=IDS, size=(HEIGHT, WIDTH)):
         ("order.avi", "libx264", B_FRAMES),
         ("web.webm", "libvpx-vp9", {"deadline": "realtime", "g": "20"}),
         ("mpeg4.mp4", "mpeg4", {}),
+        ("windows.asf", "mpeg4", {"bf": "2"}),
     ],
 )
 def test_the_frames_wanted_come_from_every_container(tmp_path, name, codec, options):
