@@ -210,10 +210,35 @@ def train_text_encoder(folder: Path, steps: int) -> None:
     import torch
     from torch import nn
     from tqdm import tqdm
-    from transformers import CodeGenTokenizerFast, PhiConfig, PhiForCausalLM
+    from transformers import CodeGenTokenizerFast
 
     torch.manual_seed(0)
     tokenizer = CodeGenTokenizerFast.from_pretrained(folder / "tokenizer")
+    model = language_model(tokenizer)
+    itself = nn.Linear(TEXT_WIDTH, len(tokenizer))
+    said = nn.Linear(TEXT_WIDTH, sum(1 + len(VALUES[key]) for key in ATTRIBUTES))
+    ids, labels = tokenised(tokenizer, sentences(6000, "train", 1))
+    params = [p for module in (model, itself, said) for p in module.parameters()]
+    optimizer = torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in tqdm(range(steps), desc="text encoder", unit="step", mininterval=2.0):
+        rows = torch.randint(len(ids), (32,), generator=generator)
+        optimizer.zero_grad()
+        text_loss(model, itself, said, ids[rows], labels[rows]).backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        schedule.step()
+    model.save_pretrained(folder / "text_encoder")
+    path = folder / "text_encoder" / "config.json"
+    write_json(path, {**json.loads(path.read_text()), "architectures": ["PhiEncoderModel"]})
+    (folder / "text_encoder" / "generation_config.json").unlink(missing_ok=True)
+
+
+def language_model(tokenizer):
+    """A small Phi with random weights."""
+    from transformers import PhiConfig, PhiForCausalLM
+
     end = tokenizer.convert_tokens_to_ids(END)
     config = PhiConfig(
         vocab_size=len(tokenizer),
@@ -225,32 +250,15 @@ def train_text_encoder(folder: Path, steps: int) -> None:
         bos_token_id=end,
         eos_token_id=end,
     )
-    model = PhiForCausalLM(config)
-    itself = nn.Linear(TEXT_WIDTH, len(tokenizer))
-    said = nn.Linear(TEXT_WIDTH, sum(1 + len(VALUES[key]) for key in ATTRIBUTES))
-    ids, labels = tokenised(tokenizer, sentences(6000, "train", 1))
-    params = [p for module in (model, itself, said) for p in module.parameters()]
-    optimizer = torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    generator = torch.Generator().manual_seed(0)
-    for _ in tqdm(range(steps), desc="text encoder", unit="step", mininterval=2.0):
-        rows = torch.randint(len(ids), (32,), generator=generator)
-        batch, named = ids[rows], labels[rows]
-        states = model.model(input_ids=batch.clamp(min=0)).last_hidden_state  # (B, L, D)
-        loss = read_loss(model.lm_head(states[:, :-1]), batch[:, 1:]) + read_loss(
-            itself(states), batch
-        )
-        logits = said(states).split([1 + len(VALUES[key]) for key in ATTRIBUTES], dim=-1)
-        loss = loss + sum(read_loss(one, named[..., i]) for i, one in enumerate(logits))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        schedule.step()
-    model.save_pretrained(folder / "text_encoder")
-    path = folder / "text_encoder" / "config.json"
-    write_json(path, {**json.loads(path.read_text()), "architectures": ["PhiEncoderModel"]})
-    (folder / "text_encoder" / "generation_config.json").unlink(missing_ok=True)
+    return PhiForCausalLM(config)
+
+
+def text_loss(model, itself, said, ids, labels):
+    """The three losses of token ids (B, L) and attributes (B, L, 7), added up."""
+    states = model.model(input_ids=ids.clamp(min=0)).last_hidden_state  # (B, L, D)
+    loss = read_loss(model.lm_head(states[:, :-1]), ids[:, 1:]) + read_loss(itself(states), ids)
+    logits = said(states).split([1 + len(VALUES[key]) for key in ATTRIBUTES], dim=-1)
+    return loss + sum(read_loss(one, labels[..., i]) for i, one in enumerate(logits))
 
 
 def read_loss(logits, target):

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +98,7 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(
         vae,
         batches,
-        Settings(
-            steps=args.steps,
-            lr=args.lr,
-            kl_weight=args.kl_weight,
-            adversarial_weight=args.adversarial_weight,
-            adversarial_start=args.adversarial_start,
-            ema=args.ema,
-            seed=args.seed,
-        ),
+        Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)}),
         described=describe(args, config),
         device=torch.device(device),
         dtype=dtype,

@@ -5,13 +5,22 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
+from typing import Any
 
+Add = Callable[..., Any]  # `add_argument` of a parser or of a group
 ASPECT_RATIOS = ("1:1", "5:4", "4:5", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16", "2:1", "1:2")
 
 
 def add_views(parser: argparse.ArgumentParser) -> None:
     """Options that say what is cut out of each medium."""
     add = parser.add_argument_group("what is cut out of each medium").add_argument
+    add_sizes(add)
+    add_frames(add)
+
+
+def add_sizes(add: Add) -> None:
+    """Height and width of what is cut out."""
     add(
         "--resolution",
         required=True,
@@ -35,6 +44,10 @@ def add_views(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-upscale", action="store_true", help="drop media with fewer pixels than the size")
     add("--flip", action="store_true", help="a mirrored sample beside each")
+
+
+def add_frames(add: Add) -> None:
+    """Which frames of a video are taken."""
     add(
         "--num-frames",
         type=numbers,

@@ -15,10 +15,10 @@ HOME = "diffnext.models.transformers.transformer_nova"
 TASKS = ("t2i", "t2v", "c2i")
 
 
-def make_model(folder: Path, task: str, *, scheduler: str = "flow") -> Path:
-    """A model folder with configurations alone: networks begin with random weights."""
+def network_config(task: str) -> dict[str, object]:
+    """The smallest network of a task."""
     video = task == "t2v"
-    network = {
+    return {
         "_class_name": "NOVATransformer3DModel",
         "arch": ["vit_d1w64", "vit_d2w64", "mlp_d2w64"],
         "image_dim": 2,
@@ -31,6 +31,10 @@ def make_model(folder: Path, task: str, *, scheduler: str = "flow") -> Path:
         "text_token_dim": None if task == "c2i" else WIDTH,
         "text_token_len": None if task == "c2i" else 4,
     }
+
+
+def make_model(folder: Path, task: str) -> Path:
+    """A model folder with configurations alone: networks begin with random weights."""
     pipeline = "NOVAC2IPipeline" if task == "c2i" else "NOVAPipeline"
     index = {
         "_class_name": ["diffnext.pipelines.nova", pipeline],
@@ -38,15 +42,12 @@ def make_model(folder: Path, task: str, *, scheduler: str = "flow") -> Path:
         "vae": ["diffnext.models.autoencoders.autoencoder_kl", "AutoencoderKL"],
         "scheduler": ["diffnext.schedulers.scheduling_cfm", "FlowMatchEulerDiscreteScheduler"],
     }
+    vae = {"_class_name": "AutoencoderKL", "scaling_factor": 1.0, "latent_channels": 2}
     steps = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
     for name, content in {
         "model_index.json": index,
-        "transformer/config.json": network,
-        "vae/config.json": {
-            "_class_name": "AutoencoderKL",
-            "scaling_factor": 1.0,
-            "latent_channels": 2,
-        },
+        "transformer/config.json": network_config(task),
+        "vae/config.json": vae,
         "scheduler/scheduler_config.json": steps,
     }.items():
         path = folder / name
