@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -44,79 +46,84 @@ class Interruption(Hook):
 ALONE = Env(0, 1, 0, torch.device("cpu"))
 
 
-def toy_run(
-    folder,
-    *,
-    max_steps: int = 8,
-    snapshot_every: int = 4,
-    env: Env = ALONE,
-    backend: str = "single",
-    batch_size: int = 4,
-    accum: int = 1,
-    precision: str = "float32",
-    max_norm: float = 1.0,
-    optimizer: str = "adamw",
-    decays: Sequence[float] = (0.9,),
-    keep: int = 0,
-    keep_every: int = 0,
-    background: bool = True,
-    bad=(),
-    resume: str = "auto",
-    resets=(),
-    options=None,
-    evaluate: int = 0,
-    stop_at: int | None = None,
-) -> Trainer:
-    """A trainer with logging, averaging and saving in `folder`, resumed if there is something.
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions:
+    """What a toy run is told."""
 
-    Args:
-        evaluate: steps between two evaluations; 0 for none.
-        stop_at: raise Interrupted after this step.
-    """
-    pipe = ToyPipeline(toy_net())
-    spread = BACKENDS.get(backend)(env, precision=precision, **(options or {}))
-    make = optimizer_factory(optimizer, lr=1e-2, weight_decay=0.02, beta2=0.95)
-    method = Finetune(pipe, {"student": spread.add("student", pipe.configure(), make)})
-    loader = ToyLoader(batch_size, rank=env.rank, world=env.world, accum=accum, bad=bad)
-    schedule = make_schedule("cosine_decay", base_lr=1e-2, max_steps=max_steps, warm_up_steps=2)
-    ema = EMA(spread.weights("student", learning=True), decays=decays, device="cpu")
-    start = find_start(resume, folder, resets=resets)
+    max_steps: int = 8
+    snapshot_every: int = 4
+    env: Env = ALONE
+    backend: str = "single"
+    options: Mapping[str, Any] | None = None  # of the backend
+    batch_size: int = 4
+    accum: int = 1
+    precision: str = "float32"
+    max_norm: float = 1.0
+    optimizer: str = "adamw"
+    decays: Sequence[float] = (0.9,)
+    keep: int = 0
+    keep_every: int = 0
+    background: bool = True
+    bad: Collection[int] = ()  # samples whose values are all NaN
+    resume: str = "auto"
+    resets: Collection[str] = ()
+    evaluate: int = 0  # steps between two evaluations; 0 for none
+    stop_at: int | None = None  # raise Interrupted after this step
+
+
+def toy_run(folder, **options) -> Trainer:
+    """A trainer with logging, averaging and saving in `folder`, resumed if there is something."""
+    told = ToyOptions(**options)
+    trainer = _trainer(told)
+    weights = trainer.backend.weights("student", learning=True)
+    ema = EMA(weights, decays=told.decays, device="cpu")
+    start = find_start(told.resume, folder, resets=told.resets)
     manager = CheckpointManager(
         folder,
         prefix="toy",
-        content=Content(module="transformer", loader=loader, ema=ema),
+        content=Content(module="transformer", loader=trainer.batches, ema=ema),
         about={},
-        keep=keep,
-        keep_every=keep_every,
-        background=background,
+        keep=told.keep,
+        keep_every=told.keep_every,
+        background=told.background,
         start=start,
-    )
-    trainer = Trainer(
-        pipe=pipe,
-        method=method,
-        backend=spread,
-        batches=loader,
-        schedules={"student": schedule},
-        max_steps=max_steps,
-        seed=3,
-        accum_steps=accum,
-        max_norm=max_norm,
     )
     if start is not None:
         manager.load(trainer)
-    log = LogHook(
-        _rows(folder, "metrics", trainer),
-        display=3,
-        samples_per_step=batch_size * accum * env.world,
-    )
+    batch = told.batch_size * told.accum * told.env.world
+    log = LogHook(_rows(folder, "metrics", trainer), display=3, samples_per_step=batch)
     trainer.hooks = [log, EMAHook(ema, role="student", every=3)]
-    saving = {"every": snapshot_every, "before": log.flush}
-    if evaluate:
-        looking = _evaluation(folder, trainer, ema, every=evaluate)
-        trainer.hooks.append(looking)
-        saving["score"] = looking.score
-    trainer.hooks += [SnapshotHook(manager, **saving), Interruption(stop_at)]
+    score = None
+    if told.evaluate:
+        evaluation = _evaluation(folder, trainer, ema, every=told.evaluate)
+        trainer.hooks.append(evaluation)
+        score = evaluation.score
+    saving = SnapshotHook(manager, every=told.snapshot_every, before=log.flush, score=score)
+    trainer.hooks += [saving, Interruption(told.stop_at)]
     return trainer
+
+
+def _trainer(told: ToyOptions) -> Trainer:
+    """The loop at step 0, without hooks."""
+    env, pipe = told.env, ToyPipeline(toy_net())
+    backend = BACKENDS.get(told.backend)(env, precision=told.precision, **(told.options or {}))
+    make = optimizer_factory(told.optimizer, lr=1e-2, weight_decay=0.02, beta2=0.95)
+    schedule = make_schedule(
+        "cosine_decay", base_lr=1e-2, max_steps=told.max_steps, warm_up_steps=2
+    )
+    return Trainer(
+        pipe=pipe,
+        method=Finetune(pipe, {"student": backend.add("student", pipe.configure(), make)}),
+        backend=backend,
+        batches=ToyLoader(
+            told.batch_size, rank=env.rank, world=env.world, accum=told.accum, bad=told.bad
+        ),
+        schedules={"student": schedule},
+        max_steps=told.max_steps,
+        seed=3,
+        accum_steps=told.accum,
+        max_norm=told.max_norm,
+    )
 
 
 def _rows(folder, name: str, trainer: Trainer) -> list[JsonlWriter]:

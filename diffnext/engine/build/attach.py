@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diffnext.data.loader import Loader
@@ -38,42 +39,47 @@ def attach(
     Args:
         start: where it goes on from.
     """
-    env, student = coordinator.env, trainer.method.roles[0].name
-    ema = make_ema(cfg, trainer.backend, student, env)
-    manager = CheckpointManager(
-        coordinator.folder,
-        prefix=cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE,
-        content=Content(module=cfg.MODEL.TYPE, loader=loader, ema=ema),
-        about={
-            "config": str(cfg),
-            "data": data_identity(plan),
-            "records": data_records(plan),
-            **describe(),
-        },
-        keep=cfg.SOLVER.SNAPSHOT_KEEP,
-        keep_every=cfg.SOLVER.SNAPSHOT_KEEP_EVERY,
-        background=cfg.SOLVER.SNAPSHOT_ASYNC,
-        start=start,
-    )
+    student = trainer.method.roles[0].name
+    ema = make_ema(cfg, trainer.backend, student, coordinator.env)
+    content = Content(module=cfg.MODEL.TYPE, loader=loader, ema=ema)
+    manager = make_manager(cfg, coordinator.folder, content, start=start, plan=plan)
     if start is not None:
         manager.load(trainer)
-    batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * env.world
     curves = coordinator.curves(step=trainer.step, tensorboard=tensorboard, wandb=wandb)
     writers = coordinator.rows("metrics.jsonl", step=trainer.step) + curves
+    batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * coordinator.env.world
     log = LogHook(writers, display=cfg.SOLVER.DISPLAY, samples_per_step=batch)
 
     moved = MovedHook(every=cfg.SOLVER.DISPLAY)
     trainer.hooks += [moved, log, *make_guards(cfg, coordinator, loader)]
     if ema is not None:
         trainer.hooks.append(EMAHook(ema, role=student, every=cfg.SOLVER.EMA_EVERY))
-    saving: dict[str, Any] = {"every": cfg.SOLVER.SNAPSHOT_EVERY, "before": log.flush}
+    score = None
     if plan.held_out is not None:
         writers = coordinator.rows("eval.jsonl", step=trainer.step) + curves
         options = {"role": student, "ema": ema, "writers": writers, "before": log.flush}
         evaluation = make_evaluation(cfg, plan, **options)
         trainer.hooks.append(evaluation)
-        saving["score"] = evaluation.score
+        score = evaluation.score
     if cfg.SAMPLE.EVERY:
         samples = make_samples(cfg, coordinator, role=student, ema=ema, curves=curves)
         trainer.hooks.append(samples)
+    saving = {"every": cfg.SOLVER.SNAPSHOT_EVERY, "before": log.flush, "score": score}
     trainer.hooks.append(SnapshotHook(manager, **saving))
+
+
+def make_manager(
+    cfg: Config, folder: Path, content: Content, *, start: Start | None, plan: Plan
+) -> CheckpointManager:
+    """What writes the checkpoints of a run, with what they say of its options and data."""
+    about = {"config": str(cfg), "data": data_identity(plan), "records": data_records(plan)}
+    return CheckpointManager(
+        folder,
+        prefix=cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE,
+        content=content,
+        about=about | describe(),
+        keep=cfg.SOLVER.SNAPSHOT_KEEP,
+        keep_every=cfg.SOLVER.SNAPSHOT_KEEP_EVERY,
+        background=cfg.SOLVER.SNAPSHOT_ASYNC,
+        start=start,
+    )

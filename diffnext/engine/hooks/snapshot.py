@@ -21,7 +21,7 @@ class SnapshotHook(Hook):
         manager: writes checkpoints; called by all processes.
         every: steps between two checkpoints.
         before: called before each, to bring what belongs to the same steps to the disk.
-        score: what an evaluation has made of the weights after a step, if there was one.
+        score: what an evaluation has made of the weights after a step, if there are evaluations.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class SnapshotHook(Hook):
         *,
         every: int,
         before: Callable[[], None],
-        score: Callable[[int], Score | None] = lambda step: None,
+        score: Callable[[int], Score | None] | None = None,
     ) -> None:
         self.manager = manager
         self.every = every
@@ -60,4 +60,5 @@ class SnapshotHook(Hook):
     def _save(self, trainer: Trainer) -> None:
         self.before()
         self._saved = trainer.step
-        self.manager.save(trainer, score=self.score(trainer.step))
+        score = None if self.score is None else self.score(trainer.step)
+        self.manager.save(trainer, score=score)
