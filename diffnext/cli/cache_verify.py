@@ -92,9 +92,22 @@ def look(args: argparse.Namespace):
     )
     if report.problems and not args.repair and not is_url(args.cache):
         print(
-            "--repair --vae FOLDER mends what can be mended; --repair --drop drops damaged records"
+            beside(args.cache)
+            or "--repair --vae FOLDER mends what can be mended; --repair --drop drops damaged records"
         )
     return report
+
+
+def beside(cache: str) -> str:
+    """What to do about damage in a folder of embeddings for another cache; "" if it is none."""
+    from diffnext.data.records import read_identity
+
+    if "of" not in (read_identity(cache) or {}):
+        return ""
+    return (
+        f"{cache} holds the prompts of another cache, record by record, so none can be dropped: remove "
+        "it, and `diffnext cache prompts` makes it again"
+    )
 
 
 def mend(args: argparse.Namespace, report, lock) -> int:
@@ -116,6 +129,9 @@ def mend(args: argparse.Namespace, report, lock) -> int:
     if "METADATA" in parts:
         repair.finish(args.cache, lock)
         print("METADATA was written; what is complete counts")
+    if report.damaged and (advice := beside(args.cache)):
+        print(advice)
+        return 1
     if report.damaged:
         remedy = make_remedy(args) if args.vae else None
         outcome = repair.repair(
@@ -125,7 +141,7 @@ def mend(args: argparse.Namespace, report, lock) -> int:
             print(f"record {row} cannot be encoded again: {reason}")
         print(f"{len(outcome.mended)} encoded again, {len(outcome.dropped)} dropped")
         if len(outcome.mended) + len(outcome.dropped) < len(report.damaged):
-            print("nothing was changed; --drop drops the records that cannot be encoded again")
+            print("the rest was left as it is; --drop drops what cannot be encoded again")
             return 1
     return 1 if left else 0
 

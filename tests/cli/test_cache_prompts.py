@@ -304,6 +304,9 @@ def test_a_folder_of_embeddings_follows_its_cache(photos, model, tmp_path, asked
         next(Loader([reader], batch_size=5, num_threads=0))
     embed(texts, texts, model, code=2)
     assert "choose another --output" in capsys.readouterr().err
+    flip_in(beside, 0, b"A cat. It sits.")
+    assert cli.main(["cache", "verify", str(beside), "--repair", "--drop"]) == 1
+    assert "so none can be dropped: remove it, and" in capsys.readouterr().out
 
 
 def flip_in(cache, number, part):

@@ -21,7 +21,7 @@ from typing import Any
 from diffnext.data.cache_identity import open_journal
 from diffnext.data.entries import Entries
 from diffnext.data.prune import prune
-from diffnext.data.records import Record, RecordReader, open_reader, open_writer
+from diffnext.data.records import Record, open_reader, open_writer
 from diffnext.data.records.checks import CHECK
 from diffnext.data.records.files import write_atomic
 from diffnext.data.records.layout import index_names
@@ -52,7 +52,8 @@ def repair(
 ) -> Outcome:
     """Mend a finished cache, whose lock the caller holds. The order of its records may change.
 
-    Where a record can be neither encoded again nor dropped, nothing is changed.
+    Where a record can be neither encoded again nor dropped, records are put back to where they were, and
+    nothing else is changed.
 
     Args:
         damaged: numbers of the damaged records.
@@ -66,7 +67,7 @@ def repair(
     entries = Entries(cache.entries()) if cache.has_journal else None
     aside = os.path.join(path, ASIDE)
     shutil.rmtree(aside, ignore_errors=True)
-    outcome, places = Outcome(), {}
+    outcome, places, rest = Outcome(), {}, {}
     try:
         if remedy is not None and entries is None:
             outcome.failed = dict.fromkeys(damaged, "there is no journal that names its source")
@@ -74,11 +75,14 @@ def repair(
             chosen = [(row, entries[row]) for row in damaged]
             mended = remake(cache, chosen, remedy, outcome.failed, aside, progress)
             places = _write_aside(os.path.join(aside, RECORDS), cache.reader.fields, mended)
+            rest = _write_back(cache, os.path.join(aside, RECORDS), places)
+        outcome.mended = sorted(places.keys() - rest)
         lost = [row for row in damaged if row not in places]
         if lost and not drop:
             return outcome
         outcome.mended, outcome.dropped = sorted(places), lost
-        _put_in_place(cache, os.path.join(aside, RECORDS), places, lost, entries)
+        if rest or lost:
+            prune(path, set(lost), entries, mended=rest)
     finally:
         cache.close()
         shutil.rmtree(aside, ignore_errors=True)
@@ -136,29 +140,23 @@ def _write_aside(
     return places
 
 
-def _put_in_place(
-    cache: Cache, aside: str, places: Mapping[int, int], lost: Sequence[int], entries: Any
-) -> None:
-    reads: dict[int, Callable[[], Record]] = {}
-    if places:
-        reader = open_reader(aside)
-        rest = _write_back(cache, reader, places)
-        reads = {row: functools.partial(reader.__getitem__, places[row]) for row in rest}
-    if reads or lost:
-        prune(cache.path, set(lost), entries, mended=reads)
-
-
-def _write_back(cache: Cache, made: RecordReader, places: Mapping[int, int]) -> list[int]:
-    """Copy records that are as they were, bit for bit, to where they were. Returns the others.
+def _write_back(
+    cache: Cache, aside: str, places: Mapping[int, int]
+) -> dict[int, Callable[[], Record]]:
+    """Copy records that are as they were, bit for bit, to where they were.
 
     Broken off, it leaves a record damaged that was, and no other.
+
+    Returns:
+        What reads each of the others, by its number in the cache.
     """
-    names, others, touched = index_names(cache.path), [], set()
+    made, names = open_reader(aside), index_names(cache.path)
+    others, touched = {}, set()
     for row, place in places.items():
         data, total = made.raw(place)
         shard, offset, size, wanted = cache.reader.index.locate(row)
         if (len(data), total) != (size, wanted):
-            others.append(row)
+            others[row] = functools.partial(made.__getitem__, place)
             continue
         _overwrite(cache.file(names[shard].removesuffix(".index") + ".data"), offset, data)
         touched.add(shard)
