@@ -92,7 +92,7 @@ def add_guidance(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     """What is written, and where and in which precision it is computed."""
     add = parser.add_argument
-    add("--out", default="samples", help="folder for the results (samples)")
+    add("--out", default="samples", help="folder for the results (samples); of one, also a file")
     add("--format", choices=("png", "mp4", "gif"), help="png for pictures; mp4 (default) or gif")
     add("--fps", type=float, default=12.0, help="frames a second of the file (12)")
     add("--device", help="cpu, cuda, cuda:1, mps (an accelerator where there is one)")

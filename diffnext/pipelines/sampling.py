@@ -97,7 +97,7 @@ def suffix(wanted: str | None, length: int) -> str:
     possible = ("png",) if length == 1 else ("mp4", "gif")
     if wanted is not None and wanted not in possible:
         what = "pictures" if length == 1 else "videos"
-        raise ValueError(f"--format is {wanted}, but {what} are made; {possible} are possible")
+        raise ValueError(f"format is {wanted}, but {what} are made; {possible} are possible")
     return wanted or possible[0]
 
 
@@ -111,7 +111,7 @@ def read_prompts(path: str) -> list[str]:
     for number, line in enumerate(text.split("\n"), 1):  # a prompt may hold other ends of lines
         if not line.strip():
             continue
-        if Path(path).suffix == ".jsonl":
+        if Path(path).suffix in (".jsonl", ".json"):
             row = _json(line, f"{path} line {number}")
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
                 raise ValueError(f'{path} line {number} is {line!r}; {{"prompt": "..."}} is wanted')

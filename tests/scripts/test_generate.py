@@ -94,6 +94,14 @@ def test_a_video_model_makes_videos_of_its_own_length_from_a_picture(models, gen
         assert len(list(video.decode(video=0))) == 5
 
 
+def test_one_sample_goes_to_a_file_by_name(models, generate, tmp_path, capsys):
+    out = tmp_path / "new" / "cat.gif"
+    assert generate("--model", models / "t2v", "--prompt", "a", "--out", out) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["cat.gif", "cat.json"]
+    assert record(out.with_suffix(".json"))["prompt"] == "a"
+
+
 def test_classes(models, generate, tmp_path):
     assert generate("--model", models / "c2i", "--label", 3, 7, "--out", tmp_path) == 0
     assert record(tmp_path / "00001.json")["prompt"] == 7
@@ -166,6 +174,9 @@ def test_an_accelerator_that_is_not_there_is_not_taken(models, monkeypatch):
         ("t2i", ["--label", 3], "NOVAPipeline takes a text: use --prompt"),
         ("c2i", ["--prompt", "a"], "NOVAC2IPipeline takes a class: use --label"),
         ("t2i", ["--prompt", "a", "--format", "mp4"], "pictures are made; ('png',)"),
+        ("t2i", ["--prompt", "a", "--out", "a.jpg"], "format is jpg, but pictures are made"),
+        ("t2i", ["--prompt", "a", "b", "--out", "a.png"], "a.png is one file, and 2 are made"),
+        ("t2v", ["--prompt", "a", "--out", "a.mp4", "--format", "gif"], "leave one of them out"),
         ("t2v", ["--prompt", "a", "--num-frames", 4], "--num-frames is 4; 4 k + 1"),
         ("none", ["--prompt", "a"], "holds no model_index.json"),
         ("t2i", ["--prompt", "a", "--snapshot", "nowhere"], "nowhere holds no"),
@@ -185,7 +196,7 @@ def test_an_accelerator_that_is_not_there_is_not_taken(models, monkeypatch):
     ],
 )
 def test_errors_are_one_line(models, generate, tmp_path, capsys, model, arguments, said):
-    assert generate("--model", models / model, *arguments, "--out", tmp_path) == 2
+    assert generate("--out", tmp_path, "--model", models / model, *arguments) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ") and said in last
 
@@ -231,10 +242,12 @@ def test_an_interrupt_is_told_in_a_line(generate, monkeypatch, capsys):
         (b'{"prompt": "a"}\n{"text": "b"}\n', "line 2 is .* is wanted"),
         (b'{"prompt": "a"}\n\n{"prompt"\n', "line 3 is not JSON"),
         (b"\xff\xfea", "is not UTF-8 text"),
+        (b'["a", "b"]', "line 1 is .* is wanted"),
     ],
 )
-def test_a_line_that_is_no_prompt_is_named(tmp_path, content, said):
-    path = tmp_path / "prompts.jsonl"
+@pytest.mark.parametrize("name", ["prompts.jsonl", "prompts.json"])
+def test_a_line_that_is_no_prompt_is_named(tmp_path, content, said, name):
+    path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"prompts.jsonl {said}"):
+    with pytest.raises(ValueError, match=rf"{name} {said}"):
         sampling.read_prompts(path)
