@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffnext.cli.train_args import check_packages, parse_args, read_config, rendezvous
+from diffnext.cli.train_args import (
+    check_deepspeed,
+    check_packages,
+    parse_args,
+    read_config,
+    rendezvous,
+)
 from diffnext.config import CfgNode
 from diffnext.distributed import launched
 
@@ -253,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             launched.check_count(cfg.NUM_GPUS)
         else:
             check_packages(args)
+            check_deepspeed(args.deepspeed)
         if not rendezvous(args):
             launched.check_alone(cfg.NUM_GPUS)
     except USER_ERRORS as error:  # the same for all processes of a node

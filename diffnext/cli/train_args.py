@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 from collections.abc import Sequence
 
 from diffnext.config import CfgNode, get_cfg
@@ -105,6 +106,12 @@ def rendezvous(args: argparse.Namespace) -> list[str]:
     """The options for torchrun that were given."""
     given = {name: getattr(args, name.replace("-", "_")) for name in RENDEZVOUS}
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def check_deepspeed(path: str) -> None:
+    """Refuse a JSON that is not there before a launcher starts processes to find that out."""
+    if path and not os.path.isfile(path):
+        raise ValueError(f"--deepspeed {path}: there is no such file; configs/deepspeed has some")
 
 
 def check_packages(args: argparse.Namespace) -> None:

@@ -129,6 +129,8 @@ def test_the_same_command_goes_on_bit_for_bit(finished, tmp_path):
             "NUM_GPUS 4 PARALLEL.BACKEND fsdp PARALLEL.CONFIG.replicate 3".split(),
             "replicate is 3; it must divide the number of processes, 4",
         ),
+        (["RNG_SEED", str(2**63)], "RNG_SEED is 9223372036854775808; wanted is from -"),
+        (["--deepspeed", "nowhere.json"], "--deepspeed nowhere.json: there is no such file"),
         (["TRAIN.BATCH_SIZE", "0"], "TRAIN.BATCH_SIZE is 0; wanted is at least 1"),
         (["TRAIN.TEXT_DROPOUT", "1.5"], "TRAIN.TEXT_DROPOUT is 1.5; wanted is from 0 to 1"),
         (["SOLVER.DECAY_POWER", "-2"], "SOLVER.DECAY_POWER is -2.0; wanted is at least 0"),
