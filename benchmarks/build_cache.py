@@ -34,12 +34,12 @@ import torch
 
 from diffnext.data import media
 from diffnext.data.cache import build, make_order
-from diffnext.data.cache_identity import Latents
 from diffnext.data.cache_plan import Plan, make_plan
 from diffnext.data.decoding import Order, decode_ahead
 from diffnext.data.decoding import decode as decode_medium
 from diffnext.data.encoding import KEPT_BYTES, Encoder
 from diffnext.data.journal import Journal
+from diffnext.data.latents import Latents
 from diffnext.data.location import File
 from diffnext.data.records import open_writer
 from diffnext.data.sources import scan

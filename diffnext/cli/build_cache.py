@@ -287,7 +287,7 @@ def latents_of(path: str):
     """Latent sizes of the autoencoder in a folder, by its configuration alone."""
     import torch
 
-    from diffnext.data.cache_identity import Latents
+    from diffnext.data.latents import Latents
     from diffnext.models.autoencoders.loading import find_vae, vae_class
     from diffnext.models.autoencoders.modeling_utils import strides
 

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def in_text(found: Mapping[str, Any]) -> str:
     """What `describe` found, in lines."""
-    from diffnext.data.cache_identity import flat
+    from diffnext.utils.trees import flatten
 
     lines = [f"{found['path']}: {found['records']} records", *_buckets(found)]
     fields = (f"{name} ({_kind(kind)})" for name, kind in found["fields"].items())
@@ -60,7 +60,7 @@ def in_text(found: Mapping[str, Any]) -> str:
         lines.append("no identity: what made it is not known")
     else:
         lines.append("what made it:")
-        leaves = flat(found["identity"])  # named as `cache diff` names them
+        leaves = flatten(found["identity"])  # named as `cache diff` names them
         lines += [
             f"  {key}: {json.dumps(leaf, ensure_ascii=False)}" for key, leaf in leaves.items()
         ]

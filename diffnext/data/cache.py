@@ -18,13 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffnext.data.batching import Batcher
-from diffnext.data.cache_identity import Latents, open_journal
+from diffnext.data.cache_folder import open_journal
 from diffnext.data.cache_plan import Item, Plan, Task
 from diffnext.data.cache_sink import RecordSink, Row
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead, view_bytes
 from diffnext.data.encoding import Encode, PatientEncoder, flaw, is_out_of_memory
 from diffnext.data.fetching import FETCH, is_fetch_error
 from diffnext.data.journal import Entry
+from diffnext.data.latents import Latents
 from diffnext.data.ledger import write_ledger
 from diffnext.data.progress import Meter
 from diffnext.data.prompt_cache import Find, embed

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from diffnext.data import media
-from diffnext.data.journal import Journal, Progress, silent
-from diffnext.data.prune import is_pending
-from diffnext.data.records import STORAGES, open_reader, read_identity
+from diffnext.data.latents import Latents
+from diffnext.data.records import holds_records, read_identity
 from diffnext.data.records.identity import LINEAGE
-from diffnext.data.records.layout import JOURNAL as WRITING
-from diffnext.data.records.layout import METADATA, SAMPLES, index_names
-from diffnext.data.view_rules import ViewRules
 from diffnext.data.views import View
-from diffnext.data.worklist import is_joining
+from diffnext.utils.trees import flatten
 
 IDENTITY_VERSION = 2
 
@@ -31,64 +24,6 @@ NOT_OF_ENCODING = (
     *("use_post_quant_conv", "timestep_conditioning"),
 )
 OF_DECODER = "decoder_"  # so begin others
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Sizes of an autoencoder: latent channels, frames and pixels that a latent stands for."""
-
-    channels: int
-    time_stride: int
-    space_stride: int
-
-    def shape(self, view: View) -> tuple[int, ...]:
-        """Shape of the moments of a sample: (2C, H, W), (2C, T, H, W) for a video autoencoder."""
-        space = (view.height // self.space_stride, view.width // self.space_stride)
-        if self.time_stride == 1:
-            return (2 * self.channels, *space)
-        return (2 * self.channels, (view.num_frames - 1) // self.time_stride + 1, *space)
-
-    def check(self, rules: ViewRules, multiple: int = 1) -> None:
-        """Refuse sizes that the autoencoder cannot take.
-
-        Args:
-            multiple: latents that each side is a multiple of, for the patches of the network.
-
-        Raises:
-            ValueError: with the nearest sizes that it can.
-        """
-        for size in sorted({size for sizes in rules.sizes for size in sizes}):
-            for name, value in zip(("height", "width"), size, strict=True):
-                self._check_side(name, value, multiple * self.space_stride)
-        for length in rules.num_frames:
-            self._check_length(length)
-        if rules.frame_stride < 1:
-            raise ValueError(f"--frame-stride is {rules.frame_stride}, at least 1 is wanted")
-
-    def _check_side(self, name: str, value: int, step: int) -> None:
-        below = value // step * step
-        if value != below or value <= 0:
-            legal = [str(size) for size in (below, below + step) if size > 0]
-            raise ValueError(
-                f"--resolution: {name} {value} is no multiple of {step}; "
-                f"nearest: {' or '.join(legal)}"
-            )
-
-    def _check_length(self, length: int) -> None:
-        if length < 1:
-            raise ValueError(f"--num-frames is {length}, at least 1 is wanted")
-        if length > 1 and self.time_stride == 1:
-            raise ValueError(
-                f"--num-frames {length}: this autoencoder encodes pictures; give the "
-                "--vae of a video model, or --num-frames 1"
-            )
-        extra = (length - 1) % self.time_stride
-        if extra:
-            below = length - extra
-            raise ValueError(
-                f"--num-frames {length} is not {self.time_stride} k + 1; "
-                f"nearest: {below} or {below + self.time_stride}"
-            )
 
 
 def make_identity(
@@ -150,7 +85,7 @@ def check_identity(
     Raises:
         ValueError: with each key that differs and both of its values.
     """
-    if not (os.path.isdir(output) and _holds_records(output)):
+    if not holds_records(output):
         return dict(identity)
     held = read_identity(output)
     if held is None:
@@ -194,7 +129,8 @@ def differences(
 ) -> list[str]:
     """Each key on which two identities differ, with both values; lineages aside."""
     ours, theirs = (
-        flat({key: value for key, value in made.items() if key != LINEAGE}) for made in (one, other)
+        flatten({key: value for key, value in made.items() if key != LINEAGE})
+        for made in (one, other)
     )
     return [
         f"  {key}: {name} has {ours.get(key)!r}, {other_name} {theirs.get(key)!r}"
@@ -216,72 +152,6 @@ def options_of(identity: Mapping[str, Any]) -> str:
     return " ".join(options)
 
 
-def open_journal(output: str, progress: Progress = silent) -> tuple[Journal, bool]:
-    """The journal of a cache folder, and whether its last build was finished.
-
-    Args:
-        progress: wraps the lines of the journal, to show how far their reading is.
-
-    Raises:
-        ValueError: the journal or a shard is lost, or records were being dropped when a process was
-            killed.
-    """
-    if is_pending(output) or is_joining(output):
-        what = "dropped" if is_pending(output) else "joined"
-        raise ValueError(
-            f"{output} was interrupted while records were {what}; a build without --dry-run finishes "
-            "that"
-        )
-    finished = os.path.exists(os.path.join(output, METADATA))
-    if not finished:
-        check_indexes(output)
-    if not (os.path.isdir(output) and _holds_records(output)):
-        return Journal(output, 0), True
-    with warnings.catch_warnings():
-        if not finished:
-            warnings.simplefilter("ignore")  # to go on with such a folder is the purpose
-        reader = open_reader(output)
-    view = upgrade_identity(read_identity(output) or {})[1]
-    reader.close()
-    journal = Journal(output, len(reader), view, progress)
-    if not finished and not os.path.exists(os.path.join(output, WRITING)):
-        check_lines(output, len(reader))
-    return journal, finished
-
-
-def check_indexes(output: str) -> None:
-    """Refuse shards that are not counted: the records behind them would get the lines of others.
-
-    A killed writer leaves none: the text index is there before the first byte of the shard.
-    """
-    names = set(os.listdir(output)) if os.path.isdir(output) else set()
-    for name in sorted(names):
-        stem, ending = os.path.splitext(name)
-        lost = ending == ".data" and f"{stem}.index" not in names
-        if lost and os.path.getsize(os.path.join(output, name)):
-            raise ValueError(
-                f"{output} holds {name} and not {stem}.index, without which nobody knows its records; "
-                "put it back from a copy, or choose another --output"
-            )
-
-
-def check_lines(output: str, records: int) -> None:
-    """Refuse a folder without METADATA that has lost a shard from between others.
-
-    A build in progress may have more lines than records, and says that it is one; dropped records
-    leave gaps between the numbers of the shards.
-    """
-    with open(os.path.join(output, SAMPLES), "rb") as stream:
-        lines = sum(1 for _ in stream)
-    stems = [name.removesuffix(".index") for name in index_names(output)]
-    has_gap = stems != [str(number).zfill(len(stems[-1])) for number in range(len(stems))]
-    if lines > records and has_gap:
-        raise ValueError(
-            f"{output} holds {records} records, {SAMPLES} in it knows {lines}, and no build is in "
-            "progress: a shard was lost; put it back from a copy, or choose another --output"
-        )
-
-
 def _other_prompts(held: Mapping[str, Any]) -> str:
     """What to say where a cache has embeddings and a build gives texts, or the other way round."""
     if "text_encoder" in held:
@@ -293,17 +163,3 @@ def _other_prompts(held: Mapping[str, Any]) -> str:
         "holds captions as texts; leave --encode-prompts out, and embed them into a folder beside it "
         "with `diffnext cache prompts`; or choose another --output"
     )
-
-
-def _holds_records(path: str) -> bool:
-    return any(STORAGES.get(name).detect(path) for name in STORAGES.names())
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        result.update(flat(item, f"{prefix}.{key}" if prefix else str(key)))
-    return result

@@ -12,9 +12,11 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from diffnext.data.cache_compare import Held, half
-from diffnext.data.cache_identity import Latents, check_identity, make_identity, open_journal
+from diffnext.data.cache_folder import open_journal
+from diffnext.data.cache_identity import check_identity, make_identity
 from diffnext.data.choices import Choices
 from diffnext.data.journal import Entry, Journal, sample_key
+from diffnext.data.latents import Latents
 from diffnext.data.ledger import attempt, read_ledger
 from diffnext.data.prompt_cache import Find, expected_bytes
 from diffnext.data.prune import prune

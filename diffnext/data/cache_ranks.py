@@ -16,7 +16,7 @@ from typing import Any
 
 from diffnext.data import worklist
 from diffnext.data.cache import Report
-from diffnext.data.cache_identity import open_journal
+from diffnext.data.cache_folder import open_journal
 from diffnext.data.cache_part import POLL_S, Tools, take_part
 from diffnext.data.cache_plan import Plan
 from diffnext.data.leases import LEASE_S

@@ -27,7 +27,7 @@ from itertools import chain
 
 import numpy as np
 
-from diffnext.data.cache_identity import open_journal
+from diffnext.data.cache_folder import open_journal
 from diffnext.data.entries import Entries
 from diffnext.data.journal import JOURNAL as SAMPLES
 from diffnext.data.journal import load_entries, write_entries

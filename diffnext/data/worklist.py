@@ -27,6 +27,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from diffnext.data.decoding import view_bytes
+from diffnext.data.latents import Latents
 from diffnext.data.leases import LEASE_S
 from diffnext.data.ledger import write_ledger
 from diffnext.data.prompt_cache import WORDS, Find
@@ -42,7 +43,6 @@ from diffnext.data.shared_work import (
 )
 
 if TYPE_CHECKING:
-    from diffnext.data.cache_identity import Latents
     from diffnext.data.cache_plan import Plan, Task
 
 WORK = "diffnext.work"
@@ -53,8 +53,8 @@ UNITS = 128  # that even a small plan is divided into, so that many processes ha
 
 # What may come out of tasks.bin: a pickle could call anything else that can be imported.
 KNOWN = {
-    "diffnext.data.cache_identity": ("Latents",),
     "diffnext.data.cache_plan": ("Item", "Task"),
+    "diffnext.data.latents": ("Latents",),
     "diffnext.data.location": ("Cell", "File", "TarMember", "Url"),
     "diffnext.data.shelf": ("Kept",),
     "diffnext.data.sources.listing": ("Source",),

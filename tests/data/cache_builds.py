@@ -9,8 +9,8 @@ import PIL.Image
 
 from diffnext.data import media
 from diffnext.data.cache import build
-from diffnext.data.cache_identity import Latents
 from diffnext.data.cache_plan import make_plan
+from diffnext.data.latents import Latents
 from diffnext.data.sources import scan
 from diffnext.data.view_rules import ViewRules
 from diffnext.data.views import View

@@ -11,9 +11,9 @@ import pytest
 
 from diffnext.data import cache, media, motion
 from diffnext.data.cache import build
-from diffnext.data.cache_identity import Latents
 from diffnext.data.decoding import decode_ahead
 from diffnext.data.journal import JOURNAL, Journal
+from diffnext.data.latents import Latents
 from diffnext.data.records import open_reader
 from diffnext.data.records.index import SIDECAR
 from diffnext.data.view_rules import ViewRules

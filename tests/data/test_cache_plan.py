@@ -14,9 +14,10 @@ import pytest
 from diffnext.data import media
 from diffnext.data.cache import build
 from diffnext.data.cache_compare import GONE
-from diffnext.data.cache_identity import Latents, open_journal
+from diffnext.data.cache_folder import open_journal
 from diffnext.data.cache_plan import make_plan
 from diffnext.data.journal import JOURNAL
+from diffnext.data.latents import Latents
 from diffnext.data.location import File
 from diffnext.data.plan_table import expected, table
 from diffnext.data.records import open_reader, read_identity, write_identity

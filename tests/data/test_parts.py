@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffnext.data import cache_part, parts, worklist
-from diffnext.data.cache_identity import open_journal
+from diffnext.data.cache_folder import open_journal
 from diffnext.data.cache_part import Tools, take_part
 from diffnext.data.cache_ranks import settle
 from diffnext.data.journal import load_entries

@@ -9,7 +9,7 @@ import pytest
 
 from diffnext.data import prune as pruning
 from diffnext.data.cache import build
-from diffnext.data.cache_identity import open_journal
+from diffnext.data.cache_folder import open_journal
 from diffnext.data.prune import is_pending, prune, recover
 from diffnext.data.records import RecordError, folder_writer, open_reader
 from diffnext.data.records.folder_reader import FolderReader

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from diffnext.data.cache import build
-from diffnext.data.cache_identity import Latents
 from diffnext.data.cache_plan import make_plan
+from diffnext.data.latents import Latents
 from diffnext.data.location import Cell, Url, of_path
 from diffnext.data.shelf import SHELF, Kept, Shelf
 from diffnext.data.sources import Listing, Source, scan

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffnext.data.cache import build
-from diffnext.data.cache_identity import Latents
+from diffnext.data.latents import Latents
 from diffnext.data.ledger import load_failures
 from diffnext.data.records import open_reader
 from diffnext.data.view_rules import ViewRules

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from diffnext.cli import build_args, build_cache
-from diffnext.data.cache_identity import Latents
+from diffnext.data.latents import Latents
 from diffnext.data.records import open_reader, read_identity
 from diffnext.data.records.lock import FolderLock
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL

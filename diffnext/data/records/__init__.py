@@ -28,11 +28,17 @@ __all__ = [
     "RecordWriter",
     "Storage",
     "Times",
+    "holds_records",
     "open_reader",
     "open_writer",
     "read_identity",
     "write_identity",
 ]
+
+
+def holds_records(path: str) -> bool:
+    """Whether there is such a folder, with records of any known format."""
+    return os.path.isdir(path) and any(STORAGES.get(name).detect(path) for name in STORAGES.names())
 
 
 def open_reader(path: str | os.PathLike[str]) -> RecordReader:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from diffnext.data import encoding
-from diffnext.data.cache_identity import Latents
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead
 from diffnext.data.encoding import Encode
 from diffnext.data.journal import Entry, sample_key
+from diffnext.data.latents import Latents
 from diffnext.data.location import Location
 from diffnext.data.prompt_cache import TYPES, WORDS, embed, fields_of, words_of
 from diffnext.data.prompt_encoding import EncodeTexts, encode_texts

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffnext.data.cache_identity import open_journal
+from diffnext.data.cache_folder import open_journal
 from diffnext.data.entries import Entries
 from diffnext.data.prune import prune
 from diffnext.data.records import Record, open_reader, open_writer

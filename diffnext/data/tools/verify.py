@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffnext.data.cache_identity import check_indexes, check_lines
+from diffnext.data.cache_folder import check_indexes, check_lines
 from diffnext.data.journal import Entry
 from diffnext.data.parse import moments
 from diffnext.data.prompt_cache import WORDS

@@ -15,6 +15,7 @@ from diffnext.engine.checkpoint.content import RESETS
 from diffnext.engine.checkpoint.folders import Checkpoint, find
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.logging import logger
+from diffnext.utils.trees import flatten
 
 # options that change nothing of what is learned, or that are compared by what they lead to
 _TOLD = (
@@ -154,7 +155,7 @@ def check_data(
     ]
     made = run.get("about", {}).get("data")
     if made is not None:
-        lines += _differences(_flat(dict(enumerate(made))), _flat(dict(enumerate(identities))))
+        lines += _differences(flatten(dict(enumerate(made))), flatten(dict(enumerate(identities))))
     if not lines:  # else the records differ for the reasons that are given already
         lines += _other_records(run.get("about", {}).get("records"), records)
     if lines:
@@ -177,7 +178,7 @@ def _compare_options(saved: str, now: str, resets: Collection[str]) -> None:
     """Tell what changed; refuse what may not."""
     if not saved or not now:
         return
-    then, here = _flat(yaml.safe_load(saved)), _flat(yaml.safe_load(now))
+    then, here = flatten(yaml.safe_load(saved)), flatten(yaml.safe_load(now))
     warned = ("SOLVER.MAX_STEPS",) if here.get("SOLVER.LR_POLICY") not in _STEADY else ()
     refused = []
     for key in sorted(key for key in then.keys() | here.keys() if then.get(key) != here.get(key)):
@@ -218,7 +219,7 @@ def _other_records(
         return []
     lines = []
     for number, pair in enumerate(zip(then, now, strict=True)):
-        old, new = map(_flat, pair)
+        old, new = map(flatten, pair)
         differs = [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
         if any(
             not key.endswith("sums") or None not in (old.get(key), new.get(key)) for key in differs
@@ -228,16 +229,6 @@ def _other_records(
                 "then some were dropped and added, encoded anew, or put in another order"
             )
     return lines
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """The leaves of a tree of mappings, by full name; empty mappings are none."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
 
 
 def _plain(value: Any) -> Any:
