@@ -10,6 +10,7 @@ import numpy as np
 from diffnext.data.batches import BatchReader
 from diffnext.data.buckets import Bucket, Part, group
 from diffnext.data.permutation import permute
+from diffnext.data.record_digest import digest_of
 from diffnext.data.records.base import RecordReader
 from diffnext.data.sampler import GlobalBatch
 from diffnext.data.schema import Batch
@@ -18,6 +19,8 @@ from diffnext.utils.seeding import mix
 
 class HeldOut:
     """The same records in the same batches each time, shared out among processes.
+
+    `digest` tells one choice of records and captions from another, wherever they lie.
 
     Args:
         readers: the dataset, or several.
@@ -49,6 +52,8 @@ class HeldOut:
             on_damage=on_damage,
         )
         chosen = _choose(sum(map(len, readers)), samples, seed)
+        held = [(len(reader), digest_of(reader)) for reader in readers]
+        self.digest = f"{mix(repr((held, len(chosen), seed, short_caption))):016x}"
         self._plans = [
             GlobalBatch(bucket.shape, part, np.zeros_like(part))
             for bucket in buckets

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The held-out records are the same for any number of processes, each read once."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,17 @@ def test_the_choice_belongs_to_the_seed(readers):
     first, second = chosen(1)
     assert first == second
     assert chosen(2) != [first, second]
+
+
+def test_the_digest_tells_choices_apart(readers, tmp_path):
+    def digest(readers, samples=100, seed=1):
+        return HeldOut(readers, samples=samples, batch_size=4, seed=seed).digest
+
+    moved = shutil.copytree(readers[0].path, tmp_path / "moved")
+    same = [digest(readers), digest(readers, samples=15), digest([open_reader(moved), readers[1]])]
+    assert len(set(same)) == 1
+    others = [digest(readers[:1]), digest(readers, samples=14), digest(readers, seed=2)]
+    assert len({same[0], *others}) == 4
 
 
 def test_a_dataset_with_weight_is_read_once_all_the_same(readers):

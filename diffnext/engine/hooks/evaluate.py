@@ -18,7 +18,7 @@ from diffnext.engine.hooks.base import Hook
 from diffnext.pipelines.train_base import Grid
 from diffnext.utils.logging import logger
 from diffnext.utils.metrics import Metrics, Row, finite
-from diffnext.utils.seeding import Draws
+from diffnext.utils.seeding import Draws, mix
 from diffnext.utils.writers import Writer
 
 if TYPE_CHECKING:
@@ -67,7 +67,11 @@ class EvaluationHook(Hook):
     def score(self, step: int) -> Score | None:
         """The metric of a step, if it was evaluated; for the checkpoint of that step."""
         value = self._latest[1] if self._latest[0] == step else None
-        return None if value is None else {"metric": self.metric, "value": value}
+        if value is None:
+            return None
+        levels = (tuple(self.grid.timesteps), tuple(self.grid.mask_ratios))
+        measured = f"{mix(self.data.digest, repr(levels)):016x}"
+        return {"metric": self.metric, "mode": "min", "value": value, "measured": measured}
 
     def before_train(self, trainer: Trainer) -> None:
         if trainer.step == 0:

@@ -12,6 +12,7 @@ from diffnext.engine.build.options import check_grid
 from diffnext.engine.hooks.evaluate import undisturbed
 from diffnext.utils.metrics import read_rows
 from tests.engine.runs import Interrupted, toy_run
+from tests.engine.toy import ToyHeldOut, ToyPipeline
 
 
 def test_rows_are_the_means_over_the_held_out_samples(tmp_path):
@@ -69,17 +70,44 @@ def test_the_best_checkpoint_is_pointed_at_and_stays(tmp_path):
         "loss": torch.full((len(batch),), losses[trainer.step])
     }
     trainer.train()
-    best = json.loads((tmp_path / "best.json").read_text())
-    place = "checkpoints/toy_iter_2"
-    assert best == {"metric": "eval_ema/loss", "value": 1.0, "step": 2, "checkpoint": place}
+    best, latest = (pointed_at(tmp_path / name) for name in ("best.json", "latest.json"))
+    assert best.pop("measured")
+    wanted = {"metric": "eval_ema/loss", "mode": "min", "value": 1.0}
+    assert best == wanted | {"step": 2, "checkpoint": "checkpoints/toy_iter_2"}
+    assert latest == {"step": 5, "checkpoint": "checkpoints/toy_iter_5"}
     kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {"toy_iter_2", "toy_iter_5"}
     assert {path.name for path in (tmp_path / "ema_checkpoints").iterdir()} == kept
 
 
+def pointed_at(file):
+    found = json.loads(file.read_text())
+    assert (file.parent / found["checkpoint"] / "complete.json").exists()
+    return found
+
+
+def test_only_losses_on_the_same_records_are_compared(tmp_path, monkeypatch):
+    losses = {0: 9.0, 1: 1.0, 2: 2.0, 3: 5.0, 4: 4.0}
+    monkeypatch.setattr(
+        ToyPipeline,
+        "evaluate",
+        lambda pipe, net, batch, **options: {
+            "loss": torch.full((len(batch),), losses[trainer.step])
+        },
+    )
+    trainer = toy_run(tmp_path, max_steps=2, evaluate=1, snapshot_every=1)
+    trainer.train()
+    assert pointed_at(tmp_path / "best.json")["step"] == 1
+    monkeypatch.setattr(ToyHeldOut, "digest", "of other records, on which all losses are higher")
+    trainer = toy_run(tmp_path, max_steps=4, evaluate=1, snapshot_every=1)
+    trainer.train()
+    assert pointed_at(tmp_path / "best.json")["step"] == 4
+
+
 def test_without_evaluation_nothing_is_best(tmp_path):
     toy_run(tmp_path, max_steps=2).train()
     assert not (tmp_path / "best.json").exists()
+    assert pointed_at(tmp_path / "latest.json")["step"] == 2
 
 
 def test_modes_and_random_numbers_come_back():
