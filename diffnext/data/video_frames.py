@@ -67,7 +67,14 @@ def _check_gaps(info: VideoInfo, ids: Sequence[int]) -> None:
     times_s = info.times_s[ids[0] : ids[-1] + 1]
     for before_s, after_s in pairwise(times_s) if info.is_stream else ():
         if after_s - before_s > info.longest_s:
-            raise ValueError(f"{info.path}: frames are lost after {before_s:.2f} s")
+            raise ValueError(_lost(info, before_s))
+
+
+def _lost(info: VideoInfo, after_s: float) -> str:
+    return (
+        f"{info.path}: frames are lost after {after_s:.2f} s, or there is a pause without sound; if so, "
+        "copy its streams into a .mkv"
+    )
 
 
 def _from_start(info: VideoInfo, ids: Sequence[int]) -> Found:
@@ -128,7 +135,7 @@ def _counted(info: VideoInfo) -> Found:
     with open_video(info.location) as (container, stream):
         for frame in _sound(info, _packets(container, stream)):
             if None not in (last_s, frame.time) and frame.time - last_s > info.longest_s:
-                raise ValueError(f"{info.path}: frames are lost after {last_s:.2f} s")
+                raise ValueError(_lost(info, last_s))
             last_s = frame.time
             yield number, frame
             number += 1

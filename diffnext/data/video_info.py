@@ -8,7 +8,7 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -21,7 +21,8 @@ STREAMS = ("mpegts", "mpeg")  # where lost packets leave no other trace than a g
 # Not every packet of a program stream states its time; the others get one from what was read before
 # them, so that behind a seek they get a wrong one.
 UNSEEKABLE = ("mpeg",)
-MOST_LOST = 3  # frame times between two frames of a stream; more are lost packets
+MOST_LOST = 3  # frame times between two frames of a stream; more are lost packets, or a pause
+MOST_SILENT = 3  # usual distances of packets of sound; more are lost packets
 REORDERED = 16  # places that a frame may be stored away from where it is shown
 # Titles and the like may be in any encoding; PyAV 19 takes them as they are, and knows no option.
 _LENIENT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
@@ -44,6 +45,9 @@ class VideoInfo:
     pts: Sequence[int] | None  # times of the frames, increasing; None: only their order is known
     keys: Sequence[int]  # increasing numbers of the frames that a seek can find; none in UNSEEKABLE
     is_timed: bool  # decoded frames carry these times, and can be sought by them
+    is_heard: bool = (
+        False  # of a stream with gaps: sound goes on through each, so that it is a pause
+    )
 
     @property
     def path(self) -> str:
@@ -60,7 +64,9 @@ class VideoInfo:
     @property
     def longest_s(self) -> float:
         """Seconds between two frames above which some are lost."""
-        return MOST_LOST / float(self.rate) if self.is_stream else float("inf")
+        return (
+            MOST_LOST / float(self.rate) if self.is_stream and not self.is_heard else float("inf")
+        )
 
 
 @contextlib.contextmanager
@@ -109,7 +115,7 @@ def probe(location: Location) -> VideoInfo:
         is_timed = pts is not None and not _are_of_decoding(shown, stream)
         can_seek = is_timed and container.format.name not in UNSEEKABLE
         pts = pts or _times_of_decoding(shown)
-        return VideoInfo(
+        info = VideoInfo(
             location,
             height,
             width,
@@ -124,6 +130,33 @@ def probe(location: Location) -> VideoInfo:
             keys=_key_frames(packets, pts) if can_seek else (),
             is_timed=is_timed,
         )
+    if info.is_stream and pts and not any(packet.is_corrupt for packet in packets):
+        return replace(info, is_heard=_is_heard(info))
+    return info
+
+
+def _is_heard(info: VideoInfo) -> bool:
+    """Whether sound goes on wherever there is no frame for long: what is lost is lost of both.
+
+    Counters of packets cannot tell it: they begin anew after 16, and every 16th loss passes them.
+    """
+    times_s = np.array(info.pts, np.float64) * float(info.time_base)
+    gaps = np.flatnonzero(np.diff(times_s) > info.longest_s)
+    sound_s = _sound(info) if len(gaps) else []
+    first = np.searchsorted(sound_s, times_s[gaps], "right") - 1  # the last before a gap
+    last = np.searchsorted(sound_s, times_s[gaps + 1])  # and the first after it
+    if not len(sound_s) or first.min() < 0 or last.max() == len(sound_s):
+        return False
+    steps = np.diff(sound_s)
+    most = min(MOST_SILENT * np.median(steps), info.longest_s)
+    return all(steps[a:b].max() <= most for a, b in zip(first, last, strict=True))
+
+
+def _sound(info: VideoInfo) -> list[float]:
+    """The times of the packets of sound, in order, seconds; none where there is no sound."""
+    with open_video(info.location) as (container, _):
+        packets = container.demux(container.streams.audio[:1]) if container.streams.audio else ()
+        return sorted(float(p.pts * p.time_base) for p in packets if p.size and p.pts is not None)
 
 
 def _turn(first: av.VideoFrame, location: Location) -> tuple[int, bool]:

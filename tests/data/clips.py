@@ -86,3 +86,30 @@ def cut_start(path: str, frames: int, *, timescale_per_frame: int) -> None:
     start = int.from_bytes(data[at : at + 4], "big") + frames * timescale_per_frame
     data[at : at + 4] = start.to_bytes(4, "big")
     Path(path).write_bytes(data)
+
+
+def write_stream(path: Path, times: Sequence[int], *, sound: bool) -> str:
+    """A transport stream of frames at these times, in 1 / 1000 s, perhaps with sound all along."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25, options={"bf": "2", "g": "12"})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        packets = []
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            packets += video.encode(frame)
+        packets += video.encode()
+        if sound:
+            rate, size = 48_000, 1024
+            track = container.add_stream("aac", rate=rate, layout="mono")
+            for start in range(0, (times[-1] + 500) * rate // 1000, size):
+                samples = av.AudioFrame.from_ndarray(
+                    np.zeros((1, size), np.float32), "fltp", "mono"
+                )
+                samples.rate, samples.pts = rate, start
+                packets += track.encode(samples)
+            packets += track.encode()
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+    return str(path)

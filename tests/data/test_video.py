@@ -19,6 +19,7 @@ from tests.data.clips import (
     package_file,
     set_matrix,
     write_clip,
+    write_stream,
 )
 
 B_FRAMES = {"bf": "3", "g": "30"}
@@ -165,6 +166,28 @@ def test_lost_packets_are_found(tmp_path, start):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"frames are lost after|a damaged packet at"):
         read_ids(str(path), range(90))
+
+
+def test_a_gap_in_a_stream_is_a_pause_where_sound_goes_on(tmp_path):
+    times = [40 * number + (2000 if number >= 30 else 0) for number in range(60)]
+    info = video.probe(write_stream(tmp_path / "heard.ts", times, sound=True))
+    assert numbers(video.read(info, range(60), (HEIGHT, WIDTH))) == list(range(60))
+    np.testing.assert_allclose(info.times_s, np.array(times) / 1000, atol=0.001)
+    silent = write_stream(tmp_path / "silent.ts", times, sound=False)
+    with pytest.raises(ValueError, match=r"frames are lost after 1\.16 s, or .* into a \.mkv"):
+        read_ids(silent, range(60))
+    assert numbers(read_ids(silent, range(30, 60))) == list(range(30, 60))
+
+
+@pytest.mark.parametrize("start", [60, 90, 120])
+def test_what_is_lost_of_picture_and_sound_is_no_pause(tmp_path, start):
+    """Sixteen packets of a kind, or a multiple of them, leave no trace in their counters."""
+    path = Path(write_stream(tmp_path / "a.ts", range(0, 4000, 40), sound=True))
+    data = path.read_bytes()
+    for lost in (64, 80, 96):
+        path.write_bytes(data[: 188 * start] + data[188 * (start + lost) :])
+        with pytest.raises(ValueError, match=r"frames are lost after|a damaged packet at"):
+            read_ids(str(path), range(70))
 
 
 def test_a_recording_that_begins_anywhere_starts_at_its_first_key_frame(tmp_path):
