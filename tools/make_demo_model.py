@@ -139,12 +139,12 @@ def model_index(vae: str) -> dict:
     }
 
 
-def sentences(count: int, split: str, seed: int) -> list[str]:
-    """Captions of scenes: long, short, and the parts of long ones in other orders and without some."""
+def sentences(count: int, seed: int) -> list[str]:
+    """Captions of training scenes: long, short, and parts of long ones in other orders."""
     rng = np.random.default_rng(seed)
     texts = []
     for _ in range(count):
-        scene = random_scene(rng, split, video=bool(rng.integers(2)))
+        scene = random_scene(rng, "train", video=bool(rng.integers(2)))
         kind = rng.integers(4)
         if kind == 0:
             texts.append(short_caption(scene))
@@ -174,9 +174,7 @@ def write_tokenizer(folder: Path) -> None:
     """Byte-level pairs in the layout of CodeGen: every word of the captions is one token."""
     from tokenizers import ByteLevelBPETokenizer
 
-    words = {
-        word for text in sentences(4000, "train", 0) for word in text.replace(",", " ,").split()
-    }
+    words = {word for text in sentences(4000, 0) for word in text.replace(",", " ,").split()}
     words |= {word.strip(".,") for word in words} | {"grey", "centre", "middle", "video", "picture"}
     texts = [variant for word in sorted(words) for variant in (word, f" {word}")]
     tokenizer = ByteLevelBPETokenizer()
@@ -217,7 +215,7 @@ def train_text_encoder(folder: Path, steps: int) -> None:
     model = language_model(tokenizer)
     itself = nn.Linear(TEXT_WIDTH, len(tokenizer))
     said = nn.Linear(TEXT_WIDTH, sum(1 + len(VALUES[key]) for key in ATTRIBUTES))
-    ids, labels = tokenised(tokenizer, sentences(6000, "train", 1))
+    ids, labels = tokenised(tokenizer, sentences(6000, 1))
     params = [p for module in (model, itself, said) for p in module.parameters()]
     optimizer = torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)

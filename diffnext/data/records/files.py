@@ -34,6 +34,16 @@ def write_all(stream: io.FileIO, pieces: Sequence[Buffer]) -> None:
             rest = rest[stream.write(rest) :]
 
 
+def scatter(data: bytes, buffers: Sequence[bytearray | memoryview]) -> int:
+    """Fill buffers one after another; return how many bytes there were."""
+    start = 0
+    for buffer in buffers:
+        part = data[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        start += len(part)
+    return start
+
+
 def _at_once(pieces: Sequence[Buffer]) -> bool:
     """Whether one call of the system may take them all."""
     return hasattr(os, "writev") and 1 < len(pieces) <= 512
@@ -104,13 +114,7 @@ class Files:
     def _copy_into(
         self, number: int, offset: int, buffers: Sequence[bytearray | memoryview]
     ) -> int:
-        data = self.read(number, offset, sum(map(len, buffers)))
-        start = 0
-        for buffer in buffers:
-            part = data[start : start + len(buffer)]
-            buffer[: len(part)] = part
-            start += len(part)
-        return start
+        return scatter(self.read(number, offset, sum(map(len, buffers))), buffers)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset` on."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from diffnext.data.records.files import Files, Job
+from diffnext.data.records.files import Files, Job, scatter
 from diffnext.data.remote.room import Room
 from diffnext.data.remote.store import Range, RemoteError, RemoteFile, Store
 from diffnext.utils.logging import logger
@@ -96,7 +96,7 @@ class RemoteFiles(Files):
             super().read_into([j for j, is_here in zip(jobs, here, strict=True) if is_here])
         )
         return [
-            next(local) if is_here else _scatter(next(parts), buffers)
+            next(local) if is_here else scatter(next(parts), buffers)
             for (_, _, buffers), is_here in zip(jobs, here, strict=True)
         ]
 
@@ -185,16 +185,6 @@ class RemoteFiles(Files):
             self._digests[number] = found
             raise OSError(flaw)
         self._trust_md5 = self._trust_md5 and wanted in (None, found)
-
-
-def _scatter(data: bytes, buffers: Sequence[bytearray | memoryview]) -> int:
-    """Fill buffers one after another; return how many bytes there were."""
-    start = 0
-    for buffer in buffers:
-        part = data[start : start + len(buffer)]
-        buffer[: len(part)] = part
-        start += len(part)
-    return start
 
 
 class Copier:

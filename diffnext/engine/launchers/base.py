@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Launcher = Callable[["Job"], int]  # runs a job to its end; returns its exit code
-
 
 @dataclass(frozen=True)
 class Job:

@@ -77,11 +77,6 @@ def describe_vae(path: str) -> dict[str, Any]:
     }
 
 
-def full_config(folder: Path) -> dict[str, Any]:
-    """The configuration of an autoencoder with the defaults of its class for what it leaves out."""
-    return complete_config(vae_class(folder), _read_json(folder / "config.json"))
-
-
 def default_config(path: str) -> dict[str, Any]:
     """What the class of the autoencoder in a folder, or in a model folder, has for what is left out."""
     return complete_config(vae_class(find_vae(path)), {})
