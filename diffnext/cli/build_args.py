@@ -111,7 +111,7 @@ def add_checks(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8,
         metavar="N",
-        help="media that a dry run decodes and encodes to foretell the time; 0: no weights are loaded",
+        help="media that a dry run decodes and encodes to estimate the time; 0: no weights are loaded",
     )
     add(
         "--max-failures",

@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show_plan(args: argparse.Namespace, latents, dtype, tools) -> None:
-    """Plan, and foretell how long a build would take."""
+    """Plan, and estimate how long a build would take."""
     from diffnext.data.worklist import find
 
     plan = plan_build(args, latents, dtype)
     if find(args.output) is not None:
         print("records of a build by many processes are not joined yet; they count as to encode")
     if args.probe and plan.tasks:
-        foretell(args.probe, plan, tools)
+        estimate_time(args.probe, plan, tools)
 
 
 def what_is_asked(args: argparse.Namespace, latents, dtype) -> dict:
@@ -186,7 +186,7 @@ def compare(args: argparse.Namespace, listing, latents, dtype):
         )
 
 
-def foretell(count: int, plan, tools) -> None:
+def estimate_time(count: int, plan, tools) -> None:
     """Say how long the build will take one process, by a few of its media."""
     from diffnext.data.cache_rates import frame_bytes, probe_rates
     from diffnext.data.plan_table import expected

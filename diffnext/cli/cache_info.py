@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a cache holds: counts, shapes, bytes, fields, what made it, mean and spread of its latents."""
+"""Say what a cache holds: counts, shapes, bytes, fields, what made it, mean and std of its latents."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from diffnext.data.tools.opening import Cache, spread
+    from diffnext.data.tools.opening import Cache, evenly_spaced
     from diffnext.data.tools.quality import Decoder, look_at
     from diffnext.models.autoencoders.loading import find_vae, load_vae, strides_of
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if not len(cache):
         raise ValueError(f"{args.cache} has no records")
     check_vae(cache.identity, args.vae, args.cache)
-    rows = spread(len(cache), None if args.count < 0 else args.count)
+    rows = evenly_spaced(len(cache), None if args.count < 0 else args.count)
     video = strides_of(find_vae(args.vae))[0] > 1
     decode = Decoder(load_vae(args.vae, device=args.device), video=video)
     gallery = look_at(cache, rows, decode, most=args.most, workers=args.workers, progress=bar)

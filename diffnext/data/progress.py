@@ -46,7 +46,7 @@ class Meter:
 
     Args:
         total: samples to be built.
-        total_bytes: of their frames; time is foretold by them, as samples may be of many sizes.
+        total_bytes: of their frames; time is estimated by them, as samples may be of many sizes.
         workers: processes that decode.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The time a build will take, foretold from a few of its samples."""
+"""The time a build will take, estimated from a few of its samples."""
 
 import time
 

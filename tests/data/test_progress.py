@@ -51,7 +51,7 @@ def test_the_slowest_stage_limits_and_time_goes_by_bytes(now):
     assert half_done(now, encode=9.0).limit == "encode"
 
 
-def test_before_the_first_batch_nothing_is_foretold(now):
+def test_before_the_first_batch_nothing_is_estimated(now):
     assert str(Meter(3, 30)) == "decode 0/s, encode 0/s, write 0/s"
 
 

@@ -16,8 +16,8 @@ from diffnext.data.cache_identity import differences, upgrade_identity
 from diffnext.data.parse import moments
 from diffnext.data.records import DamagedRecord
 from diffnext.data.tools.algebra import key_array
-from diffnext.data.tools.opening import Cache, Progress, silent, spread
-from diffnext.data.tools.summary import Spread
+from diffnext.data.tools.opening import Cache, Progress, evenly_spaced, silent
+from diffnext.data.tools.summary import MeanStd
 
 WORST = 10
 
@@ -57,7 +57,7 @@ class Drift:
     damaged: int = 0
     mean: Distance = field(default_factory=Distance)
     logvar: Distance = field(default_factory=Distance)
-    channels: tuple[Spread, Spread] = field(default_factory=lambda: (Spread(), Spread()))
+    channels: tuple[MeanStd, MeanStd] = field(default_factory=lambda: (MeanStd(), MeanStd()))
     worst: list[tuple[float, int, int]] = field(default_factory=list)  # rms of the means, numbers
 
     def add(self, row: int, other_row: int, record: Mapping, other: Mapping) -> None:
@@ -131,7 +131,7 @@ def compare(
     else:
         rows = other_rows = np.arange(len(a))
         only_a = only_b = np.empty(0, np.int64)
-    chosen = spread(len(rows), sample)
+    chosen = evenly_spaced(len(rows), sample)
     pairs = [(int(rows[place]), int(other_rows[place])) for place in chosen]
     identities = [upgrade_identity(cache.identity or {})[0] for cache in (a, b)]
     found = drift(a, b, pairs, progress)

@@ -130,7 +130,7 @@ def _open_remote(url: str) -> RemoteReader:
     return reader
 
 
-def spread(count: int, most: int | None) -> list[int]:
+def evenly_spaced(count: int, most: int | None) -> list[int]:
     """At most so many of `count` numbers, evenly spread from the first to the last; None: all."""
     if most is None or most >= count:
         return list(range(count))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cache holds, in numbers: counts, shapes, bytes, identity, mean and spread of its latents."""
+"""What a cache holds, in numbers: counts, shapes, bytes, identity, mean and std of its latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from diffnext.data.ledger import LEDGER
 from diffnext.data.parse import moments
 from diffnext.data.records import DamagedRecord
-from diffnext.data.tools.opening import Cache, Progress, silent, spread
+from diffnext.data.tools.opening import Cache, Progress, evenly_spaced, silent
 
 
-class Spread:
+class MeanStd:
     """Mean and standard deviation of each channel, of values that come array by array."""
 
     def __init__(self) -> None:
@@ -69,20 +69,22 @@ def describe(path: str, *, sample: int | None = 256, progress: Progress = silent
         "identity": cache.identity,
     }
     if sample != 0 and len(cache) and "moments" in reader.fields:
-        found["latents"] = latent_spread(cache, spread(len(cache), sample), progress)
+        found["latents"] = latent_mean_std(cache, evenly_spaced(len(cache), sample), progress)
     cache.close()
     return found
 
 
-def latent_spread(cache: Cache, rows: Sequence[int], progress: Progress = silent) -> dict[str, Any]:
-    """Mean and spread of the latents of some records, by channel, and what could not be counted.
+def latent_mean_std(
+    cache: Cache, rows: Sequence[int], progress: Progress = silent
+) -> dict[str, Any]:
+    """Mean and std of the latents of some records, by channel, and what could not be counted.
 
     `std` is that of latents as training draws them: of the means, and of the posterior around them.
 
     Returns:
         records, damaged, not_finite (numbers of records), mean and std (lists of C numbers).
     """
-    means, variances = Spread(), Spread()
+    means, variances = MeanStd(), MeanStd()
     counted = damaged = not_finite = 0
     for row in progress(rows, len(rows), "latents"):
         try:

@@ -3,7 +3,7 @@
 
 `latents` (N, C, H, W) are draws from the posterior, or its means, but not moments: a record of them has a
 posterior without spread. They are neither shifted nor scaled: LightningDiT does that when it reads them,
-by the mean and spread in latents_stats.pt.
+by the mean and std in latents_stats.pt.
 """
 
 from __future__ import annotations
