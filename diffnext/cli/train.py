@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from diffnext.cli.train_args import (
     check_deepspeed,
     check_packages,
+    facts,
     parse_args,
     read_config,
     rendezvous,
@@ -71,6 +72,7 @@ def work(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
 def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: Heartbeat) -> int:
     """Join the processes of the run, and train while nobody else writes to its folder."""
     from diffnext.distributed import env as processes
+    from diffnext.distributed.alike import check_alike
     from diffnext.engine.coordinator import Coordinator
     from diffnext.engine.writer import only_writer
 
@@ -81,6 +83,8 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
     name = cfg.SOLVER.SNAPSHOT_PREFIX or cfg.MODEL.TYPE
     coordinator = Coordinator(args.exp_dir, name=name, env=env)
     try:
+        if env.world > 1:
+            check_alike(facts(args, cfg))
         folder = only_writer(coordinator.folder, env)
     except USER_ERRORS as error:
         return fail_together(error, code=2)

@@ -7,8 +7,12 @@ import argparse
 import importlib.util
 import os
 from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
 
+import diffnext
 from diffnext.config import CfgNode, get_cfg
+from diffnext.utils.hashes import sha256_of
 
 # options of torchrun that are handed on, for runs on several nodes
 RENDEZVOUS = (
@@ -28,6 +32,7 @@ RESETS = {
     "ema": "begin the averages anew, at the loaded weights",
     "data": "go on with other data, or another order of them",
 }
+OF_A_MACHINE = ("NUM_GPUS", "GPU_ID", "TRAIN.NUM_THREADS")  # options that nodes may differ in
 PACKAGES = ("tensorboard", "wandb", "deepspeed")  # each is what the flag of its name needs
 
 
@@ -100,6 +105,23 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     cfg.TRAIN.RESET = list(dict.fromkeys([*cfg.TRAIN.RESET, *given]))
     cfg.freeze()
     return cfg
+
+
+def facts(args: argparse.Namespace, cfg: CfgNode) -> dict[str, str]:
+    """What must be the same on all nodes of a run, by name: options, DeepSpeed's json, code."""
+    import torch
+
+    found = {
+        name: str(reduce(getattr, name.split("."), cfg))
+        for name in cfg.names()
+        if name not in OF_A_MACHINE
+    }
+    if os.path.isfile(args.deepspeed):
+        found[f"content of {args.deepspeed}"] = Path(args.deepspeed).read_text()
+    found["version of torch"] = torch.__version__
+    source = sorted(Path(diffnext.__file__).parent.rglob("*.py"))
+    found["sha256 of the source of diffnext"] = sha256_of(source)
+    return found
 
 
 def rendezvous(args: argparse.Namespace) -> list[str]:

@@ -125,7 +125,7 @@ def agree(error: Exception | None) -> None:
         if message is not None:
             ranks.setdefault(message, []).append(number)
     lines = [
-        message if len(met) == len(told) else f"{message} (met by rank {_listed(met)})"
+        message if len(met) == len(told) else f"{message} (met by rank {listed(met)})"
         for message, met in ranks.items()
     ]
     if lines:
@@ -143,7 +143,7 @@ def agree_with_first(error: Exception | None) -> None:
         raise error or ValueError(told)
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
     """A few of many numbers, for a message."""
     return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
