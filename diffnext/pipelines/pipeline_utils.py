@@ -129,11 +129,12 @@ class PipelineMixin(DiffusionPipeline):
     def make_output(
         self, latents: Tensor, output_type: str, batch_size: int
     ) -> ImagePipelineOutput | VideoPipelineOutput:
-        """Decode latents (B, C, T, H, W) and give them the type asked for."""
+        """Decode latents (B, C, T, H, W), give them the type asked for, and end the offloading of a call."""
         output = latents
         if output_type != "latent":
             pixels = self.decode_latents(latents, batch_size)
             output = VaeImageProcessor().postprocess(pixels, output_type)
+        self.maybe_free_model_hooks()
         if latents.shape[2] == 1:
             return ImagePipelineOutput(images=output)
         return VideoPipelineOutput(frames=output)

@@ -150,12 +150,7 @@ class NOVAPipeline(PipelineMixin):
         cond = self._conditions(
             prompts, negative_prompt, motion_flow, guidance, repeats=num_images_per_prompt
         )
-        given = self._given_frames(image, latents, batch, generator)
-        if len(given) > max_latent_length:
-            raise ValueError(
-                f"max_latent_length is {max_latent_length}, but image and latents give "
-                f"{len(given)} frames"
-            )
+        given = self._given_frames(image, latents, batch, generator, most=max_latent_length)
         total = (max_latent_length - len(given)) * num_inference_steps
         with self.sampling_bar(total, disable=disable_progress_bar) as bar:
             sampled = generate(
@@ -170,9 +165,7 @@ class NOVAPipeline(PipelineMixin):
                 latents=given,
                 progress=bar.update,
             )
-        output = self.make_output(sampled, output_type, vae_batch_size)
-        self.maybe_free_model_hooks()
-        return output
+        return self.make_output(sampled, output_type, vae_batch_size)
 
     def _conditions(
         self,
@@ -224,6 +217,8 @@ class NOVAPipeline(PipelineMixin):
         latents: Tensor | Sequence[Tensor] | None,
         batch: int,
         generator: torch.Generator | list[torch.Generator] | None,
+        *,
+        most: int,
     ) -> list[Tensor]:
         """Frames that are not sampled: that of a picture, then those of `latents`."""
         frames = []
@@ -236,6 +231,10 @@ class NOVAPipeline(PipelineMixin):
             if tuple(frame.shape) != shape:
                 raise ValueError(f"latents {i} have shape {tuple(frame.shape)}; {shape} is wanted")
             frames.append(frame)
+        if len(frames) > most:
+            raise ValueError(
+                f"max_latent_length is {most}, but image and latents give {len(frames)} frames"
+            )
         return frames
 
     def _encode_image(

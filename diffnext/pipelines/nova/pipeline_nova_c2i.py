@@ -110,9 +110,7 @@ class NOVAC2IPipeline(PipelineMixin):
                 generator=generator,
                 progress=bar.update,
             )
-        output = self.make_output(sampled, output_type, vae_batch_size)
-        self.maybe_free_model_hooks()
-        return output
+        return self.make_output(sampled, output_type, vae_batch_size)
 
     def _conditions(self, labels: list[int], guidance: Guidance, *, repeats: int) -> Tensor:
         """Condition tokens of all samples, pass by pass, (G * B, 1, D)."""
