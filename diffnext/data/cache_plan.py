@@ -87,6 +87,7 @@ class Plan:
     tasks: list[Task] = field(default_factory=list)
     present: int = 0  # samples that are in the cache already
     enlarged: int = 0  # samples to encode that have more pixels than their medium
+    unused: int = 0  # frames of videos to encode that are in no view
     stale: dict[int, str] = field(default_factory=dict)  # record -> why it fits no source any more
     dropped: list[Failure] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -246,6 +247,7 @@ def _place(
         else:
             items.append(item)
             plan.enlarged += is_enlarged(chosen.height, chosen.width, view)
+    plan.unused += chosen.unused if items else 0
     plan.tasks += [Task(source, group, look.stamp, look.content) for group in _groups(items)]
 
 

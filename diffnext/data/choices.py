@@ -104,6 +104,5 @@ def _state(chosen: Chosen) -> dict[str, Any]:
 def _chosen(state: dict[str, Any], views: dict[View, View]) -> Chosen:
     made = [View.from_state(view) for view in state["views"]]
     same = tuple(views.setdefault(view, view) for view in made)
-    return Chosen(
-        state["height"], state["width"], same, tuple(state["dropped"]), tuple(state["failed"])
-    )
+    reasons = tuple(state["dropped"]), tuple(state["failed"])
+    return Chosen(state["height"], state["width"], same, *reasons, state.get("unused", 0))

@@ -71,6 +71,10 @@ def _others(plan: Plan, prune: bool) -> list[str]:
     fate = "dropped when all else is done" if prune else "kept, --prune drops them"
     if plan.enlarged:
         lines.append(_line("enlarged", plan.enlarged, "of those to encode, smaller than the view"))
+    if plan.unused:
+        more = "" if plan.rules.windows is None else "; --windows all may take more"
+        what = f"frames of the videos to encode are in no view{more}"
+        lines.append(_line("unused", plan.unused, what))
     for reason, count in Counter(plan.stale.values()).most_common():
         lines.append(_line("stale", count, f"records: {reason}; {fate}"))
     if plan.failed_before:

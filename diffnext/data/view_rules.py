@@ -28,6 +28,7 @@ class Chosen:
     views: tuple[View, ...] = ()
     dropped: tuple[str, ...] = ()  # for reasons of choice
     failed: tuple[str, ...] = ()  # for what is wrong with it
+    unused: int = 0  # frames that could be taken and are in no view
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class ViewRules:
 
     def choose(self, medium: Probe) -> Chosen:
         """The views of one medium."""
-        frames, reason = self._frames(medium)
+        frames, unused, reason = self._frames(medium)
         if reason:
             return Chosen(medium.height, medium.width, dropped=(reason,))
         views, dropped, failed = [], [], []
@@ -72,27 +73,28 @@ class ViewRules:
             else:
                 views += [View(*size, ids, flip) for ids in frames for flip in self._flips()]
         unique = tuple(dict.fromkeys(views))
-        return Chosen(medium.height, medium.width, unique, tuple(dropped), tuple(failed))
+        return Chosen(medium.height, medium.width, unique, tuple(dropped), tuple(failed), unused)
 
     def _flips(self) -> tuple[bool, ...]:
         return (False, True) if self.flip else (False,)
 
-    def _frames(self, medium: Probe) -> tuple[list[tuple[int, ...]], str]:
-        """The frames of each window, or why there are none."""
+    def _frames(self, medium: Probe) -> tuple[list[tuple[int, ...]], int, str]:
+        """The frames of each window, how many are in none, or why there are no windows."""
         if medium.kind == "image":
             if 1 in self.num_frames:
-                return [(0,)], ""
-            return [], f"a picture, and --num-frames is {_words(self.num_frames)}"
+                return [(0,)], 0, ""
+            return [], 0, f"a picture, and --num-frames is {_words(self.num_frames)}"
         lengths = sorted((length for length in self.num_frames if length > 1), reverse=True)
         if not lengths:
-            return [], "a video, and --num-frames is 1"
+            return [], 0, "a video, and --num-frames is 1"
         ticks = self._ticks(medium)
         for length in lengths:
             if len(ticks) >= length:
-                return windows(ticks, length, self.windows), ""
+                found = windows(ticks, length, self.windows)
+                return found, len(ticks) - length * len(found), ""
         if self.pad and len(ticks):
-            return [(*ticks, *[ticks[-1]] * (lengths[-1] - len(ticks)))], ""
-        return [], self._too_short(lengths[-1])
+            return [(*ticks, *[ticks[-1]] * (lengths[-1] - len(ticks)))], 0, ""
+        return [], 0, self._too_short(lengths[-1])
 
     def _ticks(self, medium: Probe) -> Sequence[int]:
         """Numbers of the frames that can be taken, in order."""

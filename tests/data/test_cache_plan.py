@@ -91,6 +91,8 @@ def test_videos_give_the_frames_that_were_asked_for(tmp_path):
     )
     [line] = [line for line in table(plan).splitlines() if "48x128" in line]
     assert line.split() == ["33", "frames", "of", "48x128", "px", "8x9x6x16", "2", "0"]
+    # of every second of 70 and of 65 frames 33 are taken
+    assert "2  frames of the videos to encode are in no view" in table(plan)
     reasons = {Path(f.file).name: f.reason for f in plan.dropped}
     assert reasons == {
         "short.mp4": "fewer than 65 frames",
