@@ -176,6 +176,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(finished, tmp_path, capsys
     assert "step       16 samples: 4 a micro-batch, 1 micro-batches, 4 processes" in out
     assert "backend ddp; 6 steps" in out
     assert "learn; random weights\n" in out
+    assert "checkpoint at step 3 for the first time" in out
     assert "MAX_STEPS: 6" in out
     assert "start      step 0" in out
     assert "too few for" not in out
@@ -190,6 +191,7 @@ def test_a_dry_run_tells_where_the_run_begins_and_what_it_lacks(finished, capsys
     out = capsys.readouterr().out
     assert f"start      {run / 'checkpoints/tiny_iter_6'}" in out
     assert f"learn; weights of {run / 'checkpoints/tiny_iter_6'}\n" in out
+    assert "checkpoint at step 7 for the first time" in out
     assert re.search(r"WARNING .* has 0\.0 MiB, too few for [0-9.]+ MiB", out)
 
 

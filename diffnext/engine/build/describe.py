@@ -49,11 +49,17 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int, start: Start | None = 
         lines.append(f"WARNING    {short}")
     averaged = len(decays_of(cfg)) * (every + learning)
     saved = every + 2 * learning + averaged + every
-    first = min(cfg.SOLVER.SNAPSHOT_EVERY, cfg.SOLVER.MAX_STEPS)
     lines.append(
-        f"checkpoint at step {first} for the first time, about {4 * saved / 2**30:.2f} GiB"
+        f"checkpoint at step {_first_save(cfg, start)} for the first time, "
+        f"about {4 * saved / 2**30:.2f} GiB"
     )
     return lines
+
+
+def _first_save(cfg: Config, start: Start | None) -> int:
+    """The step of the first checkpoint that the run will write."""
+    done, period = 0 if start is None else start.checkpoint.step, cfg.SOLVER.SNAPSHOT_EVERY
+    return min((done // period + 1) * period, cfg.SOLVER.MAX_STEPS)
 
 
 def _source(cfg: Config, plan: Plan, start: Start | None) -> str:
