@@ -39,3 +39,11 @@ def test_writing_is_compared_with_a_plain_write(run_benchmark, capsys, kind, tmp
         "without checksum",
     ]
     assert float(lines[3].split()[3]) > 0 and not list(tmp_path.iterdir())
+
+
+def test_what_a_build_takes_a_sample_is_measured_without_media(run_benchmark, capsys):
+    run_benchmark("scale", "--counts", "200")
+    lines = capsys.readouterr().out.splitlines()
+    cells = {line[:22].strip(): line[22:].split() for line in lines[1:]}
+    assert list(cells)[:4] == ["list", "plan, nothing built", "plan, all built", "plan, half built"]
+    assert all(row[0] == "200" and float(row[1]) > 0 for row in cells.values())
