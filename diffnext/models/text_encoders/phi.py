@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
-from transformers import PhiForCausalLM
+from transformers import DynamicCache, PhiForCausalLM
 from transformers.modeling_outputs import BaseModelOutput
 
 
@@ -26,5 +28,24 @@ class PhiEncoderModel(PhiForCausalLM):
         Returns:
             `last_hidden_state` (B, L, D).
         """
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=Unkept(),
+            use_cache=False,
+        )
         return BaseModelOutput(last_hidden_state=output.last_hidden_state)
+
+
+class Unkept(DynamicCache):
+    """A cache of keys and values that keeps none.
+
+    Where there is no cache, transformers looks among the positions for prompts that are packed into one
+    row. That is a value read from a GPU: the host would wait for all that it has begun.
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The keys and values of a layer, as they are."""
+        return key_states, value_states

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PhiConfig, PhiForCausalLM
 
 from diffnext.models.text_encoders.phi import PhiEncoderModel
@@ -67,3 +68,22 @@ def test_padding_on_the_left_is_masked(model):
     # rotary positions are relative, so the shift by the padding is without effect
     found = hidden(model, padded, attention_mask=mask)[:, 3:]
     torch.testing.assert_close(found, hidden(model, ids), rtol=1e-4, atol=1e-5)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that the host reads from tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read_on_the_way(model):
+    with Reads() as reads:
+        torch.ones(1).item()
+        hidden(model, torch.arange(10).view(2, -1))
+    assert reads.count == 1
