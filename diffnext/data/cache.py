@@ -31,7 +31,7 @@ from diffnext.data.progress import Meter
 from diffnext.data.prompt_cache import Find, embed
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.sources import Failure, Source
-from diffnext.data.workers import WorkError
+from diffnext.data.worker import WorkError
 
 
 @dataclass

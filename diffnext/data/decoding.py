@@ -17,7 +17,8 @@ from diffnext.data import media
 from diffnext.data.location import Fetched, Location
 from diffnext.data.motion import motion_score
 from diffnext.data.views import View
-from diffnext.data.workers import Pool, WorkError
+from diffnext.data.worker import WorkError
+from diffnext.data.workers import Pool
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from diffnext.data.ledger import attempt
 from diffnext.data.sources import Failure, Source
 from diffnext.data.threads import map_ahead
 from diffnext.data.view_rules import Chosen, ViewRules, examine
-from diffnext.data.workers import Pool, WorkError
+from diffnext.data.worker import WorkError
+from diffnext.data.workers import Pool
 
 CHUNK = 32  # sources that a thread looks at in one go
 

@@ -10,12 +10,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from diffnext.data import decoding, media, workers
+from diffnext.data import decoding, media, worker
 from diffnext.data.decoding import Order, decode, decode_ahead
 from diffnext.data.location import File, TarMember
 from diffnext.data.motion import motion_score
 from diffnext.data.views import View
-from diffnext.data.workers import Pool, WorkError
+from diffnext.data.worker import WorkError
+from diffnext.data.workers import Pool
 from tests.data import odd_work
 from tests.data.clips import numbers, write_clip
 from tests.data.odd_work import OddOrder
@@ -60,7 +61,7 @@ def test_a_crash_and_a_hang_cost_one_result_each():
 
 def test_one_that_hangs_holds_up_nobody_for_long(monkeypatch):
     monkeypatch.setattr(decoding, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(workers, "QUICK_S", 0)  # or one may wait in the pipe of the same worker
+    monkeypatch.setattr(worker, "QUICK_S", 0)  # or one may wait in the pipe of the same worker
     orders = [OddOrder("echo", 0), OddOrder("wait", 4), *(OddOrder("echo", i) for i in range(5))]
     results = ahead(orders)
     assert [next(results)[1] for _ in range(6)] == [0, 0, 1, 2, 3, 4]

@@ -15,7 +15,7 @@ from diffnext.data.location import TarMember, of_path
 from diffnext.data.shelf import Shelf
 from diffnext.data.sources import Listing, Source
 from diffnext.data.views import View
-from diffnext.data.workers import WorkError
+from diffnext.data.worker import WorkError
 from tests.data.cache_builds import encode, plan_of, records, write_photos
 from tests.data.clips import HEIGHT, WIDTH, numbers, write_clip
 from tests.data.packed import png, write_tar

@@ -15,8 +15,9 @@ import numpy as np
 import psutil
 import pytest
 
-from diffnext.data import workers
-from diffnext.data.workers import Pool, WorkError
+from diffnext.data import worker
+from diffnext.data.worker import WorkError
+from diffnext.data.workers import Pool
 from tests.data import odd_work
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ def test_a_call_that_fails_says_why_and_the_next_one_works(pool, order, reason):
 @pytest.mark.parametrize("order", [("segfault", None), ("raise", "no"), ("sleep", 60)])
 def test_a_call_that_was_sent_ahead_of_a_bad_one_is_made_once(order, tmp_path, monkeypatch):
     """It waits in the pipe of a process that goes away, or stays."""
-    monkeypatch.setattr(workers, "QUICK_S", 60)
+    monkeypatch.setattr(worker, "QUICK_S", 60)
     with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
         pool.submit(("double", 1)).result()  # now the process counts as quick
         bad = pool.submit(order)
@@ -101,7 +102,7 @@ def test_memory_that_a_worker_frees_is_used_again(pool):
 
 def test_large_calls_are_not_sent_ahead(pool, monkeypatch):
     """Both ends would wait for the other to read."""
-    monkeypatch.setattr(workers, "QUICK_S", 60)
+    monkeypatch.setattr(worker, "QUICK_S", 60)
     block = np.ones(4 << 20, np.uint8)
     calls = [pool.submit(("echo", block)) for _ in range(3)]
     assert all(len(call.result()) == len(block) for call in calls)
@@ -110,7 +111,7 @@ def test_large_calls_are_not_sent_ahead(pool, monkeypatch):
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes of one size")
 def test_nothing_is_sent_ahead_through_small_pipes(monkeypatch):
     """The kernel gives them to a user who has many, and both ends would wait for the other to read."""
-    start_process = workers._start
+    start_process = worker._start
 
     def start(limit_s):
         process = start_process(limit_s)
@@ -118,8 +119,8 @@ def test_nothing_is_sent_ahead_through_small_pipes(monkeypatch):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
         return process
 
-    monkeypatch.setattr(workers, "QUICK_S", 60)
-    monkeypatch.setattr(workers, "_start", start)
+    monkeypatch.setattr(worker, "QUICK_S", 60)
+    monkeypatch.setattr(worker, "_start", start)
     with Pool(odd_work.work, workers=1, limit_s=20) as pool:
         calls = [pool.submit(("echo", bytes(20_000))) for _ in range(5)]
         assert [len(call.result(timeout=30)) for call in calls] == [20_000] * 5
@@ -156,7 +157,7 @@ def test_closing_ends_calls_at_work_and_drops_the_rest():
 
 
 def test_closing_ends_a_process_that_is_being_started(monkeypatch):
-    begun, start_process = threading.Event(), workers._start
+    begun, start_process = threading.Event(), worker._start
     pool = Pool(odd_work.work, workers=1, limit_s=60)
 
     def slowly(limit_s):
@@ -166,7 +167,7 @@ def test_closing_ends_a_process_that_is_being_started(monkeypatch):
             time.sleep(0.01)
         return process
 
-    monkeypatch.setattr(workers, "_start", slowly)
+    monkeypatch.setattr(worker, "_start", slowly)
     pool.submit(("sleep", 60))
     assert begun.wait(10)
     start = time.monotonic()
@@ -208,10 +209,10 @@ sys.stdin.readline()
 def test_workers_end_with_a_caller_that_was_killed():
     command = [sys.executable, "-c", ORPHAN, str(ROOT)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
-        worker = int(caller.stdout.readline())
-        assert alive(worker)
+        child = int(caller.stdout.readline())
+        assert alive(child)
         caller.kill()
     deadline = time.monotonic() + 10
-    while alive(worker) and time.monotonic() < deadline:
+    while alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not alive(worker)
+    assert not alive(child)

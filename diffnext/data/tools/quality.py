@@ -19,7 +19,7 @@ from diffnext.data.parse import moments
 from diffnext.data.records import Record
 from diffnext.data.tools.finding import locate
 from diffnext.data.tools.opening import Cache, Progress, silent
-from diffnext.data.workers import WorkError
+from diffnext.data.worker import WorkError
 
 PEAK = 255.0
 Decode = Callable[[np.ndarray], np.ndarray]  # means (C, T, H, W) float16 -> (T', H', W', 3) uint8

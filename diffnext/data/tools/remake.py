@@ -22,7 +22,7 @@ from diffnext.data.records import Record, wire
 from diffnext.data.sources import Source
 from diffnext.data.tools.finding import locate
 from diffnext.data.tools.opening import Cache, Progress, silent
-from diffnext.data.workers import WorkError
+from diffnext.data.worker import WorkError
 
 
 @dataclass(frozen=True)
