@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from diffnext.data import urls
@@ -116,13 +118,19 @@ def _nulls(group: Any, column: str) -> tuple[int, int | None]:
 
 def _find_group(path: str, version: tuple[int, int], row: int) -> tuple[int, int]:
     """The row group that holds a row, and the number of the row in it."""
+    ends = _group_ends(path, version)
+    group = bisect_right(ends, row)
+    if group == len(ends):
+        raise ValueError(f"{path} has {ends[-1] if ends else 0} rows")
+    return group, row - (ends[group - 1] if group else 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _group_ends(path: str, version: tuple[int, int]) -> list[int]:
+    """The number of the first row behind each row group."""
     metadata = _open_parquet(path, version).metadata
-    for group in range(metadata.num_row_groups):
-        count = metadata.row_group(group).num_rows
-        if row < count:
-            return group, row
-        row -= count
-    raise ValueError(f"{path} has {metadata.num_rows} rows")
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return list(accumulate(group.num_rows for group in groups))
 
 
 @functools.lru_cache(maxsize=2)
