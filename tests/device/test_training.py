@@ -85,9 +85,10 @@ def test_the_host_waits_for_nothing_in_a_step_and_once_for_the_log(case):
             hook.after_step(trainer, metrics)
         assert watch.waits == []
         log = trainer.hooks[-1]
+        metrics.add({"offloaded": torch.ones(())})
         log.flush()  # of all steps since the last time
-        assert sum("_rows" in wait for wait in watch.waits) == 1
+        assert sum("from cuda:0 to cpu" in wait for wait in watch.waits) == 1
         assert all("_rows" in wait or "take" in wait for wait in watch.waits)
     (row,) = log.writers[0]
-    assert {"loss", "grad_norm", "skipped", "moved"} <= set(row)
+    assert {"loss", "grad_norm", "skipped", "moved", "offloaded"} <= set(row)
     assert row["step_time"] == row["data_transfer"] == 1e-3

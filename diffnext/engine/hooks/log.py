@@ -96,6 +96,8 @@ class LogHook(Hook):
     def _rows(self, average: Callable[[Tensor], Tensor]) -> list[Row]:
         """One row a step; its tensors are averaged over the processes in one message."""
         flat = [v for _, values, _ in self._steps for v in values.values() if isinstance(v, Tensor)]
+        # what is offloaded is measured on the host
+        flat = [value.to(self._trainer.backend.env.device) for value in flat]
         averages = iter(average(torch.stack(flat)).tolist())
         memory = memory_bytes(self._trainer.backend.env.device)
         damaged = getattr(self._trainer.batches, "damaged", 0)
