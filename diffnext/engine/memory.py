@@ -209,6 +209,8 @@ def shortage(need: Need, *, processes: int, spread: Spread | None = None) -> str
             f"; replicate {spread.replicate} of {spread.world} processes splits nothing: "
             "take a smaller PARALLEL.CONFIG.replicate"
         )
+    if spread is not None and spread.backend == "ddp" and spread.world > 1:
+        told += "; ddp holds the whole run in each process, PARALLEL.BACKEND fsdp splits it"
     return told
 
 

@@ -73,6 +73,8 @@ def test_a_copy_for_each_process_is_named_as_the_reason(monkeypatch):
     alone, split = (Spread("fsdp", 8, "bfloat16", replicate=n) for n in (8, 4))
     assert "replicate 8 of 8 processes splits nothing" in shortage(need, processes=8, spread=alone)
     assert "splits nothing" not in shortage(need, processes=8, spread=split)
+    whole = shortage(need, processes=8, spread=Spread("ddp", 8, "bfloat16"))
+    assert "ddp holds the whole run in each process, PARALLEL.BACKEND fsdp splits it" in whole
 
 
 def test_the_machine_tells_its_memory():
