@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from diffnext.data.datasets import identity_of
 from diffnext.data.parse import moments, moments_shape
 from diffnext.data.records import DamagedRecord, Record, RecordReader
 from diffnext.models.autoencoders.modeling_utils import LatentConfig
@@ -82,12 +83,20 @@ def odd_lengths(reader: RecordReader, expected: Expected) -> list[str]:
     """Warnings of videos that are longer or shorter than those the network is made for."""
     if expected.frames in (None, 1):
         return []
+    stride = (identity_of(reader, "moments") or {}).get("strides", {}).get("time")
+    made_for = _length(expected.frames, stride)
     return [
-        f"WARNING    {count} of {len(reader)} records of {reader.path} have {shape[1]} latent frames, "
-        f"the network is made for {expected.frames}: positions in time are stretched to these"
+        f"WARNING    {count} of {len(reader)} records of {reader.path} have {_length(shape[1], stride)}, "
+        f"the network is made for {made_for}: positions in time are stretched to these"
         for shape, count in count_shapes(reader).items()
         if shape[1] not in (1, expected.frames)
     ]
+
+
+def _length(latents: int, stride: int | None) -> str:
+    """Latent frames of a video in words, with the frames that they stand for where the stride is known."""
+    words = f"{latents} latent frames"
+    return words if stride is None else f"{words} ({(latents - 1) * stride + 1} frames)"
 
 
 def embedded_text(reader: RecordReader) -> bool:

@@ -199,7 +199,12 @@ def test_videos_of_another_length_are_counted(capsys, tmp_path):
     edit_json(model / "transformer/config.json", video_base_size=[9, 2, 2])
     cache = make_cache(tmp_path / "clips", "t2v")
     out = accepted(capsys, model, cache, "PIPELINE.TYPE", "nova_train_t2v")
-    assert f"8 of 8 records of {cache} have 3 latent frames, the network is made for 9" in out
+    said = f"8 of 8 records of {cache} have 3 latent frames%s, the network is made for 9 latent frames%s:"
+    assert said % ("", "") in out
+    identity = {"normalisation": "raw", "strides": {"time": 4, "space": 8}}
+    (cache / "diffnext.json").write_text(json.dumps(identity))
+    out = accepted(capsys, model, cache, "PIPELINE.TYPE", "nova_train_t2v")
+    assert said % (" (9 frames)", " (33 frames)") in out
 
 
 def mixed_cache(folder):
