@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -32,36 +33,79 @@ def whole_network(
 
     Returns:
         Tensors on the device of the backend; of live weights and averages where those are like that.
+
+    Raises:
+        torch.OutOfMemoryError: this process has no room for it; the others have theirs all the same.
     """
     learning = set(backend.learners[role].named_learning())
     fixed = {k: v for k, v in backend.weights(role).items() if k not in learning}
     moving = backend.weights(role, learning=True) if ema is None else ema.tensors()
-    device, whole = backend.env.device, {}
-    for name, tensor in _one_by_one(fixed | moving, device, dtype):
-        if wanted:
-            whole[name] = tensor
-    return whole
+    shelf = _Shelf(wanted)
+    for name, tensor, kind in _one_by_one(fixed | moving, backend.env.device, dtype, shelf):
+        shelf.keep(name, tensor, backend.env.device, kind)
+    if shelf.error is not None:
+        raise shelf.error
+    return shelf.kept
+
+
+class _Shelf:
+    """Keeps tensors while there is memory for them, and from then on none: messages must go on.
+
+    Args:
+        wanted: whether anything is kept at all.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.kept: dict[str, Tensor] = {}
+        self.error: torch.OutOfMemoryError | None = None
+
+    def keep(self, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        try:
+            if self.wanted:
+                self.kept[name] = tensor.to(device, dtype)
+        except torch.OutOfMemoryError as error:
+            self._clear(error)
+
+    def beside(self, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` returns, which may take the room of all that is kept."""
+        try:
+            return make()
+        except torch.OutOfMemoryError as error:
+            if not self.kept:
+                raise
+            self._clear(error)
+        return make()
+
+    def _clear(self, error: torch.OutOfMemoryError) -> None:
+        self.error = error.with_traceback(None)  # whose frames hold tensors
+        self.wanted = False
+        self.kept.clear()
 
 
 def _one_by_one(
-    shares: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
-    """Whole tensors on all processes, in one order."""
+    shares: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype, shelf: _Shelf
+) -> Iterator[tuple[str, Tensor, torch.dtype]]:
+    """Whole tensors on all processes, in one order, with the types that are wanted of them."""
     for name, share in sorted(shares.items()):
         if isinstance(share, DTensor):
-            yield name, share.full_tensor().to(device, _type(share, dtype))
+            yield name, shelf.beside(share.full_tensor), _type(share, dtype)
     plain = {name: share for name, share in shares.items() if not isinstance(share, DTensor)}
     held = processes.gather({n: (t.shape, _type(t, dtype)) for n, t in plain.items()})
     for name in sorted(set().union(*held)):
         owner = next(rank for rank, names in enumerate(held) if name in names)
         shape, kind = held[owner][name]
+        mine = partial(torch.empty, shape, dtype=kind, device=device)
         if owner == processes.rank():
-            tensor = plain[name].detach().to(device, kind).contiguous()
-        else:
-            tensor = torch.empty(shape, dtype=kind, device=device)
+            mine = partial(_whole, plain[name], device, kind)
+        tensor = shelf.beside(mine)
         if len(held) > 1:
             dist.broadcast(tensor, owner)
-        yield name, tensor
+        yield name, tensor, kind
+
+
+def _whole(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(device, dtype).contiguous()
 
 
 def _type(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
