@@ -327,7 +327,7 @@ def test_damaged_records_are_made_again_as_they_were(
 ):
     """Moments, embeddings and texts; the text encoder is gone when the autoencoder is loaded."""
     cache, encoders, alive = tmp_path / "cache", [], []
-    build(photos, cache, model, "--encode-prompts", "--batch-size", "1")
+    build(photos, cache, model, "--encode-prompts")
     asked.clear()
     load_text, load_vae = prompt_encoder.PromptEncoder.__init__, loading.load_vae
 
@@ -356,6 +356,18 @@ def test_damaged_records_are_made_again_as_they_were(
     assert f"record 3 cannot be encoded again: {photos / 'd.png'}: its captions" in lines
     assert cli.main([*mend, "--input", str(photos)]) == 0
     assert files_of(cache) == whole and cli.main(["cache", "verify", str(cache)]) == 0
+
+    call = prompt_encoder.PromptEncoder.__call__
+
+    def drift(self, texts):
+        return [1.01 * states for states in call(self, texts)]
+
+    monkeypatch.setattr(prompt_encoder.PromptEncoder, "__call__", drift)
+    flip_in(cache, 1, bytes(records[1]["moments"]))  # embeddings are whole, and are kept
+    assert cli.main(mend) == 0 and files_of(cache) == whole
+    flip_in(cache, 1, bytes(records[1]["caption"]["data"]))
+    assert cli.main(mend) == 0 and "00000.data" not in files_of(cache)
+    assert cli.main(["cache", "verify", str(cache)]) == 0
 
 
 def test_another_text_encoder_does_not_make_records_again(photos, model, tmp_path, capsys):

@@ -31,6 +31,12 @@ DIGITS = 5  # of a shard's number; names must sort as the numbers do
 EARLY = ("shape", "moments")  # stored first, where readers find them without the rest
 
 
+def in_order(fields: Mapping[str, wire.FeatureType]) -> dict[str, wire.FeatureType]:
+    """The fields as a record here stores them, one after another."""
+    order = [name for name in EARLY if name in fields]
+    return {name: fields[name] for name in [*order, *fields]}
+
+
 class FolderWriter:
     """Adds records to a folder.
 
@@ -63,8 +69,7 @@ class FolderWriter:
     ) -> None:
         self.path = os.fspath(path)
         self.fields = wire.feature_types(fields)
-        order = [name for name in EARLY if name in self.fields]
-        self._types = {name: self.fields[name] for name in [*order, *self.fields]}
+        self._types = in_order(self.fields)
         self.shard_bytes = shard_bytes
         self.max_examples = max_examples
         self.checksums = checksums

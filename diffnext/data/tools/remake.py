@@ -1,24 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records made again from the media, captions and views that the journal of their cache names."""
+"""Records made again from the media, captions and views that the journal of their cache names.
+
+A record has a checksum, so it can be seen whether it is what it was, bit for bit. It mostly is, with what
+is whole of it kept, and with frames that are encoded twice in one batch: batches of two have the last
+digits of larger ones, with the autoencoders measured here, and one sample alone does not.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from diffnext.data import encoding
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead
-from diffnext.data.encoding import Encode
+from diffnext.data.encoding import Encode, PatientEncoder, flaw
 from diffnext.data.journal import Entry, sample_key
 from diffnext.data.latents import Latents
 from diffnext.data.location import Location
 from diffnext.data.prompt_cache import TYPES, WORDS, embed, fields_of, words_of
 from diffnext.data.prompt_encoding import EncodeTexts, encode_texts
 from diffnext.data.prompt_store import PromptStore
-from diffnext.data.records import Record, wire
+from diffnext.data.records import Record, wire, wire_write
+from diffnext.data.records.checks import Buffer, checksum
+from diffnext.data.records.folder_writer import in_order
 from diffnext.data.sources import Source
 from diffnext.data.tools.finding import locate
 from diffnext.data.tools.opening import Cache, Progress, silent
@@ -74,13 +81,13 @@ def remake(
     if not cases:
         return
     find = _embedded(cache, [case for case, _ in cases], remedy, aside, progress)
-    encode = remedy.load()
+    encode = PatientEncoder(remedy.load())
     decoded = decode_ahead(cases, workers=remedy.workers, limit_s=remedy.limit_s)
     for case, outcome in progress(decoded, len(cases), "repair"):
         try:
             _check_decoded(case, outcome)
-            fields = _stored_fields(case, outcome, find)
-            yield case.row, _record(cache, _moments(case, outcome, encode, remedy), fields)
+            fields = _all_fields(case, outcome, find)
+            yield case.row, _record(cache, case, outcome, fields, encode, remedy)
         except (RuntimeError, ValueError) as error:
             failed[case.row] = f"{case.entry.path}: {error}"
 
@@ -135,12 +142,8 @@ def _case(cache: Cache, row: int, entry: Entry, remedy: Remedy) -> Case:
 
 def _readable(cache: Cache, row: int) -> Iterator[dict[str, Any]]:
     """What the fields of a record besides its moments may be, as far as its bytes can be decoded."""
-    reader = cache.reader
-    try:
-        record = wire.decode(reader.raw(row, verify=False)[0], reader.fields)
-    except (OSError, ValueError):
-        return
-    fields = {name: value for name, value in record.items() if name not in ("shape", "moments")}
+    fields = _decoded(cache, row)
+    fields = {name: value for name, value in fields.items() if name not in ("shape", "moments")}
     if "flow" in fields:  # its float32 in as few digits as it takes: what somebody wrote
         fields["flow"] = float(str(np.float32(fields["flow"])))
     if WORDS in fields:
@@ -152,6 +155,15 @@ def _readable(cache: Cache, row: int) -> Iterator[dict[str, Any]]:
     if "captions" in fields:
         fields["captions"] = tuple(fields["captions"])
     yield fields
+
+
+def _decoded(cache: Cache, row: int) -> Record:
+    """A damaged record as its bytes have it; empty if they cannot be decoded."""
+    reader = cache.reader
+    try:
+        return wire.decode(reader.raw(row, verify=False)[0], reader.fields)
+    except (OSError, ValueError):
+        return {}
 
 
 # ---------------------------------------------------------------------------------- how it is done
@@ -176,7 +188,7 @@ def _check_decoded(case: Case, outcome: Decoded | WorkError) -> None:
         raise ValueError("the file was edited; drop the record, and build again")
 
 
-def _stored_fields(case: Case, outcome: Decoded, find: PromptStore | None) -> Mapping[str, Any]:
+def _all_fields(case: Case, outcome: Decoded, find: PromptStore | None) -> Mapping[str, Any]:
     """What the record holds besides its moments."""
     fields = {**case.fields, **({"flow": outcome.flows[0]} if case.scored else {})}
     if find is None:
@@ -187,19 +199,43 @@ def _stored_fields(case: Case, outcome: Decoded, find: PromptStore | None) -> Ma
     return known
 
 
-def _moments(case: Case, outcome: Decoded, encode: Encode, remedy: Remedy) -> np.ndarray:
-    moments = encode(np.stack(outcome.clips))[0]
-    shape = remedy.latents.shape(case.entry.view)
-    if moments.shape != shape:
-        raise ValueError(f"the autoencoder gave moments {moments.shape}, {shape} are wanted")
-    if problem := encoding.flaw(moments):
-        raise problem
-    return moments
-
-
-def _record(cache: Cache, moments: np.ndarray, fields: Mapping[str, Any]) -> Record:
-    return {
-        "shape": list(moments.shape),
-        "moments": np.ascontiguousarray(moments, dtype="<f2").tobytes(),
-        **{name: fields[name] for name in cache.reader.fields if name in fields},
+def _record(
+    cache: Cache,
+    case: Case,
+    outcome: Decoded,
+    fields: Mapping[str, Any],
+    encode: PatientEncoder,
+    remedy: Remedy,
+) -> Record:
+    """The record as it was, if one of the ways to make it gives that; else all of it anew."""
+    stored, wanted = _decoded(cache, case.row), cache.reader.index.locate(case.row)[-1]
+    kept = {
+        **fields,
+        **{name: stored[name] for name in TYPES if WORDS in stored and name in stored},
     }
+    shape = remedy.latents.shape(case.entry.view)
+    types, record = in_order(cache.reader.fields), {}
+    for moments in _ways(outcome.clips[0], shape, stored.get("moments", b""), encode):
+        for known in (kept, fields):
+            known = {name: known[name] for name in types if name in known}
+            record = {"shape": list(shape), "moments": moments, **known}
+            if checksum(wire_write.encode(record, types)) == wanted:
+                return record
+    return record
+
+
+def _ways(
+    clip: np.ndarray, shape: tuple[int, ...], stored: Buffer, encode: PatientEncoder
+) -> Iterator[Buffer]:
+    """Moments as they are, which may be whole; as one of two samples gives them; and one alone."""
+    if len(stored) == 2 * math.prod(shape):
+        yield stored
+    for copies in (2, 1):
+        moments = encode([clip] * copies)[0]
+        if isinstance(moments, Exception):
+            raise moments
+        if moments.shape != shape:
+            raise ValueError(f"the autoencoder gave moments {moments.shape}, {shape} are wanted")
+        if problem := flaw(moments):
+            raise problem
+        yield np.ascontiguousarray(moments, dtype="<f2").tobytes()
