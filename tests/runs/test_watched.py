@@ -2,6 +2,7 @@
 """A run that is evaluated and sampled is the run that it would be without."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
 
 from diffnext.cli.generate import main as generate
+from diffnext.pipelines import NOVAPipeline
 from diffnext.utils.metrics import read_rows
 from tests.pipelines import tiny
 from tests.runs.test_overfit import train
@@ -115,6 +117,23 @@ def test_a_run_without_its_autoencoder_trains_on(runs, tmp_path, capsys):
     config = make_config(tmp_path / "run.yml", "t2i", **(WATCHED | {"EVAL.EVERY": 0} | data))
     assert train("--cfg", str(config), "--exp-dir", str(tmp_path / "run")) == 0
     assert "no samples of step 2, training goes on" in capsys.readouterr().out
+
+
+def test_the_plan_tells_what_sampling_takes(runs, capsys, monkeypatch):
+    pipe = NOVAPipeline.from_pretrained(runs / "model")
+    parts = (pipe.transformer, pipe.vae, pipe.text_encoder)
+    mib = 4 * sum(param.numel() for part in parts for param in part.parameters()) / 2**20
+    command = ("--cfg", str(runs / "watched.yml"), "--dry-run")
+    assert train(*command) == 0
+    out = capsys.readouterr().out
+    assert f"samples    of 2 prompts every 3 steps, with {mib:,.1f} MiB of weights" in out
+    assert "samples may not fit" not in out
+    words = re.search(r"^memory +(.*), in all", out, flags=re.MULTILINE)[1]
+    parts = {word: float(size) for word, size in re.findall(r"(\w+) ([\d.]+) MiB", words)}
+    room = sum(parts.values()) + (mib - parts["activations"]) / 2  # for a step, not for samples
+    monkeypatch.setattr("diffnext.engine.memory.capacity_bytes", lambda: room * 2**20)
+    assert train(*command) == 0
+    assert "WARNING    samples may not fit, " in capsys.readouterr().out
 
 
 def test_held_out_data_are_looked_at_before_a_run(runs, tmp_path, capsys):

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from diffnext.engine import memory
 from diffnext.engine.build.network import component_folder
 from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
+from diffnext.engine.build.samples import bytes_while_drawing, prompts_of
 from diffnext.engine.checkpoint import Start
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
@@ -47,6 +49,8 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int, start: Start | None = 
     short = memory.shortage(plan.need, processes=here, spread=plan.spread)
     if short:
         lines.append(f"WARNING    {short}")
+    elif cfg.SAMPLE.EVERY:
+        lines += _describe_samples(cfg, plan, processes=here)
     averaged = len(decays_of(cfg)) * (every + learning)
     saved = every + 2 * learning + averaged + every
     lines.append(
@@ -54,6 +58,20 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int, start: Start | None = 
         f"about {4 * saved / 2**30:.2f} GiB"
     )
     return lines
+
+
+def _describe_samples(cfg: Config, plan: Plan, *, processes: int) -> list[str]:
+    """The memory that sampling takes between two steps, when there are no activations."""
+    size = bytes_while_drawing(cfg, plan.skeleton)
+    line = (
+        f"samples    of {len(prompts_of(cfg))} prompts every {cfg.SAMPLE.EVERY} steps, with "
+        f"{memory.mib(size)} of weights a process beside those that learn"
+    )
+    short = memory.shortage(replace(plan.need, activations=size), processes=processes)
+    if not short:
+        return [line]
+    remedy = "draw from snapshots by scripts/generate.py instead, SAMPLE.EVERY 0"
+    return [line, f"WARNING    samples may not fit, {short}; {remedy}"]
 
 
 def _first_save(cfg: Config, start: Start | None) -> int:

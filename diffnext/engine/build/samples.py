@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffnext.distributed.env import Env
 from diffnext.engine.backends.base import PRECISIONS
+from diffnext.engine.build.network import component_folder
+from diffnext.engine.check import saved_shapes
 from diffnext.engine.hooks.samples import Draw
 from diffnext.pipelines import sampling, sources
 from diffnext.utils.registry import check_options
@@ -57,6 +60,20 @@ def prompts_of(cfg: Config) -> list[str | int]:
 def dtype_of(cfg: Config, device: torch.device) -> torch.dtype:
     """What is sampled in."""
     return torch.float32 if device.type == "cpu" else PRECISIONS[cfg.MODEL.PRECISION]
+
+
+def bytes_while_drawing(cfg: Config, net: nn.Module) -> int:
+    """Of the weights that a process loads to sample, beside those that learn.
+
+    Args:
+        net: the network, may be on the meta device.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = sum(param.numel() for param in net.parameters())
+    for name in ("vae", "text_encoder"):
+        shapes = saved_shapes(component_folder(cfg, name)) or {}
+        count += sum(map(math.prod, shapes.values()))
+    return count * dtype_of(cfg, device).itemsize
 
 
 def make_draw(cfg: Config, env: Env) -> Draw | None:
