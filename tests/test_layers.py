@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports go down, files stay short; and the checks that say so find what they are for."""
+"""Imports go down, files and functions stay short; and the checks that say so find what they are for."""
 
 import importlib.util
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+LONG_FUNCTION = 'def f():\n    """Says it."""\n' + "    x = 1\n" * 41
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,7 @@ def test_a_forbidden_import_is_found(house, tmp_path, file, text, what):
         ("{licence}\nx = 1\n", "does not say what it is for"),
         ('{licence}\n"""Says it."""\nx = "\xe9"\n', "not ASCII"),
         ('{licence}\n"""Says it."""\n' + "x = 1\n" * 399, "401 lines"),
+        (f'{{licence}}\n"""Says it."""\n{LONG_FUNCTION}', "f has 41 lines"),
         ('{licence}\n"""Says it."""\n', ""),
         ('#!/usr/bin/env python\n{licence}\n"""Says it."""\n', ""),
         ("", ""),

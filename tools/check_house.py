@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the rules of the source tree: import directions, file length, ASCII, the licence line.
+"""Checks the rules of the source tree: imports, lengths of files and functions, ASCII, the licence line.
 
 `python tools/check_house.py` prints each breach as FILE:LINE: WHAT and exits 1 if there is one.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("diffnext", "scripts", "tools", "benchmarks", "tests")
-MAX_LINES = 400
+MAX_LINES = 400  # of a file
+MAX_BODY = 40  # lines of a function, apart from its signature and docstring: what a screen shows
 LICENCE = "# SPDX-License-Identifier: Apache-2.0"
 
 # What each part of the package may import of the others: a part, or one module of it. The order is
@@ -153,7 +154,7 @@ def layer_breaches(package: Path) -> list[Breach]:
 
 
 def text_breaches(path: Path) -> list[Breach]:
-    """Return what is wrong with the text of a file: length, characters, licence line, docstring."""
+    """Return what is wrong with the text of a file: lengths, characters, licence line, docstring."""
     lines = path.read_text(encoding="utf-8").splitlines()
     breaches = [
         Breach(path, number, f"not ASCII: {line.strip()!a}")
@@ -166,9 +167,21 @@ def text_breaches(path: Path) -> list[Breach]:
     head = [line for line in lines[:2] if not line.startswith("#!")]
     if lines and head[0] != LICENCE:
         breaches.append(Breach(path, 1, f"the first line must be {LICENCE!r}"))
-    if lines and ast.get_docstring(ast.parse("\n".join(lines))) is None:
+    tree = ast.parse("\n".join(lines))
+    if lines and ast.get_docstring(tree) is None:
         breaches.append(Breach(path, 2, "the module does not say what it is for"))
+    for function in ast.walk(tree):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = _body_length(function)
+            if length > MAX_BODY:
+                what = f"{function.name} has {length} lines, more than {MAX_BODY}: which are its steps?"
+                breaches.append(Breach(path, function.lineno, what))
     return breaches
+
+
+def _body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = function.body if ast.get_docstring(function) is None else function.body[1:]
+    return function.end_lineno - body[0].lineno + 1 if body else 0
 
 
 def breaches(root: Path) -> list[Breach]:
