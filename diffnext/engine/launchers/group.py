@@ -21,6 +21,7 @@ from diffnext.engine.signals import heeded
 
 ASK_AFTER_S = 1.0  # a signal that went to all processes needs no handing on
 DIE_AFTER_S = 5.0  # for the others to end by themselves once one has died
+TELL_S = 10.0  # for who has started them to note their exit codes
 LOOK_EVERY_S = 0.25
 NOTE_EVERY_S = 5.0
 Received = tuple[int, float]  # number of a signal, and when it came
@@ -90,6 +91,7 @@ class Group:
         self.asked = False  # whether the first one was handed on, or need not be
         self.deadline = float("inf")  # when everything is ended
         self.fault: Fault | None = None
+        self.killed = False  # whether the processes of the run were, after a fault
         self.known: dict[int, psutil.Process] = {}
         self.note_next = 0.0  # when to look for processes that give no sign
 
@@ -112,7 +114,7 @@ class Group:
             self._obey(beats)
         self._find_fault(beats)
         if time.monotonic() > self.deadline:
-            self._signal_all(signal.SIGKILL)
+            self._kill(beats)
 
     # --------------------------------------------------------------------------------- signals
 
@@ -140,6 +142,17 @@ class Group:
         for process in self.known.values():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
+
+    def _kill(self, beats: Sequence[Beat]) -> None:
+        """End all; first the processes of the run, so that who started them can tell how each ended."""
+        if self.fault is None or self.killed:
+            self._signal_all(signal.SIGKILL)
+            return
+        self.killed = True
+        self.deadline = time.monotonic() + TELL_S
+        for process in filter(None, [self.known.get(beat.pid) for beat in beats]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _note(self, beats: Sequence[Beat]) -> None:
         """Remember who is there, while the command runs: what has lost its parent is found no more.

@@ -15,7 +15,16 @@ import pytest
 
 from diffnext.engine.launchers import link
 from diffnext.engine.launchers.link import Hub, Link, Word
-from tests.engine.launchers.test_group import ROOT, WORKER, Outcome, gone, pids
+from tests.engine.launchers.test_group import (
+    LAST,
+    ROOT,
+    WORKER,
+    Outcome,
+    check_death,
+    finish,
+    gone,
+    pids,
+)
 
 NODES = Path(__file__).with_name("nodes.py")
 LAUNCH = """
@@ -120,6 +129,25 @@ def test_a_node_that_does_not_come_is_named(outcomes):
     outcome = outcomes["late"]
     told = "error: after 3 s nothing has come from node2; ending all\n"
     assert (outcome.code, outcome.output) == (1, told)
+
+
+@pytest.mark.slow
+def test_deepspeed_s_launcher_starts_a_watcher(tmp_path):
+    ssh = tmp_path / "ssh"  # by which DeepSpeed asks for the address of the first node
+    ssh.write_text("#!/bin/sh\necho 127.0.0.1\n")
+    ssh.chmod(0o755)
+    (tmp_path / "hosts").write_text("node1 slots=2\n")
+    code = (
+        "import sys; from diffnext.engine.launchers.base import Job\n"
+        "from diffnext.engine.launchers.deepspeed import launch\n"
+        "sys.exit(launch(Job(lambda: 0, sys.argv[1:], num_processes=2, hostfile='hosts')))"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path, "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-c", code, str(WORKER), "kill", str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    outcome = finish(tmp_path, subprocess.Popen(command, cwd=tmp_path, env=env, **pipes))
+    check_death(outcome, codes=(137,), told=LAST + "ended by signal SIGKILL")
 
 
 def test_a_word_is_one_for_any_shell():
