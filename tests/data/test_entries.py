@@ -5,7 +5,7 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffnext.data.entries import Entries, Entry
@@ -26,6 +26,7 @@ ENTRY = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(ENTRY, max_size=8), st.data())
 def test_entries_are_a_list_of_what_went_in(wanted, data):
     held = Entries(wanted)
