@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss scaling for float16, without a word to the host."""
+"""Loss scaling for float16, without a word to the host; and DeepSpeed's, for checkpoints."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +40,36 @@ class LossScaler:
     def state_dict(self) -> dict[str, Tensor]:
         return {"scale": self.scale, "good_steps": self.good_steps}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
         self.scale = state["scale"].to(self.scale)
         self.good_steps = state["good_steps"].to(self.good_steps)
+
+
+class ZeroScale:
+    """The scale that an optimizer of ZeRO keeps by itself, told in the words of `LossScaler`.
+
+    So a checkpoint may go from one to the other.
+
+    Args:
+        scaler: DeepSpeed's DynamicLossScaler.
+    """
+
+    def __init__(self, scaler: Any) -> None:
+        self._scaler = scaler
+
+    def state_dict(self) -> dict[str, Tensor]:
+        scaler = self._scaler
+        found = {
+            "scale": scaler.cur_scale,
+            "good_steps": scaler.cur_iter - scaler.last_overflow_iter - 1,
+            "hysteresis": scaler.cur_hysteresis,  # overflows until the scale is halved
+        }
+        return {name: torch.tensor(float(value)) for name, value in found.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` of either class gave."""
+        scaler = self._scaler
+        scaler.cur_scale = float(state["scale"])
+        scaler.cur_iter, scaler.last_overflow_iter = int(state["good_steps"]), -1
+        scaler.cur_hysteresis = int(state.get("hysteresis", scaler.delayed_shift))

@@ -1,26 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""With DeepSpeed a network computes in the precision of the run, on a GPU as on a CPU."""
+"""ZeRO computes in the precision of the run, on a GPU as on a CPU, and its loss scale is kept."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffnext.engine.scaler import LossScaler, ZeroScale
 
 ROOT = Path(__file__).parents[2]
+PRECISIONS = ["bfloat16", "float16", "float32"]
 
 
-def test_each_stage_computes_in_the_precision_of_the_run():
-    precisions = ["bfloat16", "float32"]
+@pytest.fixture(scope="module")
+def told():
+    """What the script says."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     env |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
-    command = [sys.executable, "-m", "tests.engine.low_precision", *precisions]
+    command = [sys.executable, "-m", "tests.engine.low_precision", *PRECISIONS]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_each_stage_computes_in_the_precision_of_the_run(told):
+    found = [row for row in told if "types" in row]
     assert [(row["precision"], row["stage"], row["role"]) for row in found] == [
         (precision, stage, role)
-        for precision in precisions
+        for precision in PRECISIONS
         for stage in range(4)
         for role in ("student", "teacher")
     ]
@@ -29,3 +41,21 @@ def test_each_stage_computes_in_the_precision_of_the_run():
         split = row["role"] == "student" and row["stage"] > 0
         master = precision if split else "float32"
         assert row["types"] == [f"torch.{precision}", f"torch.{master}"], row
+
+
+def test_the_loss_scale_goes_on_as_it_was(told):
+    found = {row["scaled"]: row for row in told if "scaled" in row}
+    assert sorted(found) == [1, 3]
+    for row in found.values():
+        assert row["resumed"] == row["whole"]
+        assert row["begin"][-1] < max(row["whole"]) > row["whole"][-1]  # doubled, and halved
+
+
+def test_a_loss_scale_goes_to_other_backends_and_back():
+    ours, theirs = LossScaler(torch.device("cpu"), start=512.0), SimpleNamespace(delayed_shift=2)
+    ours.good_steps.fill_(7)
+    ZeroScale(theirs).load_state_dict(ours.state_dict())
+    assert (theirs.cur_scale, theirs.cur_hysteresis) == (512, 2)
+    theirs.cur_iter += 1  # a good step
+    ours.load_state_dict(ZeroScale(theirs).state_dict())
+    assert (ours.scale.item(), ours.good_steps.item()) == (512, 8)

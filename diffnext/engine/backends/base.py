@@ -17,7 +17,7 @@ from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.steps import as_tensor, begin_state, set_lr, update
 from diffnext.engine.heap import trim_while_training
 from diffnext.engine.optim import OptimizerFactory
-from diffnext.engine.scaler import LossScaler
+from diffnext.engine.scaler import LossScaler, ZeroScale
 from diffnext.utils.logging import logger
 
 PRECISIONS = {
@@ -44,7 +44,7 @@ class Learner:
     net: nn.Module  # with published names
     wrapped: nn.Module  # what the method calls
     optimizer: torch.optim.Optimizer | None = None
-    scaler: LossScaler | None = None
+    scaler: LossScaler | ZeroScale | None = None
     checked: bool = field(default=False)  # whether missing gradients were looked for
 
     _learning: list[nn.Parameter] | None = field(default=None, init=False, repr=False)

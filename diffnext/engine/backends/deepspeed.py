@@ -28,6 +28,7 @@ from diffnext.engine.backends.base import (
 from diffnext.engine.backends.deepspeed_config import zero_stage
 from diffnext.engine.backends.steps import set_lr, state_device
 from diffnext.engine.optim import OptimizerFactory
+from diffnext.engine.scaler import ZeroScale
 
 
 def load_deepspeed() -> Any:
@@ -124,6 +125,9 @@ class DeepSpeedBackend(Backend):
             model=inside, optimizer=made, config=self.config, dist_init_required=False
         )
         learner = Engine(net, engine, made, fixed=fixed)
+        scaler = getattr(engine.optimizer, "loss_scaler", None)
+        if scaler is not None and scaler.dynamic:
+            learner.scaler = ZeroScale(scaler)
         for name, param in learning.items():
             learner.watches.append(param.register_hook(partial(_note, learner.reached, name)))
         return learner
@@ -141,7 +145,7 @@ class DeepSpeedBackend(Backend):
 
     def backward(self, role: str, loss: Tensor) -> None:
         scaler = self.learners[role].scaler
-        if scaler is not None:
+        if self.grad_scaling and scaler is not None:
             loss = loss * scaler.scale
         self.learners[role].wrapped.backward(loss, scale_wrt_gas=False)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffnext.engine.backends.base import check_names, local
 from diffnext.engine.ema import EMA
-from diffnext.engine.scaler import LossScaler
+from diffnext.engine.scaler import LossScaler, ZeroScale
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.logging import logger
 
@@ -153,10 +153,10 @@ def learning_roles(trainer: Trainer) -> list[str]:
     return [role.name for role in trainer.method.roles if role.learns]
 
 
-def _load_scaler(scaler: LossScaler, saved: SavedTensors) -> None:
+def _load_scaler(scaler: LossScaler | ZeroScale, saved: SavedTensors) -> None:
     if saved.shapes():
         scaler.load_state_dict(saved.full())
-    else:  # written in another precision, or by DeepSpeed, which scales by itself
+    else:  # written in another precision
         logger.warning(f"{saved.folder} holds no loss scale; that of float16 begins anew")
 
 
