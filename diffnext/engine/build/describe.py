@@ -22,42 +22,62 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int, start: Start | None = 
     Args:
         start: where the run goes on from; None for step 0.
     """
+    batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * world
+    return [
+        *_describe_data(plan),
+        *_describe_held_out(cfg, plan),
+        _describe_network(cfg, plan, start),
+        f"step       {batch} samples: {cfg.TRAIN.BATCH_SIZE} a micro-batch, "
+        f"{cfg.SOLVER.ACCUM_STEPS} micro-batches, {world} processes; {cfg.MODEL.PRECISION}",
+        f"run        {cfg.PIPELINE.TYPE}, {cfg.METHOD.TYPE}, backend {plan.backend}; "
+        f"{cfg.SOLVER.MAX_STEPS} steps, seed {cfg.RNG_SEED}",
+        *_describe_memory(cfg, plan, world=world),
+        _describe_checkpoints(cfg, plan, start),
+    ]
+
+
+def _describe_data(plan: Plan) -> list[str]:
+    """What is trained on, and what is odd about it."""
     lines = []
     for reader, share in zip(plan.data.readers, plan.data.shares, strict=True):
         shapes = ", ".join(str(list(shape)) for shape in reader.shapes()[0][:4])
         lines.append(
             f"data       {reader.path}: {len(reader)} records of {shapes}, weight {share:g}"
         )
-    lines += plan.data.notes
-    lines += _describe_held_out(cfg, plan)
-    every = sum(p.numel() for p in plan.skeleton.parameters())
-    learning = sum(p.numel() for p in plan.skeleton.parameters() if p.requires_grad)
-    name = type(plan.skeleton).__name__
-    source = _source(cfg, plan, start)
-    lines.append(f"network    {name}, {every:,} parameters, {learning:,} learn; {source}")
-    batch = cfg.TRAIN.BATCH_SIZE * cfg.SOLVER.ACCUM_STEPS * world
-    lines.append(
-        f"step       {batch} samples: {cfg.TRAIN.BATCH_SIZE} a micro-batch, "
-        f"{cfg.SOLVER.ACCUM_STEPS} micro-batches, {world} processes; {cfg.MODEL.PRECISION}"
-    )
-    lines.append(
-        f"run        {cfg.PIPELINE.TYPE}, {cfg.METHOD.TYPE}, backend {plan.backend}; "
-        f"{cfg.SOLVER.MAX_STEPS} steps, seed {cfg.RNG_SEED}"
-    )
-    lines.append(f"memory     {plan.need} a process")
+    return lines + plan.data.notes
+
+
+def _describe_network(cfg: Config, plan: Plan, start: Start | None) -> str:
+    every, learning = _count_parameters(plan)
+    name, source = type(plan.skeleton).__name__, _source(cfg, plan, start)
+    return f"network    {name}, {every:,} parameters, {learning:,} learn; {source}"
+
+
+def _describe_memory(cfg: Config, plan: Plan, *, world: int) -> list[str]:
+    """What a process needs while it trains and while it samples, and a warning where that is too much."""
+    lines = [f"memory     {plan.need} a process"]
     here = min(world, max(cfg.NUM_GPUS, 1))  # processes on this machine
     short = memory.shortage(plan.need, processes=here, spread=plan.spread)
     if short:
         lines.append(f"WARNING    {short}")
     elif cfg.SAMPLE.EVERY:
         lines += _describe_samples(cfg, plan, processes=here)
+    return lines
+
+
+def _describe_checkpoints(cfg: Config, plan: Plan, start: Start | None) -> str:
+    """When the first one is written, and the size of weights, optimizer, averages and export."""
+    every, learning = _count_parameters(plan)
     averaged = len(decays_of(cfg)) * (every + learning)
     saved = every + 2 * learning + averaged + every
-    lines.append(
-        f"checkpoint at step {_first_save(cfg, start)} for the first time, "
-        f"about {4 * saved / 2**30:.2f} GiB"
-    )
-    return lines
+    step, size = _first_save(cfg, start), 4 * saved / 2**30
+    return f"checkpoint at step {step} for the first time, about {size:.2f} GiB"
+
+
+def _count_parameters(plan: Plan) -> tuple[int, int]:
+    """Weights of the network, and those that learn."""
+    params = list(plan.skeleton.parameters())
+    return sum(p.numel() for p in params), sum(p.numel() for p in params if p.requires_grad)
 
 
 def _describe_samples(cfg: Config, plan: Plan, *, processes: int) -> list[str]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -69,11 +71,8 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "", resumed: bool = F
     expected = family.expects(config)
     data = datasets_of(cfg, family.reads, expected)
     held_out = held_out_of(cfg, family.reads, expected)
-    read = data.readers + (held_out.readers if held_out else [])
-    settings = dict(cfg.MODEL.CONFIG)
-    if not settings and not check.has_weights(folder):
-        settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    modules = taken_modules(cfg, embedded=all(map(embedded_text, read)))
+    modules = taken_modules(cfg, embedded=_all_embedded(data, held_out))
+    settings = _random_settings(cfg, folder, config)
     pipe = make_skeleton(cfg, modules, settings or config)
     if not settings:
         check.check_weights(folder, pipe.model.state_dict())
@@ -101,3 +100,15 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "", resumed: bool = F
         spread=spread,
         need=need_of(cfg, pipe.model, spread, kept),
     )
+
+
+def _all_embedded(*given: Datasets | None) -> bool:
+    """Whether no prompt is left to be encoded while training and evaluating."""
+    return all(embedded_text(reader) for data in given if data for reader in data.readers)
+
+
+def _random_settings(cfg: Config, folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a network that begins with random weights; none to load those in `folder`."""
+    if cfg.MODEL.CONFIG or check.has_weights(folder):
+        return dict(cfg.MODEL.CONFIG)
+    return {key: value for key, value in config.items() if not key.startswith("_")}
