@@ -322,32 +322,40 @@ def files_of(cache):
     return {path.name: path.read_bytes() for path in cache.iterdir()}
 
 
-def test_damaged_records_are_made_again_as_they_were(
-    photos, model, tmp_path, capsys, asked, monkeypatch
-):
-    """Moments, embeddings and texts; the text encoder is gone when the autoencoder is loaded."""
-    cache, encoders, alive = tmp_path / "cache", [], []
-    build(photos, cache, model, "--encode-prompts")
-    asked.clear()
+@pytest.fixture
+def alive(monkeypatch):
+    """For each loading of an autoencoder, whether a text encoder was in memory."""
     load_text, load_vae = prompt_encoder.PromptEncoder.__init__, loading.load_vae
+    encoders, alive = weakref.WeakSet(), []
 
     def init(self, *args, **options):
         load_text(self, *args, **options)
-        encoders.append(weakref.ref(self.text_encoder))
+        encoders.add(self.text_encoder)
 
     def load(*args, **options):
-        alive.append([ref() is not None for ref in encoders])
+        alive.append(len(encoders) > 0)
         return load_vae(*args, **options)
 
     monkeypatch.setattr(prompt_encoder.PromptEncoder, "__init__", init)
     monkeypatch.setattr(loading, "load_vae", load)
+    return alive
+
+
+def test_damaged_records_are_made_again_as_they_were(
+    photos, model, tmp_path, capsys, asked, alive, monkeypatch
+):
+    """Moments, embeddings and texts; the text encoder is gone when the autoencoder is loaded."""
+    cache = tmp_path / "cache"
+    build(photos, cache, model, "--encode-prompts")
+    asked.clear()
+    alive.clear()
     records, whole = [open_reader(cache)[number] for number in range(4)], files_of(cache)
     flip_in(cache, 0, bytes(records[0]["caption"]["data"]))
     flip_in(cache, 2, bytes(records[2]["moments"]))
     mend = ["cache", "verify", str(cache), "--repair", "--vae", str(model), "--device", "cpu"]
     assert cli.main(mend) == 0
     assert "2 encoded again, 0 dropped" in capsys.readouterr().out
-    assert alive == [[False]] and asked == [["A cat. It sits.", "A cat."]]
+    assert alive == [False] and asked == [["A cat. It sits.", "A cat."]]
     assert files_of(cache) == whole
 
     flip_in(cache, 3, b"birds on a mat")  # what was embedded, as nothing else of the folder says
