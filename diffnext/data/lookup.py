@@ -26,9 +26,13 @@ class Lookup:
     def find(self, digest: bytes) -> range:
         """The places of the items that have this digest; see `item`."""
         start = int(self._held.searchsorted(digest))
-        if self._held[start : start + 1].tobytes() != digest:
+        both = self._held[start : start + 2].tobytes()
+        if both[:WIDTH] != digest:
             return range(0)
-        return range(start, int(self._held.searchsorted(digest, "right")))
+        is_alone = both[WIDTH:] != digest  # as nearly all are, and a second search takes its time
+        return range(
+            start, start + 1 if is_alone else int(self._held.searchsorted(digest, "right"))
+        )
 
     def item(self, place: int) -> int:
         """The number of the item at a place; those of one digest follow one another as they rise."""
