@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from diffnext.engine.blocks import repeated_blocks
 from diffnext.engine.optim import OptimizerFactory
+from diffnext.engine.spread import Spread
+from diffnext.engine.traffic import bytes_of, traffic_of
 
-_LIVE_PARAMETERS = 1_000_000_000  # DeepSpeed's default of stage3_max_live_parameters
-PARTS = ("weights", "gathered", "gradients", "optimizer", "average", "activations")
+PARTS = ("weights", "gathered", "gradients", "buffers", "optimizer", "average", "activations")
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,9 @@ class Need:
     """Bytes of one process."""
 
     weights: int
-    gathered: int  # what other processes own: weights in use, gradients not yet handed over
+    gathered: int  # weights in use that other processes own
     gradients: int
+    buffers: int  # that gradients are exchanged through
     optimizer: int
     average: int
     activations: int = 0  # what the forward keeps, at the peak of the backward
@@ -52,70 +51,6 @@ class Need:
         return ", ".join([*parts, f"in all {mib(self.on_device)}"])
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How a backend spreads a network.
-
-    Args:
-        stage: of ZeRO; from 1 on the network is held in `precision`, beside split float32 masters.
-        replicate, reshard, gather_dtype: of fsdp.
-        host: parts that are offloaded.
-        live: weights that ZeRO 3 gathers at most.
-        accum_steps: micro-batches of a step; fsdp keeps whole gradients until the last one.
-    """
-
-    backend: str
-    world: int
-    precision: str
-    stage: int = 0
-    replicate: int = 1
-    reshard: bool = True
-    gather_dtype: str = "float32"
-    host: tuple[str, ...] = ()
-    live: int = _LIVE_PARAMETERS
-    accum_steps: int = 1
-
-    @property
-    def shards(self) -> int:
-        """Processes that share one copy of the network."""
-        return max(self.world // self.replicate, 1) if self.backend == "fsdp" else self.world
-
-    @property
-    def casts_weights(self) -> bool:
-        """Whether a forward makes copies of float32 weights in `precision`, and backward keeps them."""
-        low = self.stage > 0 or self.gather_dtype != "float32"
-        return self.precision != "float32" and not low
-
-
-def spread_of(
-    backend: str, options: Mapping[str, Any], *, world: int, precision: str, accum_steps: int = 1
-) -> Spread:
-    """Read the options of a backend."""
-    if backend == "fsdp":
-        return Spread(
-            backend,
-            world,
-            precision,
-            replicate=options.get("replicate", 1),
-            reshard=options.get("reshard", True),
-            gather_dtype=options.get("gather_dtype", "float32"),
-            host=("weights", "gradients", "optimizer") if options.get("offload") else (),
-            accum_steps=accum_steps,
-        )
-    zero = options.get("config", {}).get("zero_optimization", {})
-    host: tuple[str, ...] = ()
-    if _offloaded(zero, "offload_optimizer"):
-        host += ("gradients", "optimizer")
-    if _offloaded(zero, "offload_param"):
-        host += ("weights",)
-    live = int(float(zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)))
-    return Spread(backend, world, precision, stage=int(zero.get("stage", 0)), host=host, live=live)
-
-
-def _offloaded(zero: Mapping[str, Any], section: str) -> bool:
-    return (zero.get(section) or {}).get("device", "none") != "none"
-
-
 def estimate(
     net: nn.Module,
     make: OptimizerFactory,
@@ -133,31 +68,20 @@ def estimate(
         averages: how many averages of the weights are kept.
         activations: bytes, see `activations.measure`.
     """
-    every = sum(p.numel() for p in net.parameters())
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    state = state_bytes(make) * learning
     parts = 1 if spread.backend == "single" else spread.shards
-    if spread.backend == "fsdp":
-        sizes = [4 * every / parts, 4 * learning / parts, state / parts]
-    elif spread.stage == 0:
-        sizes = [4 * every, 4 * learning, state]
-    else:
-        size = _bytes(spread.precision)
-        sizes = [
-            size * every / (parts if spread.stage == 3 else 1),
-            size * learning / (parts if spread.stage >= 2 else 1),
-            (4 * learning + state) / parts,
-        ]
-    weights, gradients, optimizer = map(round, sizes)
+    weights, gradients, optimizer = map(round, _held(net, spread, state_bytes(make)))
     carried = 0
     if averages and average_on_host:  # one more copy carries weights to the host
         cut = parts if spread.backend == "fsdp" else 1  # others share whole tensors out
         sizes = [round(4 * p.numel() / cut) for p in net.parameters() if p.requires_grad]
         carried = round(sum(map(pinned_bytes, sizes)) * cut / parts)
+    traffic = traffic_of(net, spread)
     return Need(
         weights=weights,
-        gathered=_gathered(net, spread),
+        gathered=traffic.gathered,
         gradients=gradients,
+        buffers=max(traffic.backward, traffic.update - activations),
         optimizer=optimizer,
         average=round(4 * learning * averages / parts) + carried,
         activations=activations,
@@ -165,29 +89,35 @@ def estimate(
     )
 
 
-def _gathered(net: nn.Module, spread: Spread) -> int:
-    """Weights that a process holds whole for a while: with fsdp those outside blocks, and two blocks."""
+def _held(net: nn.Module, spread: Spread, state: float) -> tuple[float, float, float]:
+    """Bytes of weights, with all that does not learn, of gradients, and of the optimizer with its masters.
+
+    Args:
+        state: bytes that the optimizer keeps for each weight.
+    """
     every = sum(p.numel() for p in net.parameters())
-    if spread.stage == 3:
-        size = min(every, spread.live) if spread.world > 1 or "weights" in spread.host else 0
-        return _bytes(spread.precision) * size
-    whole = 4 * sum(p.numel() for p in net.parameters() if p.requires_grad)
-    waiting = whole if spread.accum_steps > 1 and spread.shards > 1 else 0
-    cast = spread.gather_dtype != "float32"
-    if spread.backend != "fsdp" or (spread.shards == 1 and not cast and not spread.host):
-        return 0
-    blocks = [sum(p.numel() for p in block.parameters()) for block in repeated_blocks(net)]
-    held = every - sum(blocks) + 2 * max(blocks, default=0) if spread.reshard else every
-    return _bytes(spread.gather_dtype) * min(held, every) + waiting
+    learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    buffers = sum(buffer.nbytes for buffer in net.buffers())
+    if spread.backend == "fsdp":
+        parts = spread.shards
+        return 4 * every / parts + buffers, 4 * learning / parts, state * learning / parts
+    if spread.backend == "deepspeed":  # where what does not learn is kept in its own precision too
+        buffers += 4 * (every - learning) + buffers
+    if spread.stage == 0:
+        return 4 * every + buffers, 4 * learning, state * learning
+    size, parts = bytes_of(spread.precision), spread.shards
+    weights = size * every / (parts if spread.stage == 3 else 1) + buffers
+    gradients = size * learning / (parts if spread.stage >= 2 else 1)
+    if (
+        "optimizer" in spread.host
+    ):  # where gradients become float32, and weights lie to be sent back
+        gradients = (size + 4) * learning / parts
+    return weights, gradients, (4 + state) * learning / parts
 
 
 def pinned_bytes(size: int) -> int:
     """What a page-locked block takes: PyTorch rounds it up to a power of two, to use it again."""
     return 1 << (size - 1).bit_length() if size else 0
-
-
-def _bytes(precision: str) -> int:
-    return 4 if precision == "float32" else 2
 
 
 def shortage(need: Need, *, processes: int, spread: Spread | None = None) -> str:

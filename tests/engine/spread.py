@@ -14,13 +14,18 @@ import torch
 from safetensors.torch import save_file
 
 from diffnext.distributed import env as processes
+from diffnext.engine.activations import Live
+from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.deepspeed import load_deepspeed
 from diffnext.engine.backends.deepspeed_config import merge_config
 from diffnext.engine.gather import whole_network
 from diffnext.engine.hooks.moved import MovedHook
+from diffnext.engine.memory import estimate
+from diffnext.engine.optim import optimizer_factory
+from diffnext.engine.spread import spread_of
 from diffnext.engine.trainer import Trainer
 from tests.engine.runs import ALONE, Interrupted, toy_run
-from tests.engine.toy import WIDTH
+from tests.engine.toy import WIDTH, ToyNet
 
 CASES = {
     "single": ("single", {}),
@@ -40,6 +45,19 @@ CASES = {
 }
 GLOBAL_BATCH, ACCUM, MAX_NORM = 8, 2, 1.0
 STEPS, CUT = 4, 2
+WEIGHED = (
+    "ddp",
+    "zero0",
+    "zero1",
+    "zero2",
+    "zero3",
+)  # fsdp resizes storages, which nothing tells of
+SMALL_BUCKETS = {  # as small to the network of `weigh` as DeepSpeed's are to one of a billion weights
+    "reduce_bucket_size": 30_000,
+    "stage3_prefetch_bucket_size": 10_000,
+    "stage3_max_reuse_distance": 60_000,
+    "stage3_param_persistence_threshold": 0,
+}
 EARLY = ("zero2", "zero2_host", "zero3", "zero3_host")  # reduce gradients in each micro-batch
 
 
@@ -132,6 +150,40 @@ def count_messages(case: str, folder: Path, env: processes.Env) -> None:
     (folder / f"messages{env.rank}.json").write_text(json.dumps(counts))
 
 
+class Held(Live):
+    """Of tensors that have memory: DeepSpeed keeps shapes as tensors on the device meta."""
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage.device.type != "meta":
+            super()._count(storage)
+
+
+def weigh(case: str, folder: Path, env: processes.Env) -> None:
+    """Write the most bytes of tensors that a step holds, and the estimate of them, few activations apart."""
+    backend, options = options_of(case, env, batch_size=4, accum=1, precision="bfloat16")
+    options.get("config", {}).get("zero_optimization", {}).update(SMALL_BUCKETS)
+    make = optimizer_factory("adamw", lr=1e-2, weight_decay=0.02, beta2=0.95)
+    live = Held()
+    with live:
+        net = ToyNet(depth=8, width=96)
+        spread = BACKENDS.get(backend)(env, precision="bfloat16", **options)
+        wrapped = spread.add("student", net, make)
+        for _ in range(3):
+            live.peak_bytes = 0  # from the third step on, all that lasts is there
+            with spread.micro("student", last=True):
+                with spread.autocast():
+                    loss = wrapped(torch.ones(4, 96)).float().square().mean()
+                spread.backward("student", loss)
+            spread.step("student", lr=1e-2, max_norm=MAX_NORM)
+    with torch.device("meta"):
+        net = ToyNet(depth=8, width=96)
+    net.scale.requires_grad_(False)
+    shape = spread_of(backend, options, world=env.world, precision="bfloat16")
+    casts = 2 * sum(p.numel() for p in net.parameters()) if shape.casts_weights else 0
+    need = estimate(net, make, shape, averages=0, activations=casts)
+    (folder / f"weight{env.rank}.json").write_text(json.dumps([live.peak_bytes, need.total]))
+
+
 def count_moved(case: str, folder: Path, env: processes.Env) -> None:
     """Write the share of weights that moved in a good step, and in one that was skipped."""
     trainer = run(case, folder, env, bad=range(GLOBAL_BATCH * STEPS), stop_at=1)
@@ -163,6 +215,8 @@ def main(folder: Path, cases: list[str]) -> None:
         run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
         count_moved(case, folder / case / "moved", env)
         count_messages(case, folder / case, env)
+        if case in WEIGHED:
+            weigh(case, folder / case, env)
     (folder / f"done{env.rank}.json").write_text(json.dumps(cases))
     processes.shutdown()
 

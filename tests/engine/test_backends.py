@@ -169,6 +169,13 @@ def test_gradients_are_exchanged_in_the_last_micro_batch_or_in_each(runs, case):
         assert last > 0
 
 
+@pytest.mark.parametrize("case", spread.WEIGHED)
+def test_the_estimate_of_memory_is_near_what_a_step_holds(runs, case):
+    for rank in (0, 1):
+        held, estimated = json.loads((runs / case / f"weight{rank}.json").read_text())
+        assert 0.85 < held / estimated < 1.1
+
+
 @pytest.mark.parametrize("case", SPREAD)
 def test_bfloat16_follows_one_process(runs, case):
     one, two = rows(runs / "single/bfloat16"), rows(runs / case / "bfloat16")

@@ -5,16 +5,9 @@ import pytest
 import torch
 
 from diffnext.engine import memory
-from diffnext.engine.memory import (
-    Need,
-    Spread,
-    estimate,
-    pinned_bytes,
-    shortage,
-    spread_of,
-    state_bytes,
-)
+from diffnext.engine.memory import Need, estimate, pinned_bytes, shortage, state_bytes
 from diffnext.engine.optim import optimizer_factory
+from diffnext.engine.spread import Spread, spread_of
 from tests.engine.runs import toy_run
 from tests.engine.toy import ToyNet
 
@@ -37,7 +30,7 @@ def test_one_process_against_a_real_run(tmp_path):
     need = estimate(net, factory(), Spread("single", 1, "bfloat16"), averages=2, activations=7)
     params = list(learner.net.parameters())
     averages = [t for part in trainer.hooks[1].ema.parts().values() for t in part.values()]
-    assert need.weights == size(params)
+    assert need.weights == size(params) + size(learner.net.buffers())
     assert need.gradients == size(p for p in params if p.requires_grad)
     assert need.optimizer == size(trainer.backend.optimizer_state("student").values())
     assert need.average == size(averages)
@@ -59,7 +52,7 @@ def test_one_process_against_a_real_run(tmp_path):
     ],
 )
 def test_what_a_device_cannot_hold(monkeypatch, gpu, host, processes, mib, short):
-    need = Need(*(part * 2**20 for part in (9, 1, 20, 30, 40, 0)), host=host)
+    need = Need(*(part * 2**20 for part in (9, 1, 15, 5, 30, 40, 0)), host=host)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(memory, "capacity_bytes", lambda: mib * 2**20)
     told = shortage(need, processes=processes)
@@ -69,7 +62,7 @@ def test_what_a_device_cannot_hold(monkeypatch, gpu, host, processes, mib, short
 
 def test_a_copy_for_each_process_is_named_as_the_reason(monkeypatch):
     monkeypatch.setattr(memory, "capacity_bytes", lambda: 1)
-    need = Need(9, 0, 0, 0, 0)
+    need = Need(9, 0, 0, 0, 0, 0)
     alone, split = (Spread("fsdp", 8, "bfloat16", replicate=n) for n in (8, 4))
     assert "replicate 8 of 8 processes splits nothing" in shortage(need, processes=8, spread=alone)
     assert "splits nothing" not in shortage(need, processes=8, spread=split)
@@ -86,39 +79,76 @@ def test_state_of_an_optimizer(name, size):
     assert state_bytes(factory(name)) == size
 
 
-ZERO_3_HOST = {
-    "stage": 3,
-    "offload_param": {"device": "cpu"},
-    "offload_optimizer": {"device": "cpu"},
+HOST = {"device": "cpu"}
+SMALL = {  # in numbers: half of the network below, and a quarter
+    "reduce_bucket_size": 64 * 32,
+    "stage3_prefetch_bucket_size": 64 * 16,
 }
 
 
 @pytest.mark.parametrize(
     ("backend", "options", "on_device", "on_host"),
     [
-        ("ddp", {}, 4 + 4 + 8, 0),
-        ("fsdp", {}, 4 + (4 + 4 + 8) / 4, 0),  # one layer, gathered whole
-        ("fsdp", {"gather_dtype": "bfloat16"}, 2 + (4 + 4 + 8) / 4, 0),
-        ("fsdp", {"replicate": 4}, 4 + 4 + 8, 0),
-        ("fsdp", {"replicate": 2}, 4 + (4 + 4 + 8) / 2, 0),
-        ("fsdp", {"offload": True}, 4, (4 + 4 + 8) / 4),
-        # bfloat16 network and gradients, float32 rest split
-        ("deepspeed", {"stage": 1}, 2 + 2 + 12 / 4, 0),
-        ("deepspeed", {"stage": 2}, 2 + 2 / 4 + 12 / 4, 0),
-        ("deepspeed", {"stage": 2, "offload_optimizer": {"device": "cpu"}}, 2, 2 / 4 + 12 / 4),
-        ("deepspeed", {"stage": 3}, 2 + 16 / 4, 0),
-        ("deepspeed", {"stage": 3, "stage3_max_live_parameters": 0}, 16 / 4, 0),
-        ("deepspeed", ZERO_3_HOST, 2, 16 / 4),
+        ("ddp", {}, 4 + 4 + 8 + 4, 0),  # the last gradient is not in its bucket yet
+        # one layer, gathered whole; its gradients, and once more to be sent
+        ("fsdp", {}, 4 + 8 + (4 + 4 + 8) / 4, 0),
+        ("fsdp", {"gather_dtype": "bfloat16"}, 2 + 2 + 4 + (4 + 4 + 8) / 4, 0),
+        ("fsdp", {"replicate": 4}, 4 + 8 + 4 + 4 + 8, 0),
+        ("fsdp", {"replicate": 2}, 4 + 8 + (4 + 4 + 8) / 2, 0),
+        ("fsdp", {"offload": True}, 4 + 8, (4 + 4 + 8) / 4),
+        # bfloat16 network and gradients, float32 rest split; bucket, own part, all laid flat
+        ("deepspeed", {"stage": 0}, 4 + 4 + 8 + 4, 0),
+        ("deepspeed", {"stage": 1}, 2 + 2 + 12 / 4 + 2 * (1 / 2 + 1 / 4), 0),
+        ("deepspeed", {"stage": 2}, 2 + 2 / 4 + 12 / 4 + 2 * (1 / 2 + 1), 0),
+        ("deepspeed", {"stage": 2, "overlap_comm": True}, 2 + 2 / 4 + 12 / 4 + 2 * (1 + 1), 0),
+        ("deepspeed", {"stage": 2, "contiguous_gradients": False}, 2 + 2 / 4 + 12 / 4 + 2, 0),
+        (
+            "deepspeed",  # the host has gradients in float32, and weights to be sent back
+            {"stage": 2, "offload_optimizer": HOST},
+            2 + 2 * (1 / 2 + 1 + 1),
+            (2 + 4 + 12) / 4,
+        ),
+        ("deepspeed", {"stage": 3}, 2 * (1 + 1 / 4) + 16 / 4 + 2 * (1 / 2 + 1), 0),
+        (
+            "deepspeed",
+            {"stage": 3, "stage3_max_live_parameters": 0},
+            2 + 16 / 4 + 2 * (1 / 2 + 1),
+            0,
+        ),
+        (
+            "deepspeed",
+            {"stage": 3, "offload_optimizer": HOST, "offload_param": HOST},
+            2 * (1 + 1 / 4) + 2 * (1 / 2 + 1 + 1),
+            (2 + 2 + 4 + 12) / 4,
+        ),
     ],
 )
 def test_what_is_split_over_four_processes(backend, options, on_device, on_host):
     net = torch.nn.Linear(64, 64, bias=False)
     if backend == "deepspeed":
-        options = {"config": {"zero_optimization": options}}
+        options = {"config": {"zero_optimization": SMALL | options}}
     spread = spread_of(backend, options, world=4, precision="bfloat16")
     need = estimate(net, factory(), spread, averages=0)
     assert need.on_device == on_device * 64 * 64
     assert need.on_host == on_host * 64 * 64
+
+
+def test_copies_of_gradients_in_the_update_count_beyond_activations():
+    zero = {"stage": 2, "reduce_bucket_size": 1, "contiguous_gradients": False}
+    options = {"config": {"zero_optimization": zero}}
+    spread = spread_of("deepspeed", options, world=1, precision="bfloat16")
+    net, size = torch.nn.Linear(64, 64, bias=False), 64 * 64
+    held = [
+        estimate(net, factory(), spread, averages=0, activations=kept * size).buffers / size
+        for kept in (0, 1, 9)
+    ]
+    assert held == [2 + 4, 2 + 4 - 1, 2]
+
+
+def test_a_size_that_is_no_number_is_refused():
+    options = {"config": {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}}
+    with pytest.raises(ValueError, match=r"reduce_bucket_size 'auto', wanted a number such as 5"):
+        spread_of("deepspeed", options, world=2, precision="bfloat16")
 
 
 @pytest.mark.parametrize(("backend", "carried"), [("ddp", 2**14 / 4), ("fsdp", 2**12)])
@@ -134,12 +164,13 @@ def test_fsdp_gathers_what_is_outside_blocks_and_two_of_them():
     block, rest = 32 * 32 + 32 + 64, 32 + 32 * 32 + 32
     make = factory()
     for reshard, held in ((True, rest + 2 * block), (False, rest + 6 * block)):
-        spread = Spread("fsdp", 4, "float32", reshard=reshard)
-        assert estimate(net, make, spread).gathered == 4 * held
+        need = estimate(net, make, Spread("fsdp", 4, "float32", reshard=reshard))
+        assert need.gathered == 4 * held
+        assert need.buffers == 4 * (2 * block + rest)  # two blocks' gradients are on their way
 
 
 def test_fsdp_keeps_whole_gradients_between_micro_batches():
-    net = torch.nn.Linear(64, 64, bias=False)
+    net = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(64, 64, bias=False)]))
     one, two = (
         estimate(net, factory(), Spread("fsdp", 4, "bfloat16", accum_steps=count))
         for count in (1, 2)

@@ -44,7 +44,8 @@ def test_the_table_has_each_way_and_splitting_saves(config, capsys):
     assert len(rows) == 9
     assert all(len(cells) == (10 if "offload" in way else 5) for way, cells in rows.items())
     first = {way: float(cells[0][0]) for way, cells in rows.items()}
-    assert first["fsdp offload"] < first["fsdp"] < first["zero 2"] < first["zero 1"] < first["ddp"]
+    assert first["fsdp offload"] < first["fsdp"] < first["ddp"]
+    assert first["ddp"] < 2 < min(first["zero 1"], first["zero 2"])  # 5e8 numbers in a bucket
     assert float(rows["ddp"][3][0]) < first["ddp"]  # level 3
     assert all((float(size) >= 0.4) == bool(mark) for size, mark in rows["ddp"] if size != "0.40")
 

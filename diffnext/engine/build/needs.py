@@ -12,6 +12,7 @@ from diffnext.engine import activations, check, memory
 from diffnext.engine.backends.base import PRECISIONS
 from diffnext.engine.build.network import make_skeleton, network_folder
 from diffnext.engine.build.options import decays_of, optimizer_of
+from diffnext.engine.spread import Spread, spread_of
 from diffnext.pipelines.builder import PIPELINES
 from diffnext.pipelines.train_base import Expected, TrainPipeline
 from diffnext.utils.logging import logger
@@ -35,7 +36,7 @@ WAYS = {  # to spread a network: backend and its options
 }
 
 
-def need_of(cfg: Config, net: nn.Module, spread: memory.Spread, kept: int) -> memory.Need:
+def need_of(cfg: Config, net: nn.Module, spread: Spread, kept: int) -> memory.Need:
     """The memory of a process.
 
     Args:
@@ -95,7 +96,7 @@ def survey(cfg: Config, *, world: int) -> dict[str, memory.Need]:
     for name, (backend, options) in WAYS.items():
         if backend == "deepspeed":
             options = {"config": {"zero_optimization": options}}
-        spread = memory.spread_of(
+        spread = spread_of(
             backend,
             options,
             world=world,

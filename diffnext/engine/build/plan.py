@@ -26,6 +26,7 @@ from diffnext.engine.build.samples import check_samples
 from diffnext.engine.check_data import embedded_text
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
+from diffnext.engine.spread import Spread, spread_of
 from diffnext.pipelines.builder import PIPELINES
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
@@ -45,7 +46,7 @@ class Plan:
     skeleton: nn.Module  # the network on the meta device, with frozen parts marked
     optimizer: OptimizerFactory
     schedule: Schedule
-    spread: memory.Spread
+    spread: Spread
     need: memory.Need
 
 
@@ -77,7 +78,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "", resumed: bool = F
     if not settings:
         check.check_weights(folder, pipe.model.state_dict())
     check_names(cfg, pipe.model)
-    spread = memory.spread_of(
+    spread = spread_of(
         backend,
         options,
         world=world,
