@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffnext.engine.launchers import LAUNCHERS
+from diffnext.engine.launchers import LAUNCHERS, agent
 from diffnext.engine.launchers import deepspeed as by_deepspeed
 from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.group import run_group
@@ -100,6 +100,17 @@ def test_torchrun_returns_the_code_of_the_process_that_failed(tmp_path):
     assert LAUNCHERS.get("torch")(job(script)) == 0
 
 
+def test_a_node_that_waits_in_vain_says_where(capsys):
+    where = ["--nnodes=2", "--node-rank=0", "--master-addr=127.0.0.1", "--master-port=29599"]
+    assert agent.run([*where, "--rdzv-conf=timeout=1", "--nproc-per-node=1", "x.py"]) == 1
+    told = capsys.readouterr().err
+    place = "127.0.0.1:29599"
+    assert told.startswith(
+        f"error: the 2 nodes do not reach each other at {place} (DistStoreError: "
+    )
+    assert "1/2 clients joined" in told and told.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["torch", "deepspeed"])
 def test_ctrl_c_ends_all_processes(tmp_path, name):
     script = tmp_path / "sleep.py"
@@ -144,8 +155,10 @@ def test_a_hostfile_of_one_node_needs_no_pdsh(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(by_deepspeed, "run_hosts", lambda *args: started.append(args) or 5)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("MASTER_PORT", "30001")
     wanted = Job(main=lambda: 0, command=["x"], num_processes=4, hostfile=str(tmp_path / "hosts"))
     assert LAUNCHERS.get("deepspeed")(wanted) == 5
     reach, job, hosts = started.pop()
     assert (reach[1:3], job, hosts) == (["-m", "deepspeed.launcher.runner"], wanted, ["node1"])
     assert "--num_gpus=1" in reach and reach[-1] == "--module"  # a watcher a node
+    assert reach[reach.index("--master_port") + 1] == "30001"

@@ -12,14 +12,20 @@ import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffnext.engine.heartbeat import FOLDER
-from diffnext.engine.launchers.faults import CODES
+from diffnext.engine.launchers.faults import CODES, say
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 
 def run(arguments: Sequence[str]) -> int:
     """Start the processes of this node; return the exit code of the first one that failed."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
 
@@ -38,7 +44,20 @@ def run(arguments: Sequence[str]) -> int:
         _note({rank: failure.exitcode for rank, failure in error.failures.items()})
         _, first = error.get_first_failure()
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    except (RendezvousError, DistError, OSError) as error:
+        say(f"error: {_apart(config, error)}")
+        return 1
     return 0
+
+
+def _apart(config: LaunchConfig, error: Exception) -> str:
+    """Of nodes that have not met, or have lost each other."""
+    what = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
+    return (
+        f"the {config.max_nodes} nodes do not reach each other at {config.rdzv_endpoint} ({what}); the "
+        "command has to run on each of them, with the same address; --rdzv-conf timeout=SECONDS (with "
+        "--master-addr) or join_timeout=SECONDS (with --rdzv-endpoint) is how long they wait"
+    )
 
 
 def _note(codes: dict[int, int]) -> None:

@@ -28,6 +28,8 @@ def launch(job: Job) -> int:
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank"]
     if job.hostfile:
         hosts = read_hosts(job.hostfile)
+        if "MASTER_PORT" in os.environ:
+            runner += ["--master_port", os.environ["MASTER_PORT"]]
         # a watcher a node, which starts the processes
         return run_hosts(
             [*runner, "--hostfile", job.hostfile, "--num_gpus=1", "--module"], job, hosts
