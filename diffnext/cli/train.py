@@ -50,11 +50,22 @@ def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
         rendezvous=rendezvous(args),
     )
     try:
+        if name != "simple" and job.num_processes == 1 and not job.hostfile:
+            show_gpu(cfg.GPU_ID)
         return LAUNCHERS.get(name)(job)
     except ValueError as error:
         if name == "simple":  # of the training itself
             raise
         return fail(error)
+
+
+def show_gpu(index: int) -> None:
+    """Let a process that will be started see one GPU alone; its launcher would give it the first one."""
+    if index:
+        import torch
+
+        if torch.cuda.is_available():
+            os.environ["CUDA_VISIBLE_DEVICES"] = launched.gpu_name(index)
 
 
 def work(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:

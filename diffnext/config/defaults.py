@@ -11,7 +11,7 @@ _C = CfgNode()
 _C.NUM_GPUS = 1
 # Seed of everything random: order of the data, captions, noise, timesteps, masks.
 _C.RNG_SEED = 3
-# Index of the GPU that a single process uses.
+# Index of the GPU that a single process uses. One that torchrun itself has started takes its local rank's.
 _C.GPU_ID = 0
 
 # What is trained: the family of networks and its task.

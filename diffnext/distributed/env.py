@@ -40,13 +40,14 @@ def init(*, gpu_id: int = 0, timeout_s: float = 1800.0) -> Env:
     """Take a device; join the process group if there are several processes.
 
     Args:
-        gpu_id: the device of a run with one process; with several each takes its local rank's.
+        gpu_id: the device of a process that started by itself; others take their local rank's, as
+            DeepSpeed does.
         timeout_s: how long a collective waits for a late process.
     """
     rank, world, local_rank = 0, 1, 0
     if is_worker():
         rank, world, local_rank = (int(os.environ[name]) for name in VARIABLES)
-    device = _device(local_rank if world > 1 else gpu_id)
+    device = _device(local_rank if is_worker() else gpu_id)
     if world > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         timeout = datetime.timedelta(seconds=timeout_s)

@@ -57,6 +57,21 @@ def check_alone(num_gpus: int) -> None:
     )
 
 
+def gpu_name(index: int, environ: Mapping[str, str] = os.environ) -> str:
+    """CUDA_VISIBLE_DEVICES of a process that is to see one GPU alone, by its number among the visible ones.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(index + 1)]
+    if index >= len(names):
+        raise ValueError(
+            f"GPU_ID is {index}, and CUDA_VISIBLE_DEVICES {visible!r} shows {len(names)}"
+        )
+    return names[index]
+
+
 def adopt_slurm(environ: dict[str, str] | os._Environ[str] = os.environ) -> None:
     """Where srun has started several tasks, set the variables that torchrun would have set.
 

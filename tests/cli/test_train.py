@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffnext.cli.train import main
+from diffnext.cli.train import main, show_gpu
 from diffnext.cli.train_args import parse_args
 from diffnext.engine.backends.deepspeed import load_deepspeed
 from diffnext.engine.launchers import deepspeed as by_deepspeed
@@ -99,3 +99,12 @@ def test_float16_that_deepspeed_does_not_have_is_refused_before_a_run(
     command = ["--cfg", str(tmp_path / "run.yml"), "--deepspeed", str(tmp_path / "zero1.json")]
     assert main([*command, "--dry-run"]) == 2
     assert "'float16', which DeepSpeed does not have on" in capsys.readouterr().err
+
+
+def test_a_process_to_be_started_alone_will_see_its_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    show_gpu(0)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
+    show_gpu(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"

@@ -108,3 +108,15 @@ def test_processes_that_are_started_again_find_nothing_of_those_before(monkeypat
         stores.append(processes._store(0, 2, datetime.timedelta(seconds=1)))
     stores[0].set("address", "of a process that is gone")
     assert stores[0].check(["address"]) and not stores[1].check(["address"])
+
+
+@pytest.mark.parametrize(("launcher", "index"), [(False, 3), (True, 1)])
+def test_a_process_that_was_launched_takes_the_gpu_of_its_local_rank(monkeypatch, launcher, index):
+    if launcher:
+        as_worker(monkeypatch, WORLD_SIZE="1", LOCAL_RANK="1")
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert processes.init(gpu_id=3).device == torch.device("cuda", index)
+    assert taken == [index]

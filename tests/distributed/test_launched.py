@@ -116,3 +116,10 @@ def test_the_launcher_s_side_needs_no_torch():
         "from diffnext.config import get_cfg; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_single_process_sees_the_gpu_of_its_number_among_the_visible_ones():
+    assert launched.gpu_name(2, {}) == "2"
+    assert launched.gpu_name(1, {"CUDA_VISIBLE_DEVICES": "3,GPU-5f,4"}) == "GPU-5f"
+    with pytest.raises(ValueError, match=r"GPU_ID is 2, and CUDA_VISIBLE_DEVICES '3,4' shows 2"):
+        launched.gpu_name(2, {"CUDA_VISIBLE_DEVICES": "3,4"})
