@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from diffnext.pipelines.train_base import Inputs, StepOutput
@@ -39,3 +40,22 @@ class Hook:
 
     def close(self) -> None:
         """At the very end, also after an error."""
+
+
+class PeriodicHook(Hook, ABC):
+    """Looks at the weights before the first step, every `every` steps and after the last one."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def before_train(self, trainer: Trainer) -> None:
+        if trainer.step == 0:
+            self.run(trainer)
+
+    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        if trainer.step % self.every == 0 or trainer.step == trainer.max_steps:
+            self.run(trainer)
+
+    @abstractmethod
+    def run(self, trainer: Trainer) -> None:
+        """Look at the weights and leave the run as it was. Collective."""

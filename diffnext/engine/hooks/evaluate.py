@@ -14,10 +14,10 @@ from diffnext.data.held_out import HeldOut
 from diffnext.distributed import env as processes
 from diffnext.engine.checkpoint import Score
 from diffnext.engine.ema import EMA
-from diffnext.engine.hooks.base import Hook
+from diffnext.engine.hooks.base import PeriodicHook
 from diffnext.pipelines.train_base import Grid
 from diffnext.utils.logging import logger
-from diffnext.utils.metrics import Metrics, Row, finite
+from diffnext.utils.metrics import Row, finite
 from diffnext.utils.seeding import Draws, mix
 from diffnext.utils.writers import Writer
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OWN, AVERAGE = "eval", "eval_ema"  # where the curves of the weights and of their average are
 
 
-class EvaluationHook(Hook):
+class EvaluationHook(PeriodicHook):
     """Evaluates before the first step, every `every` steps and after the last one.
 
     Noise, captions and masks follow from the seed and the record, so curves move by the weights
@@ -54,10 +54,10 @@ class EvaluationHook(Hook):
         ema: EMA | None,
         before: Callable[[], None],
     ) -> None:
+        super().__init__(every)
         self.data = data
         self.writers = list(writers)
         self.role = role
-        self.every = every
         self.grid = grid
         self.ema = ema
         self.before = before
@@ -73,19 +73,11 @@ class EvaluationHook(Hook):
         measured = f"{mix(self.data.digest, repr(levels)):016x}"
         return {"metric": self.metric, "mode": "min", "value": value, "measured": measured}
 
-    def before_train(self, trainer: Trainer) -> None:
-        if trainer.step == 0:
-            self._run(trainer)
-
-    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        if trainer.step % self.every == 0 or trainer.step == trainer.max_steps:
-            self._run(trainer)
-
     def close(self) -> None:
         for writer in self.writers:
             writer.close()
 
-    def _run(self, trainer: Trainer) -> None:
+    def run(self, trainer: Trainer) -> None:
         row: Row = {"step": trainer.step}
         row |= self._measure(trainer, OWN)
         if self.ema is not None:

@@ -14,9 +14,8 @@ from torch import Tensor
 from diffnext.distributed import env as processes
 from diffnext.engine.ema import EMA
 from diffnext.engine.gather import whole_network
-from diffnext.engine.hooks.base import Hook
+from diffnext.engine.hooks.base import PeriodicHook
 from diffnext.utils.logging import logger
-from diffnext.utils.metrics import Metrics
 from diffnext.utils.writers import Curves
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ Samples = Sequence[tuple[Path, str]]  # files with captions
 Draw = Callable[[Mapping[str, Any], Mapping[str, Tensor], Path], Samples]
 
 
-class SampleHook(Hook):
+class SampleHook(PeriodicHook):
     """Samples before the first step, every `every` steps and after the last one.
 
     All processes bring their weights, and those that have prompts draw, each with a whole network
@@ -56,23 +55,15 @@ class SampleHook(Hook):
         ema: EMA | None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        super().__init__(every)
         self.folder = Path(folder)
         self.draw = draw
         self.curves = list(curves)
         self.role = role
-        self.every = every
         self.ema = ema
         self.dtype = dtype
 
-    def before_train(self, trainer: Trainer) -> None:
-        if trainer.step == 0:
-            self._run(trainer)
-
-    def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        if trainer.step % self.every == 0 or trainer.step == trainer.max_steps:
-            self._run(trainer)
-
-    def _run(self, trainer: Trainer) -> None:
+    def run(self, trainer: Trainer) -> None:
         folder = self.folder / f"step_{trainer.step}"
         found = processes.gather(self._draw(trainer, folder))
         if not trainer.backend.env.is_main:
