@@ -52,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _apart(config: LaunchConfig, error: Exception) -> str:
     """Of nodes that have not met, or have lost each other."""
-    what = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else repr(error)
+    inner = error.__cause__ or error  # which torch's own says to look at
+    what = f"{type(inner).__name__}: {str(inner).splitlines()[0]}" if str(inner) else repr(inner)
     return (
         f"the {config.max_nodes} nodes do not reach each other at {config.rdzv_endpoint} ({what}); the "
         "command has to run on each of them, with the same address; --rdzv-conf timeout=SECONDS (with "

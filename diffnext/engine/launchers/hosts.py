@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,11 @@ from diffnext.engine.heartbeat import Beat
 from diffnext.engine.launchers import faults
 from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.faults import Fault, say
-from diffnext.engine.launchers.group import DIE_AFTER_S, Group, start
+from diffnext.engine.launchers.group import DIE_AFTER_S, TELL_S, Group, start
 from diffnext.engine.launchers.link import Hub
 
 START_S = 300.0  # from the first node that has come to the last: slow disks import slowly
-KILL_S = 10.0  # for watchers to end their processes and to go
+KILL_S = 5.0 + DIE_AFTER_S + TELL_S  # for watchers to end their processes and to go
 LAST_WORDS_S = 2.0  # for what nodes told before the command that reaches them ended
 NODE = "diffnext.engine.launchers.node"
 
@@ -82,11 +82,11 @@ class Hosts(Group):
             for node in nodes:
                 self.hub.send(node, signal=self.received[0][0], times=1)
 
-    def _end_all(self) -> None:
+    def _end_all(self, *, spared: Collection[int] = ()) -> None:
         if self.ended:
             return
         self.ended = True
-        for node in self.hub.nodes():
+        for node in set(self.hub.nodes()) - set(spared):
             self._end(node)
         self.deadline = time.monotonic() + (KILL_S if self.came else 0.0)
 
@@ -104,7 +104,7 @@ class Hosts(Group):
                 time.sleep(0.05)
                 self._hear_all()
         elif time.monotonic() > self.end_at:
-            self._end_all()
+            self._end_all(spared=self.found)  # which end by themselves, and tell by what
         elif time.monotonic() > self.late_at:
             self._miss()
 
