@@ -3,10 +3,8 @@
 
 import json
 import shutil
-import weakref
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
@@ -18,78 +16,14 @@ from diffnext.data.prompt_cache import embeddings_in
 from diffnext.data.records import RecordError, open_reader, read_identity
 from diffnext.data.tools.quality import caption_of
 from diffnext.engine.check_identity import check_text_encoder
-from diffnext.models.autoencoders import loading
-from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffnext.models.text_encoders.loading import describe_text_encoder
 from diffnext.pipelines.builder import PIPELINES
-from diffnext.pipelines.nova import prompt_encoder
 from diffnext.pipelines.nova.prompts import encode_prompts
 from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
 from diffnext.utils.seeding import Draws
+from tests.cli.embedding import CAPTIONS, LENGTH, add_picture, build, flip_in
 from tests.models.tiny import text_net
-from tests.pipelines.tiny import PICTURE_VAE, TEXT, text_parts
-
-LENGTH = 12  # tokens
-CAPTIONS = {  # by picture; the long ones have more tokens than the network reads
-    "a": "A cat. It sits.",
-    "b": "A dog.",
-    "c": "A cat. It sits.",
-    "d": "two birds on a mat and a red cat on a mat and two birds",
-}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prompts") / "model"
-    torch.manual_seed(0)
-    AutoencoderKL(latent_channels=4, **PICTURE_VAE).save_pretrained(folder / "vae")
-    for part in ("text_encoder", "tokenizer"):
-        shutil.copytree(TEXT, folder / part)
-    (folder / "transformer").mkdir()
-    network = {"text_token_dim": 64, "text_token_len": LENGTH}
-    (folder / "transformer" / "config.json").write_text(json.dumps(network))
-    index = {
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["diffnext.models.text_encoders.phi", "PhiEncoderModel"],
-        "tokenizer": ["transformers", "CodeGenTokenizerFast"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, caption in CAPTIONS.items():
-        add_picture(folder, name, caption)
-    return folder
-
-
-def add_picture(folder, name, caption):
-    pixels = np.random.default_rng(ord(name)).integers(0, 255, (70, 70, 3), np.uint8)
-    PIL.Image.fromarray(pixels).save(folder / f"{name}.png")
-    (folder / f"{name}.txt").write_text(caption)
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The texts that encoders are asked for, one list a batch."""
-    batches = []
-    real = prompt_encoder.PromptEncoder.__call__
-
-    def call(self, texts):
-        batches.append(list(texts))
-        return real(self, texts)
-
-    monkeypatch.setattr(prompt_encoder.PromptEncoder, "__call__", call)
-    return batches
-
-
-def build(photos, output, model, *options, resolution="64", code=0):
-    command = ["--input", str(photos), "--output", str(output), "--vae", str(model)]
-    command += ["--resolution", resolution, "--workers", "0", "--device", "cpu", *options]
-    assert build_cache.main(command) == code
+from tests.pipelines.tiny import text_parts
 
 
 def embed(cache, output, model, *options, code=0):
@@ -191,24 +125,11 @@ def test_options_that_can_do_nothing_are_refused(photos, model, tmp_path, capsys
 
 @pytest.mark.parametrize("together", [False, True])
 def test_text_encoder_and_autoencoder_are_in_memory_together_only_if_asked(
-    photos, model, tmp_path, monkeypatch, together
+    photos, model, tmp_path, alive, together
 ):
-    encoders, alive = [], []
-    load_text, load_vae = prompt_encoder.PromptEncoder.__init__, build_cache.load_encoder
-
-    def init(self, *args, **options):
-        load_text(self, *args, **options)
-        encoders.append(weakref.ref(self.text_encoder))
-
-    def load(*args):
-        alive.append([ref() is not None for ref in encoders])
-        return load_vae(*args)
-
-    monkeypatch.setattr(prompt_encoder.PromptEncoder, "__init__", init)
-    monkeypatch.setattr(build_cache, "load_encoder", load)
     options = ["--together"] if together else []
     build(photos, tmp_path / "cache", model, "--encode-prompts", *options)
-    assert alive == [[together]]
+    assert alive == [together]
     assert_embedded(tmp_path / "cache")
 
 
@@ -307,83 +228,3 @@ def test_a_folder_of_embeddings_follows_its_cache(photos, model, tmp_path, asked
     flip_in(beside, 0, b"A cat. It sits.")
     assert cli.main(["cache", "verify", str(beside), "--repair", "--drop"]) == 1
     assert "so none can be dropped: remove it, and" in capsys.readouterr().out
-
-
-def flip_in(cache, number, part):
-    """Change a byte amid these bytes of a record."""
-    reader = open_reader(cache)
-    at = int(reader.index.offset[number]) + reader.raw(number)[0].index(part) + len(part) // 2
-    data = bytearray((cache / "00000.data").read_bytes())
-    data[at] ^= 1
-    (cache / "00000.data").write_bytes(data)
-
-
-def files_of(cache):
-    return {path.name: path.read_bytes() for path in cache.iterdir()}
-
-
-@pytest.fixture
-def alive(monkeypatch):
-    """For each loading of an autoencoder, whether a text encoder was in memory."""
-    load_text, load_vae = prompt_encoder.PromptEncoder.__init__, loading.load_vae
-    encoders, alive = weakref.WeakSet(), []
-
-    def init(self, *args, **options):
-        load_text(self, *args, **options)
-        encoders.add(self.text_encoder)
-
-    def load(*args, **options):
-        alive.append(len(encoders) > 0)
-        return load_vae(*args, **options)
-
-    monkeypatch.setattr(prompt_encoder.PromptEncoder, "__init__", init)
-    monkeypatch.setattr(loading, "load_vae", load)
-    return alive
-
-
-def test_damaged_records_are_made_again_as_they_were(
-    photos, model, tmp_path, capsys, asked, alive, monkeypatch
-):
-    """Moments, embeddings and texts; the text encoder is gone when the autoencoder is loaded."""
-    cache = tmp_path / "cache"
-    build(photos, cache, model, "--encode-prompts")
-    asked.clear()
-    alive.clear()
-    records, whole = [open_reader(cache)[number] for number in range(4)], files_of(cache)
-    flip_in(cache, 0, bytes(records[0]["caption"]["data"]))
-    flip_in(cache, 2, bytes(records[2]["moments"]))
-    mend = ["cache", "verify", str(cache), "--repair", "--vae", str(model), "--device", "cpu"]
-    assert cli.main(mend) == 0
-    assert "2 encoded again, 0 dropped" in capsys.readouterr().out
-    assert alive == [False] and asked == [["A cat. It sits.", "A cat."]]
-    assert files_of(cache) == whole
-
-    flip_in(cache, 3, b"birds on a mat")  # what was embedded, as nothing else of the folder says
-    assert cli.main(mend) == 1
-    lines = capsys.readouterr().out
-    assert f"record 3 cannot be encoded again: {photos / 'd.png'}: its captions" in lines
-    assert cli.main([*mend, "--input", str(photos)]) == 0
-    assert files_of(cache) == whole and cli.main(["cache", "verify", str(cache)]) == 0
-
-    call = prompt_encoder.PromptEncoder.__call__
-
-    def drift(self, texts):
-        return [1.01 * states for states in call(self, texts)]
-
-    monkeypatch.setattr(prompt_encoder.PromptEncoder, "__call__", drift)
-    flip_in(cache, 1, bytes(records[1]["moments"]))  # embeddings are whole, and are kept
-    assert cli.main(mend) == 0 and files_of(cache) == whole
-    flip_in(cache, 1, bytes(records[1]["caption"]["data"]))
-    assert cli.main(mend) == 0 and "00000.data" not in files_of(cache)
-    assert cli.main(["cache", "verify", str(cache)]) == 0
-
-
-def test_another_text_encoder_does_not_make_records_again(photos, model, tmp_path, capsys):
-    build(photos, tmp_path / "cache", model, "--encode-prompts", "--text-dtype", "bf16")
-    flip_in(tmp_path / "cache", 0, b"A cat. It sits.")
-    other = shutil.copytree(model, tmp_path / "other")
-    config = other / "transformer" / "config.json"
-    config.write_text(config.read_text().replace(str(LENGTH), "9"))
-    mend = ["cache", "verify", str(tmp_path / "cache"), "--repair", "--vae", str(model)]
-    assert cli.main([*mend, "--text-model", str(other)]) == 2
-    assert "  max_length: the cache has 12, --text-model 9" in capsys.readouterr().err
