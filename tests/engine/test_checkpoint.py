@@ -171,7 +171,7 @@ def test_where_a_run_starts(tmp_path):
     first = tmp_path / "first"
     finish(first)
     assert find("auto", first).step == 8
-    assert find(str(first), tmp_path).step == 8
+    assert find(str(first), tmp_path).step == find(str(first / "checkpoints"), tmp_path).step == 8
     assert find(str(first / "checkpoints/toy_iter_4"), tmp_path).step == 4
     assert find(str(first / "checkpoints/toy_iter_4"), "").step == 4
     with pytest.raises(ValueError, match=r"TRAIN.RESUME is 'none', but .* up to step 8"):

@@ -33,6 +33,7 @@ def original(tmp_path_factory):
     held = [{"sizes": "1", "sums": "2"}, {"sizes": "3", "sums": None, "joined": {"sizes": "4"}}]
     run["about"] = {"config": yaml.safe_dump(OPTIONS), "data": made, "records": held}
     run["loader"] |= {"step": 4, "seed": 3, "global_batch": 4, "records": [16]}
+    run["loader"]["buckets"] = 77
     path.write_text(json.dumps(run))
     complete = folder / "checkpoints/toy_iter_4/complete.json"
     sizes = json.loads(complete.read_text())
@@ -114,10 +115,16 @@ def test_another_network_is_refused(run):
 
 def test_other_data_are_refused(run):
     start = find_start("auto", run)
-    order = {"step": 0, "seed": 3, "global_batch": 4, "records": [16]}
+    order = {"step": 0, "seed": 3, "global_batch": 4, "records": [16], "buckets": 77}
     made = [{"vae": {"weights_sha256": "aaa", "class": "A"}}, None]
     held = [{"sizes": "1", "sums": "2"}, {"sizes": "3", "sums": None, "joined": {"sizes": "4"}}]
     check_data(start, order, made, held)
+    with pytest.raises(ValueError, match=r"order:\n  shapes of the records, .*\nrestore"):
+        check_data(start, order | {"buckets": 78}, made, held)
+    with pytest.raises(
+        ValueError, match=r"order:\n  records: \[16\] in the .* \[17\] now\nrestore"
+    ):
+        check_data(start, order | {"buckets": 78, "records": [17]}, made, held)
     with pytest.raises(ValueError, match=r"(?s)global_batch: 4 in .*, 8 now.*--reset-data"):
         check_data(start, order | {"global_batch": 8}, made, held)
     other = [{"vae": {"weights_sha256": "bbb", "class": "A"}}, None]

@@ -105,11 +105,13 @@ def find(resume: str, run_folder: str | Path) -> Checkpoint | None:
 
 
 def _find_at(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, or the newest one of the run at `path`."""
+    """The checkpoint at `path`, or the newest one of the run at `path`, or of its `checkpoints`."""
     match = _NAME.match(path.name)
     if match and find_flaw(path) is None:
         return Checkpoint(path, int(match["step"]))
     found = newest(path)
+    if found is None and path.name == "checkpoints":
+        found = newest(path.parent)
     if found is None:
         why = find_flaw(path) if match else "no complete checkpoint is in it"
         raise ValueError(

@@ -148,11 +148,14 @@ def check_data(
         return
     run = start.checkpoint.run()
     then = {key: value for key, value in run["loader"].items() if key in now and key != "step"}
+    differs = [key for key, value in then.items() if value != now[key]]
     lines = [
-        f"  {key}: {value!r} in the checkpoint, {now[key]!r} now"
-        for key, value in then.items()
-        if value != now[key]
+        f"  {key}: {then[key]!r} in the checkpoint, {now[key]!r} now"
+        for key in differs
+        if key != "buckets"  # a hash, of the numbers of records too
     ]
+    if differs == ["buckets"]:
+        lines = ["  shapes of the records, or how often a dataset passes: not as in the checkpoint"]
     made = run.get("about", {}).get("data")
     if made is not None:
         lines += _differences(flatten(dict(enumerate(made))), flatten(dict(enumerate(identities))))
