@@ -59,6 +59,9 @@ def prepare(folder):
         container.mux(stream.encode())
     with open(folder / "clips.csv", "w", newline="") as file:
         csv.writer(file).writerows([["path", "caption"], ["a.mp4", "A video of noise."]])
+    (folder / "manifests").mkdir()
+    row = {"path": "../photos/a.jpg", "caption": "A row."}
+    (folder / "manifests" / "00000.jsonl").write_text(json.dumps(row))
 
 
 def text_model(folder):
@@ -89,7 +92,7 @@ def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         program, *words = shlex.split(command.replace("/path/to/", f"{tmp_path}/"))
         words = [SIZES.get(word, word) for word in words]
@@ -106,6 +109,8 @@ def test_commands_and_snippets(tmp_path, monkeypatch, capsys):
     assert open_reader("img_cache")[0]["shape"] == [8, 8, 8]
     assert open_reader("vid_cache")[0]["shape"] == [8, 9, 6, 8]
     assert open_reader("many_cache")[0] == open_reader("img_cache")[0]
+    [part, whole], _ = open_datasets(["parts/00000", "img_cache"])
+    assert part[0]["moments"] == whole[0]["moments"] and part[0]["caption"] == "A row."
     assert Path("sheet.png").is_file()
     assert open_reader("full_cache")[0]["words"] == ["A picture of noise.", ""]
     [joined], _ = open_datasets("img_cache", "img_prompts")
