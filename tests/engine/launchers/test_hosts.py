@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from diffnext.engine.launchers import link
+from diffnext.engine.launchers import hosts, link
 from diffnext.engine.launchers.link import Hub, Link, Word
 from tests.engine.launchers.test_group import (
     LAST,
@@ -129,6 +129,21 @@ def test_a_node_that_does_not_come_is_named(outcomes):
     outcome = outcomes["late"]
     told = "error: after 3 s nothing has come from node2; ending all\n"
     assert (outcome.code, outcome.output) == (1, told)
+
+
+def test_a_node_whose_watcher_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    for wait in ("KILL_S", "LAST_WORDS_S"):
+        monkeypatch.setattr(hosts, wait, 0.1)
+    hub = Hub()
+    lines = [Link(hub.word(["x"], 1), node) for node in range(2)]
+    heard = []
+    lines[0].listen(heard.append, lost=lambda: None)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    lines[1].close()
+    assert hosts.Hosts(child, str(tmp_path), hub, ["node1", "node2"]).wait() == 1
+    hub.close()
+    assert capsys.readouterr().err == "error: node2 is gone, or what watches it; ending all\n"
+    assert heard == [{"signal": signal.SIGTERM, "times": 2}]
 
 
 @pytest.mark.slow
