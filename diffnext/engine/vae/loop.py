@@ -159,6 +159,7 @@ class Trainer:
         settings = self.settings
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             decoded, moments = losses.reconstruct(self.vae, x, self._noise)
+        decoded = decoded.float()  # as the weights of the discriminator, which has no autocast
         distance = losses.distance(decoded, x)
         divergence = losses.divergence(moments)
         loss = distance + settings.kl_weight * divergence
