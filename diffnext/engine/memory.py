@@ -81,7 +81,7 @@ def estimate(
         weights=weights,
         gathered=traffic.gathered,
         gradients=gradients,
-        buffers=max(traffic.backward, traffic.update - activations),
+        buffers=max(traffic.backward, traffic.update - activations - traffic.gathered),
         optimizer=optimizer,
         average=round(4 * learning * averages / parts) + carried,
         activations=activations,

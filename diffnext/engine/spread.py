@@ -23,7 +23,7 @@ class Zero:
     Args:
         stage: from 1 on the network is held in the precision of the run, beside split float32 masters.
         reduce_bucket: gradients that are exchanged at a time; memory for so many is taken at once.
-        prefetch: weights that stage 3 gathers ahead.
+        prefetch: weights that stage 3 gathers ahead at a time.
         live: weights beyond which it gathers none ahead.
         reuse: weights that it keeps whole if they are used again before so many others.
         sub_group: weights that it updates at a time.

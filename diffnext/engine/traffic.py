@@ -22,7 +22,7 @@ class Traffic:
 
     gathered: int = 0  # weights of other processes
     backward: int = 0  # while gradients come
-    update: int = 0  # while the optimizer steps: activations are gone by then
+    update: int = 0  # while the optimizer steps: activations and gathered weights are gone by then
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,15 @@ def _zero(counts: Counts, spread: Spread) -> Traffic:
 
 
 def _live(counts: Counts, spread: Spread) -> int:
-    """Weights that stage 3 holds whole: those used again soon, and what comes ahead, in two copies."""
+    """Weights that stage 3 holds whole: used again soon, or gathered ahead; what has just come, twice.
+
+    In each module it gathers another `prefetch` ahead, until there are `live`.
+    """
     zero = spread.zero
     if spread.world == 1 and "weights" not in spread.host:
         return 0
-    ahead = min(zero.prefetch, zero.live, counts.every)
-    return min(counts.every, zero.reuse // 2 + max(counts.block, counts.largest)) + ahead
+    held = max(zero.live, zero.reuse // 2) + max(counts.block, counts.largest)
+    return min(counts.every, held) + min(zero.prefetch, zero.live, counts.every)
 
 
 def bytes_of(precision: str) -> int:

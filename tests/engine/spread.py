@@ -55,7 +55,8 @@ WEIGHED = (
 SMALL_BUCKETS = {  # as small to the network of `weigh` as DeepSpeed's are to one of a billion weights
     "reduce_bucket_size": 30_000,
     "stage3_prefetch_bucket_size": 10_000,
-    "stage3_max_reuse_distance": 60_000,
+    "stage3_max_live_parameters": 20_000,
+    "stage3_max_reuse_distance": 20_000,
     "stage3_param_persistence_threshold": 0,
 }
 EARLY = ("zero2", "zero2_host", "zero3", "zero3_host")  # reduce gradients in each micro-batch
