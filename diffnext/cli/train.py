@@ -21,6 +21,7 @@ from diffnext.cli.train_args import (
 )
 from diffnext.config import CfgNode
 from diffnext.distributed import launched
+from diffnext.utils.streams import open_streams
 
 if TYPE_CHECKING:
     from diffnext.engine.build import Plan
@@ -264,7 +265,17 @@ def fail_together(error: Exception, *, code: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    open_streams()
+    try:
+        return dispatch(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:  # outside of `run`, which makes a request of it
+        if launched.local_rank() == 0:
+            print("interrupted", file=sys.stderr)
+        return 130
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Check what is asked for, and do it or start the processes that do."""
     args = parse_args(argv)
     try:
         if not rendezvous(args):

@@ -46,6 +46,15 @@ def test_a_config_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch, 
     assert found.startswith("error: ") and found.endswith(f"'{wrong}'\n") and found.count("\n") == 1
 
 
+def test_an_interrupt_outside_of_the_training_is_told_in_a_line(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffnext.cli.train.read_config", interrupted)
+    assert main(["--cfg", "run.yml"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_options_may_follow_a_command_that_was_printed():
     args = parse_args(["--cfg", "a.yml", "A.B", "1", "--resume", "auto", "C", "-2"])
     assert (args.resume, args.opts) == ("auto", ["A.B", "1", "C", "-2"])
