@@ -86,8 +86,12 @@ def _is_elsewhere(error: Exception) -> bool:
 
 
 def _status(error: Exception) -> int | None:
-    """What a web server answered; None if it did not."""
-    return getattr(error.__cause__ or error, "status", None)
+    """What a web server or S3 answered; None if it did not."""
+    cause = error.__cause__ or error
+    answer = getattr(cause, "response", None)  # of botocore
+    if isinstance(answer, dict):
+        return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return getattr(cause, "status", None)
 
 
 class PatientStream(io.RawIOBase):

@@ -129,6 +129,14 @@ def test_parts_of_a_medium_are_asked_for_again(tmp_path):
                 media.probe(f"{web.url}/{name}")
 
 
+def of_s3(status):
+    """What s3fs raises where the server has no such object."""
+    error = FileNotFoundError("no such key")
+    error.__cause__ = RuntimeError()
+    error.__cause__.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    return error
+
+
 def fails(error, calls):
     def call():
         calls.append(error)
@@ -144,6 +152,8 @@ def fails(error, calls):
         (RuntimeError("as of a library"), 4, FetchError),
         (PermissionError("who are you"), 1, FetchError),
         (FileNotFoundError("nothing there"), 1, FileNotFoundError),
+        (of_s3(404), 1, FileNotFoundError),
+        (of_s3(503), 4, FetchError),
         (ValueError("no such bytes"), 1, ValueError),
         (OSError(errno.ENOSPC, "full"), 1, OSError),
     ],
