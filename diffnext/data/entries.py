@@ -37,7 +37,8 @@ class Entries(Sequence[Entry]):
     """A list of entries that holds them in columns, and makes one anew when it is asked for.
 
     Raises:
-        ValueError: a key or a content that is no sha256 in hexadecimal digits.
+        ValueError: a key or a content that is no sha256 in hexadecimal digits, or a number that is no
+            int64; then nothing is added.
     """
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
@@ -54,14 +55,20 @@ class Entries(Sequence[Entry]):
         hashes = bytes.fromhex(entry.key) + bytes.fromhex(entry.content)
         if len(hashes) != 2 * HASH:
             raise ValueError(f"{entry.key} and {entry.content} are no two sha256")
-        if entry.view not in self._known:
-            self._known[entry.view] = len(self._views)
+        try:
+            numbers = array("q", (entry.size, entry.mtime_ns, entry.ticket))
+        except OverflowError as error:
+            raise ValueError(f"a number of {entry} is beyond the range of int64") from error
+        path = entry.path.encode(errors=ANY_PATH)
+        view = self._known.get(entry.view)
+        if view is None:
+            view = self._known[entry.view] = len(self._views)
             self._views.append(entry.view)
-        self._hashes += hashes
-        self._numbers.extend((entry.size, entry.mtime_ns, entry.ticket))
-        self._paths += entry.path.encode(errors=ANY_PATH)
+        self._hashes += hashes  # from here on nothing fails
+        self._numbers += numbers
+        self._paths += path
         self._ends.append(len(self._paths))
-        self._view_ids.append(self._known[entry.view])
+        self._view_ids.append(view)
 
     def extend(self, entries: Iterable[Entry]) -> None:
         for entry in entries:

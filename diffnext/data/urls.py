@@ -17,6 +17,7 @@ VERSION_KEYS = (
     "last_modified", "updated", "created",
 )
 # fmt: on
+LATEST_NS = 2**63 - 1  # time of change that is told from earlier ones; in the year 2262
 SILENCE_S = 60  # of an HTTP server, after which a request has failed
 
 
@@ -95,7 +96,7 @@ def stamp(path: str) -> tuple[int, int]:
     """Size in bytes and time of change (ns); of a URL, a number for the version, 0 if none is named."""
     if not is_url(path):
         stat = os.stat(path)
-        return stat.st_size, stat.st_mtime_ns
+        return stat.st_size, min(stat.st_mtime_ns, LATEST_NS)
     system, inner = file_system(path)
     info = system.info(inner)
     size, version = int(info.get("size") or 0), version_of(info)

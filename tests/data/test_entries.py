@@ -2,12 +2,14 @@
 """Entries in columns are those that went in, and items are found by their digests."""
 
 import hashlib
+import os
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffnext.data import urls
 from diffnext.data.entries import Entries, Entry
 from diffnext.data.lookup import Lookup, stamp_digest
 from diffnext.data.views import View
@@ -46,9 +48,28 @@ def test_entries_are_a_list_of_what_went_in(wanted, data):
     assert held.sizes().tolist() == sorted({entry.size for entry in wanted})
 
 
-def test_what_is_no_sha256_is_refused():
-    with pytest.raises(ValueError, match=r"abcd and .* are no two sha256"):
-        Entries([Entry("abcd", "/a", 0, 0, "00" * 32, View(8, 8))])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"key": "abcd"}, r"abcd and .* are no two sha256"),
+        ({"content": "xy"}, "hexadecimal"),
+        ({"size": 2**63}, "beyond the range of int64"),
+    ],
+)
+def test_of_what_is_no_entry_nothing_is_added(change, words):
+    sound = Entry("00" * 32, "/a", 0, 0, "00" * 32, VIEWS[0])
+    held = Entries([sound])
+    with pytest.raises(ValueError, match=words):
+        held.append(replace(sound, **change))
+    held.append(sound)
+    assert list(held) == [sound, sound]
+
+
+def test_a_file_of_the_far_future_has_a_time(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"a")
+    os.utime(tmp_path / "a.png", (1.2e10, 1.2e10))  # in 2350; not every file system takes it
+    size, mtime_ns = urls.stamp(str(tmp_path / "a.png"))
+    assert (size, mtime_ns) <= (1, 2**63 - 1)
 
 
 @given(st.lists(st.sampled_from([bytes(16), b"\1" + bytes(15), b"\1" * 16, b"\2" * 16])))
