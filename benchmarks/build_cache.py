@@ -34,6 +34,7 @@ import torch
 
 from diffnext.data import media
 from diffnext.data.cache import build, make_order
+from diffnext.data.cache_identity import MadeBy
 from diffnext.data.cache_plan import Plan, make_plan
 from diffnext.data.decoding import Order, decode_ahead
 from diffnext.data.decoding import decode as decode_medium
@@ -278,8 +279,7 @@ def make_bench(args: argparse.Namespace, folder: Path) -> Bench:
         str(folder / "cache"),
         rules=ViewRules((((args.resolution, args.resolution),),), (FRAMES[args.kind],)),
         latents=latents,
-        vae=describe_vae(path),
-        dtype=args.dtype,
+        made_by=MadeBy(vae=describe_vae(path), dtype=args.dtype),
     )
     return Bench(plan, encoder, args, folder, divide_cores(args))
 

@@ -26,10 +26,11 @@ from pyarrow import parquet
 
 from diffnext.data import parts, worklist
 from diffnext.data.cache_folder import open_journal
-from diffnext.data.cache_identity import Latents, make_identity
+from diffnext.data.cache_identity import MadeBy, make_identity
 from diffnext.data.cache_plan import Plan, make_plan
 from diffnext.data.choices import Choices
 from diffnext.data.journal import JOURNAL, write_entries
+from diffnext.data.latents import Latents
 from diffnext.data.plan_table import table
 from diffnext.data.records import open_writer, write_identity
 from diffnext.data.sources import scan
@@ -40,7 +41,7 @@ from diffnext.data.views import View
 
 RULES = ViewRules(sizes=(((8, 8),),))
 LATENTS = Latents(channels=4, time_stride=1, space_stride=8)
-VAE, DTYPE = {"class": "none"}, "float32"
+MADE_BY = MadeBy(vae={"class": "none"}, dtype="float32")
 MEDIA = "media.parquet"
 ROWS = 10_000  # of the table that are written at a time
 
@@ -55,7 +56,7 @@ def write_table(folder: Path, count: int) -> None:
 
 
 def plan_of(folder: Path, cache: str) -> Plan:
-    options = {"rules": RULES, "latents": LATENTS, "vae": VAE, "dtype": DTYPE, "workers": 0}
+    options = {"rules": RULES, "latents": LATENTS, "made_by": MADE_BY, "workers": 0}
     return make_plan(scan(str(folder / MEDIA)), str(folder / cache), remember=True, **options)
 
 
@@ -88,7 +89,7 @@ def prepare(folder: Path, count: int) -> None:
     for cache, tasks in (("whole", plan.tasks), ("half", plan.tasks[: count // 2])):
         records(plan, str(folder / cache), tasks)
         names = ["caption", "text"]
-        write_identity(folder / cache, make_identity(VAE, DTYPE, LATENTS, names, {}))
+        write_identity(folder / cache, make_identity(MADE_BY, LATENTS, names))
     plan.output = str(folder / "parts")
     plan.begin()
     work = worklist.create(plan, {}, leader="none")

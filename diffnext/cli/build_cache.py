@@ -163,9 +163,7 @@ def list_media(args: argparse.Namespace):
 
 def compare(args: argparse.Namespace, listing, latents, dtype):
     """The plan: what is listed, held against what the cache holds."""
-    from diffnext.data import motion
     from diffnext.data.cache_plan import make_plan
-    from diffnext.models.autoencoders.loading import default_config, describe_vae
 
     with contextlib.ExitStack() as bars:  # which an interrupt clears too
         return make_plan(
@@ -173,17 +171,28 @@ def compare(args: argparse.Namespace, listing, latents, dtype):
             args.output,
             rules=view_rules(args, latents),
             latents=latents,
-            vae=describe_vae(args.vae),
-            vae_defaults=default_config(args.vae),
-            dtype=str(dtype).removeprefix("torch."),
-            computed={"flow": motion.RULE} if args.motion else None,
-            text_encoder=describe_encoder(args) if args.encode_prompts else None,
+            made_by=made_by(args, dtype),
             workers=4 if args.workers is None else args.workers,
             limit_s=args.decode_timeout,
             retry_failed=args.retry_failed,
             remember=not args.dry_run,
             progress=lambda *what: bars.enter_context(contextlib.closing(bar(*what))),
         )
+
+
+def made_by(args: argparse.Namespace, dtype):
+    """What will encode the media and their captions."""
+    from diffnext.data import motion
+    from diffnext.data.cache_identity import MadeBy
+    from diffnext.models.autoencoders.loading import default_config, describe_vae
+
+    return MadeBy(
+        vae=describe_vae(args.vae),
+        dtype=str(dtype).removeprefix("torch."),
+        vae_defaults=default_config(args.vae),
+        computed={"flow": motion.RULE} if args.motion else {},
+        text_encoder=describe_encoder(args) if args.encode_prompts else None,
+    )
 
 
 def estimate_time(count: int, plan, tools) -> None:

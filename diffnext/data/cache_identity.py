@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffnext.data import media
@@ -26,14 +27,26 @@ NOT_OF_ENCODING = (
 OF_DECODER = "decoder_"  # so begin others
 
 
-def make_identity(
-    vae: Mapping[str, Any],
-    dtype: str,
-    latents: Latents,
-    names: Sequence[str],
-    computed: Mapping[str, str],
-    text_encoder: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class MadeBy:
+    """What makes the records of a cache, besides their media.
+
+    Args:
+        vae: class, configuration and hash of the weights of the autoencoder.
+        dtype: precision of the encoding.
+        vae_defaults: settings of its class, for what this configuration or that of the cache leaves out.
+        computed: fields that the build computes for media that do not have them, and how.
+        text_encoder: what embeds captions; None: they are stored as texts.
+    """
+
+    vae: Mapping[str, Any]
+    dtype: str
+    vae_defaults: Mapping[str, Any] = field(default_factory=dict)
+    computed: Mapping[str, str] = field(default_factory=dict)
+    text_encoder: Mapping[str, Any] | None = None
+
+
+def make_identity(made_by: MadeBy, latents: Latents, names: Sequence[str]) -> dict[str, Any]:
     """State what all records of a cache agree on: what made them, and how, besides the media.
 
     Sizes and frames are not part of it: a cache may hold several, and each record's entry in the
@@ -41,19 +54,17 @@ def make_identity(
 
     Args:
         names: fields of the records, besides their moments.
-        computed: those of them that the build computes where they are not given, and how.
-        text_encoder: what made the embeddings that stand for captions; None: captions are texts.
     """
-    embedded = {} if text_encoder is None else {"text_encoder": dict(text_encoder)}
+    encoder = made_by.text_encoder
     return {
         "version": IDENTITY_VERSION,
-        "vae": dict(vae),
+        "vae": dict(made_by.vae),
         "normalisation": "raw",  # moments as encoded: neither shifted nor scaled
-        "dtype": {"encode": dtype, "store": "float16"},
+        "dtype": {"encode": made_by.dtype, "store": "float16"},
         "strides": {"time": latents.time_stride, "space": latents.space_stride},
-        "rules": {"resize": media.RULE, **computed},
+        "rules": {"resize": media.RULE, **made_by.computed},
         "fields": list(names),
-        **embedded,
+        **({} if encoder is None else {"text_encoder": dict(encoder)}),
     }
 
 

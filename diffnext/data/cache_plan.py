@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from diffnext.data.cache_compare import Held, half
 from diffnext.data.cache_folder import open_journal
-from diffnext.data.cache_identity import check_identity, make_identity
+from diffnext.data.cache_identity import MadeBy, check_identity, make_identity
 from diffnext.data.choices import Choices
 from diffnext.data.journal import Entry, Journal, sample_key
 from diffnext.data.latents import Latents
@@ -160,11 +160,7 @@ def make_plan(
     *,
     rules: ViewRules,
     latents: Latents,
-    vae: Mapping[str, Any],
-    dtype: str,
-    vae_defaults: Mapping[str, Any] | None = None,
-    computed: Mapping[str, str] | None = None,
-    text_encoder: Mapping[str, Any] | None = None,
+    made_by: MadeBy,
     workers: int = 4,
     limit_s: float = 120.0,
     retry_failed: bool = False,
@@ -178,12 +174,8 @@ def make_plan(
     moved or touched.
 
     Args:
-        vae: what made the moments, for the identity: class, configuration, hash of the weights.
-        dtype: precision of the encoding, for the identity.
-        vae_defaults: of its class, for settings that this configuration or that of the cache leaves out.
-        computed: fields that the build computes for media that do not have them, and how.
-        text_encoder: what embeds captions, for the identity; None: they are stored as texts. The
-            caller fills `Plan.prompts` before the build.
+        made_by: what the identity states. Where it embeds captions, the caller fills `Plan.prompts`
+            before the build.
         workers: threads that look at media, and processes that probe videos, some of which hang or
             crash their decoder; 0 probes here.
         limit_s: seconds that the probe of a video may take.
@@ -195,16 +187,15 @@ def make_plan(
         ValueError: sizes the autoencoder cannot take, or a cache of another identity.
     """
     latents.check(rules)
-    computed = computed or {}
-    names = field_names(listing, computed)
-    identity = make_identity(vae, dtype, latents, names, computed, text_encoder)
-    identity = check_identity(output, identity, vae_defaults or {})
+    names = field_names(listing, made_by.computed)
+    identity = make_identity(made_by, latents, names)
+    identity = check_identity(output, identity, made_by.vae_defaults)
     journal, finished = open_journal(output, progress)
-    types = record_types(names, embedded=text_encoder is not None)
+    types = record_types(names, embedded=made_by.text_encoder is not None)
     plan = Plan(output, rules, latents, identity, types, journal, finished)
     plan.failures.extend(listing.failures)
     plan.others = listing.others.total(), listing.others_in_words()
-    plan.sources = complete(listing.sources, names, computed, plan.failures)
+    plan.sources = complete(listing.sources, names, made_by.computed, plan.failures)
     held, choices = Held(journal), Choices(output, rules, store=remember)
     ledger = {} if retry_failed else read_ledger(output)
     with Pool(examine, workers=workers, limit_s=limit_s) as pool, contextlib.closing(choices):

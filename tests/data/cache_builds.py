@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds of caches of noise, with a stand-in for the autoencoder, and what they must give."""
 
+from dataclasses import fields
 from itertools import count
 
 import codewithgpu
@@ -9,6 +10,7 @@ import PIL.Image
 
 from diffnext.data import media
 from diffnext.data.cache import build
+from diffnext.data.cache_identity import MadeBy
 from diffnext.data.cache_plan import make_plan
 from diffnext.data.latents import Latents
 from diffnext.data.sources import scan
@@ -54,8 +56,11 @@ def write_photos(folder):
 
 
 def plan_of(listing, output, **changes):
-    options = {"rules": RULES, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
-    return make_plan(listing, str(output), **{**options, "workers": 0, **changes})
+    """A plan of other options than the usual; those of `MadeBy` among them."""
+    made = {"vae": {"class": "Stub"}, "dtype": "float32"}
+    made |= {f.name: changes.pop(f.name) for f in fields(MadeBy) if f.name in changes}
+    options = {"rules": RULES, "latents": LATENTS, "workers": 0, **changes}
+    return make_plan(listing, str(output), made_by=MadeBy(**made), **options)
 
 
 def plan_for(folder, output, **changes):

@@ -15,7 +15,6 @@ from diffnext.data import media
 from diffnext.data.cache import build
 from diffnext.data.cache_compare import GONE
 from diffnext.data.cache_folder import open_journal
-from diffnext.data.cache_plan import make_plan
 from diffnext.data.journal import JOURNAL
 from diffnext.data.latents import Latents
 from diffnext.data.location import File
@@ -29,6 +28,7 @@ from tests.data.cache_builds import (
     RULES,
     encode,
     plan_for,
+    plan_of,
     records,
     run,
     write_picture,
@@ -214,11 +214,9 @@ def test_records_of_what_cannot_be_read_are_not_stale(photos, tmp_path):
     (photos / "p1.png").write_bytes(b"no picture")
     listing = scan(str(photos))
     listing.sources = [source for source in listing.sources if "p2" not in source.path]
-    options = {"rules": RULES, "latents": LATENTS, "vae": {"class": "Stub"}, "dtype": "float32"}
-    output = str(tmp_path / "cache")
-    assert make_plan(listing, output, **options).stale == {2: "no longer in the input"}
+    assert plan_of(listing, tmp_path / "cache").stale == {2: "no longer in the input"}
     listing.failures.append(Failure(str(photos), "scan", "folder cannot be read"))
-    assert make_plan(listing, output, **options).stale == {}
+    assert plan_of(listing, tmp_path / "cache").stale == {}
 
 
 def test_a_cache_of_version_1_goes_on(photos, tmp_path):

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from diffnext.data.cache import build
-from diffnext.data.cache_plan import make_plan
 from diffnext.data.latents import Latents
 from diffnext.data.location import Cell, Url, of_path
 from diffnext.data.shelf import SHELF, Kept, Shelf
 from diffnext.data.sources import Listing, Source, scan
 from diffnext.data.view_rules import ViewRules
-from tests.data.cache_builds import records, write_photos
+from tests.data.cache_builds import plan_of, records, write_photos
 from tests.data.clips import write_clip
 from tests.data.packed import media_table, png, write_parquet, write_tar
 from tests.data.remote.web import serving
@@ -25,9 +24,6 @@ pytest.importorskip("aiohttp")
 OPTIONS = {
     "rules": ViewRules(sizes=(((32, 48),),), num_frames=(1, 5)),
     "latents": Latents(channels=4, time_stride=4, space_stride=8),
-    "vae": {"class": "Stub"},
-    "dtype": "float32",
-    "workers": 0,
 }
 
 
@@ -50,7 +46,7 @@ def web(media):
 def wanted(media, tmp_path_factory):
     """The records of a build from the local folder."""
     output = tmp_path_factory.mktemp("local") / "c"
-    build(make_plan(scan(str(media)), str(output), **OPTIONS), encode, workers=0)
+    build(plan_of(scan(str(media)), str(output), **OPTIONS), encode, workers=0)
     return records(output)
 
 
@@ -71,7 +67,7 @@ def build_behind(web, output, most_bytes=None):
     output.mkdir(exist_ok=True)
     with Shelf(str(output), most_bytes) as shelf:
         listing.sources = shelf.serve(listing.sources)
-        plan = make_plan(listing, str(output), **OPTIONS, remember=True)
+        plan = plan_of(listing, str(output), **OPTIONS, remember=True)
         plan.tasks = pickle.loads(pickle.dumps(plan.tasks))  # as for another process
         kept = [task for task in plan.tasks if task.source.location.local_path()]
         held = sum(path.stat().st_size for path in (output / SHELF).glob("*"))
@@ -124,7 +120,7 @@ def test_a_copy_goes_when_all_its_views_are_read(web, wanted, tmp_path, monkeypa
     with Shelf(str(output)) as shelf:
         names = [f"{web.url}/p{n}.png" for n in (0, 1, 1)] + [f"{web.url}/clip.mp4"]
         listing = Listing(shelf.serve(Source(of_path(name), "A caption.") for name in names))
-        plan = make_plan(listing, str(output), **{**OPTIONS, "rules": rules})
+        plan = plan_of(listing, str(output), **{**OPTIONS, "rules": rules})
         there = [len(os.listdir(shelf.folder))]
         shelf.expect(task.source.location for task in plan.tasks)
 
