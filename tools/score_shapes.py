@@ -160,13 +160,20 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     try:
-        entries = files.read_prompts(args.prompts) if args.prompts else []
-        scored, failed = score_folder(args.pictures, entries)
+        return run(parse_args(argv))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score everything. Returns the exit code: 1 if something could not be scored."""
+    entries = files.read_prompts(args.prompts) if args.prompts else []
+    scored, failed = score_folder(args.pictures, entries)
     for path, reason in failed.items():
         print(f"error: {path} is not scored: {reason}", file=sys.stderr)
     if not scored:

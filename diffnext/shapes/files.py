@@ -81,7 +81,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
         ValueError: a line that is no JSON object with a prompt, by its number.
     """
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -158,11 +158,15 @@ def test_a_picture_without_a_prompt_stops_the_tool(world: Path, tmp_path: Path) 
     assert done.returncode == 1 and "some.png has no prompt" in done.stderr
     beside = {"prompt": "a red circle"}
     (tmp_path / "some.json").write_text(json.dumps(beside))
-    prompts = world / "prompts" / "train_images.jsonl"
+    prompts = tmp_path / "prompts.jsonl"  # as some editors write it
+    train = (world / "prompts" / "train_images.jsonl").read_bytes()
+    prompts.write_bytes(b"\xef\xbb\xbf" + train)
     done = run("score_shapes.py", "--pictures", tmp_path, "--prompts", prompts)
     assert done.returncode == 1 and "which --prompts lacks" in done.stderr
     done = run("score_shapes.py", "--pictures", tmp_path)
     assert done.returncode == 0 and "1 scored" in done.stdout
+    done = run("score_shapes.py", "--pictures", tmp_path, "--json", tmp_path / "some.png" / "x")
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
 
 
 def test_bad_files_are_named_and_the_others_scored(world: Path, tmp_path: Path) -> None:
