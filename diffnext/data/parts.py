@@ -28,7 +28,7 @@ from itertools import chain
 import numpy as np
 
 from diffnext.data.cache_folder import open_journal
-from diffnext.data.entries import Entries
+from diffnext.data.entries import Entries, Entry
 from diffnext.data.journal import JOURNAL as SAMPLES
 from diffnext.data.journal import load_entries, write_entries
 from diffnext.data.ledger import LEDGER, load_failures, write_ledger
@@ -122,8 +122,9 @@ class _Take:
 
     seen: bytearray  # by ticket: 1 for those taken
     moves: list[str] = field(default_factory=list)  # paths of shards, without ending
-    entries: Entries = field(default_factory=Entries)  # of the records in them
+    moved: list[tuple[_Part, range]] = field(default_factory=list)  # the records in them
     copies: list[tuple[_Part, int]] = field(default_factory=list)
+    copied: list[Entry] = field(default_factory=list)  # of those that are sound
     damaged: list[Failure] = field(default_factory=list)
 
     def add(self, part: _Part) -> None:
@@ -132,9 +133,18 @@ class _Take:
             fresh = [row for row in rows if self._is_new(part.entries[row].ticket)]
             if is_closed and len(fresh) == len(rows):
                 self.moves += [stem] if fresh else []
-                self.entries.extend(part.entries[row] for row in fresh)
+                self.moved.append((part, rows))
             else:
                 self.copies += [(part, row) for row in fresh]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows in self.moved) + len(self.copied)
+
+    def entries(self) -> Iterator[Entry]:
+        """Of all records that are taken, in the order in which they come into the cache."""
+        for part, rows in self.moved:
+            yield from (replace(part.entries[row], ticket=-1) for row in rows)
+        yield from (replace(entry, ticket=-1) for entry in self.copied)
 
     def _is_new(self, ticket: int) -> bool:
         is_new = not self.seen[ticket]
@@ -155,8 +165,7 @@ def _prepare(output: str, work: Worklist, tell: Tell) -> None:
         part.close()
     write_ledger(work.folder, _failures(work, take))
     held = open_journal(output)[0].entries
-    joined = (replace(entry, ticket=-1) for entry in take.entries)
-    write_entries(os.path.join(work.folder, SAMPLES), chain(held, joined))
+    write_entries(os.path.join(work.folder, SAMPLES), chain(held, take.entries()))
     numbers = [int(name.removesuffix(".index")) for name in index_names(output)]
     first = max(numbers, default=-1) + 1
     features = wire.feature_types(work.fields)
@@ -165,7 +174,7 @@ def _prepare(output: str, work: Worklist, tell: Tell) -> None:
             [os.path.relpath(stem, work.folder), str(first + number).zfill(DIGITS)]
             for number, stem in enumerate(take.moves)
         ],
-        "metadata": {"entries": len(held) + len(take.entries), "features": features, "version": 1},
+        "metadata": {"entries": len(held) + len(take), "features": features, "version": 1},
     }
     _write_json(work.join_file, orders)
 
@@ -227,7 +236,7 @@ def _copy(work: Worklist, take: _Take) -> None:
                 take.damaged.append(Failure(entry.path, "join", str(error)))
                 continue
             writer.write(record)
-            take.entries.append(entry)
+            take.copied.append(entry)
     take.moves += [os.path.join(side, name.removesuffix(".index")) for name in index_names(side)]
 
 
