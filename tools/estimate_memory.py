@@ -24,6 +24,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cfg", required=True, help="YAML file of options; no data is needed")
     parser.add_argument("--processes", type=int, default=0, help="default: NUM_GPUS")
+    parser.add_argument("--deepspeed", help="json with sizes of buffers for the rows of zero")
     parser.add_argument("--device-gib", type=float, default=0, help="default: what is here")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options that win")
     return parser.parse_args(argv)
@@ -52,13 +53,15 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     args = parse_args(argv)
     from diffnext.engine import build
+    from diffnext.engine.backends.deepspeed_config import read_config
     from diffnext.engine.memory import capacity_bytes
 
     try:
         runs = variants(args)
         cfg = next(iter(runs.values()))
         world = args.processes or max(cfg.NUM_GPUS, 1)
-        needs = {name: build.survey(cfg, world=world) for name, cfg in runs.items()}
+        zero = read_config(args.deepspeed).get("zero_optimization") if args.deepspeed else None
+        needs = {name: build.survey(cfg, world=world, zero=zero) for name, cfg in runs.items()}
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

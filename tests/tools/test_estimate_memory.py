@@ -2,6 +2,7 @@
 """The table of memory: all ways, no data needed, and the numbers of the dry run."""
 
 import importlib.util
+import json
 import re
 
 import pytest
@@ -27,7 +28,7 @@ def table(capsys):
     return {row[:18].strip(): re.findall(r"([0-9.]+)(!?)", row[18:]) for row in rows}
 
 
-def test_the_table_has_each_way_and_splitting_saves(config, capsys):
+def test_the_table_has_each_way_and_splitting_saves(config, capsys, tmp_path):
     options = [
         "TRAIN.DEVICE_EMA",
         "gpu",
@@ -38,14 +39,16 @@ def test_the_table_has_each_way_and_splitting_saves(config, capsys):
         "MODEL.CONFIG.arch",
     ]
     arch = "[vit_d4w512,vit_d4w512,mlp_d2w512]"
-    command = ["--cfg", str(config), "--processes", "8", "--device-gib", "0.4", *options, arch]
+    sizes = {"stage": 3, "reduce_bucket_size": 1e6, "offload_param": {"device": "cpu"}}
+    (tmp_path / "zero.json").write_text(json.dumps({"zero_optimization": sizes}))
+    command = ["--cfg", str(config), "--processes", "8", "--device-gib", "0.4"]
+    command += ["--deepspeed", str(tmp_path / "zero.json"), *options, arch]
     assert tool.main(command) == 0
     rows = table(capsys)
     assert len(rows) == 9
     assert all(len(cells) == (10 if "offload" in way else 5) for way, cells in rows.items())
     first = {way: float(cells[0][0]) for way, cells in rows.items()}
-    assert first["fsdp offload"] < first["fsdp"] < first["ddp"]
-    assert first["ddp"] < 2 < min(first["zero 1"], first["zero 2"])  # 5e8 numbers in a bucket
+    assert first["fsdp offload"] < first["fsdp"] < first["zero 2"] < first["zero 1"] < first["ddp"]
     assert float(rows["ddp"][3][0]) < first["ddp"]  # level 3
     assert all((float(size) >= 0.4) == bool(mark) for size, mark in rows["ddp"] if size != "0.40")
 
@@ -58,7 +61,9 @@ def test_it_agrees_with_the_dry_run(config, capsys):
     need = tool.variants(tool.parse_args(["--cfg", str(config)]))["level 1"]
     from diffnext.engine import build
 
-    assert f"memory     {build.survey(need, world=2)['ddp']} a process" in told
+    needs = build.survey(need, world=2)
+    assert f"memory     {needs['ddp']} a process" in told
+    assert needs["zero 2"].buffers > 4 * 5e8 > needs["ddp"].total  # its own bucket
     assert re.search(r"activations [0-9.]+ MiB", told)
 
 

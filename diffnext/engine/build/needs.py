@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -81,8 +81,13 @@ def activations_of(
         return 0
 
 
-def survey(cfg: Config, *, world: int) -> dict[str, memory.Need]:
+def survey(
+    cfg: Config, *, world: int, zero: Mapping[str, Any] | None = None
+) -> dict[str, memory.Need]:
     """What each way to spread the network of a run over processes needs; no data is looked at.
+
+    Args:
+        zero: section of a DeepSpeed json whose sizes take the place of DeepSpeed's own.
 
     Raises:
         ValueError, FileNotFoundError: there is no such network.
@@ -92,10 +97,11 @@ def survey(cfg: Config, *, world: int) -> dict[str, memory.Need]:
     pipe = make_skeleton(cfg, dict(cfg.PIPELINE.MODULES), config)
     expected = family.expects(config)
     kept = {c: activations_of(cfg, pipe, expected, copies=c) for c in (True, False)}
+    sizes = {key: v for key, v in (zero or {}).items() if not key.startswith("offload")}
     needs = {}
     for name, (backend, options) in WAYS.items():
         if backend == "deepspeed":
-            options = {"config": {"zero_optimization": options}}
+            options = {"config": {"zero_optimization": sizes | options}}
         spread = spread_of(
             backend,
             options,
