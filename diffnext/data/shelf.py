@@ -89,16 +89,20 @@ class Shelf:
         claim.result()
 
     def expect(self, media: Iterable[Location]) -> None:
-        """Say what will be read, as often as it will be; copies of all else go now."""
-        self._readers.update(medium.path for medium in media if isinstance(medium, Kept))
+        """Say, after the plan, what will be read, as often as it will be; copies of all else go now."""
+        self._claims.clear()  # a kilobyte each, and nothing more is copied
+        paths = (medium.path for medium in media if isinstance(medium, Kept))
+        self._readers.update(path for path in paths if path in self._sizes)
         for path in self._sizes.keys() - self._readers.keys():
             self._remove(path)
 
     def release(self, medium: Kept) -> bool:
         """Say that a medium was read once; the last time its copy goes, and True is returned."""
         path = medium.path
+        if path not in self._sizes:
+            return False
         self._readers[path] -= 1
-        is_last = self._readers[path] <= 0 and path in self._sizes
+        is_last = self._readers[path] <= 0
         if is_last:
             self._remove(path)
         return is_last
