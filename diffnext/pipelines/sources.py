@@ -62,8 +62,10 @@ def locate(model: str, snapshot: str | None) -> Source:
 
 
 def newest_snapshot(folder: str) -> str:
-    """`folder` itself if it holds the network, else its snapshot with the most steps."""
+    """`folder` itself if it holds the network, or is it; else its snapshot with the most steps."""
     path = Path(folder)
+    if path.name == NETWORK and (path / "config.json").is_file():
+        return str(path.parent)
     if (path / NETWORK / "config.json").is_file():
         return str(path)
     inside = [*path.glob("*"), *path.glob("checkpoints/*")]

@@ -117,7 +117,9 @@ def test_the_newest_snapshot_of_a_run(models, generate, tmp_path):
     (run / "config.yaml").write_text(f"MODEL:\n  WEIGHTS: {models / 't2i'}\n")
     newest = run / "checkpoints" / "tiny_iter_10"
     model = ("--model", models / "t2i", "--prompt", "a cat")
-    assert generate(*model, "--snapshot", newest, "--out", tmp_path / "a") == 0
+    network = newest / "transformer"
+    assert generate(*model, "--snapshot", network, "--out", tmp_path / "a") == 0
+    assert record(tmp_path / "a" / "00000.json")["snapshot"] == str(newest)
     for number, place in enumerate((run / "checkpoints", run)):
         out = tmp_path / f"b{number}"
         assert generate(*model, "--snapshot", place, "--out", out) == 0
