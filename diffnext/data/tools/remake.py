@@ -228,7 +228,9 @@ def _ways(
     clip: np.ndarray, shape: tuple[int, ...], stored: Buffer, encode: PatientEncoder
 ) -> Iterator[Buffer]:
     """Moments as they are, which may be whole; as one of two samples gives them; and one alone."""
-    if len(stored) == 2 * math.prod(shape):
+    if len(stored) == 2 * math.prod(shape) and not flaw(
+        np.frombuffer(stored, "<f2").reshape(shape)
+    ):
         yield stored
     for copies in (2, 1):
         moments = encode([clip] * copies)[0]

@@ -17,7 +17,7 @@ from diffnext.data.records.index import SIDECAR
 from diffnext.data.tools import repair
 from diffnext.data.tools.remake import Remedy
 from diffnext.data.tools.verify import check
-from tests.data.cache_builds import LATENTS, encode
+from tests.data.cache_builds import LATENTS, encode, run, write_photos, write_picture
 from tests.data.steps import Steps
 from tests.data.tools.small import copy, equal, flip_byte, records, write_records
 
@@ -139,9 +139,22 @@ def test_moments_with_other_last_digits_are_taken_too(cache, tmp_path):
     assert not (broken / repair.ASIDE).exists()
 
 
-def test_a_source_that_was_edited_is_not_taken(cache, tmp_path):
-    from tests.data.cache_builds import run, write_photos, write_picture
+def test_moments_that_were_written_as_nan_are_made_anew(photos, cache, tmp_path, monkeypatch):
+    """Their bytes have the checksum that they were given."""
 
+    def failing(frames):
+        return np.where(np.arange(len(frames))[:, None, None, None] == 1, np.nan, encode(frames))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diffnext.data.cache.flaw", lambda moments: None)
+        run(photos, tmp_path / "c", encoder=failing, batch_size=7)
+    report = check(str(tmp_path / "c"))
+    assert report.damaged == [1]
+    assert mend(tmp_path / "c", report).mended == [1]
+    assert_as_built(tmp_path / "c", cache)
+
+
+def test_a_source_that_was_edited_is_not_taken(cache, tmp_path):
     folder = write_photos(tmp_path / "photos")
     path = tmp_path / "c"
     run(folder, path)
