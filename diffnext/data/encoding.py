@@ -16,6 +16,15 @@ Encode = Callable[
 ]  # (B, T, H, W, 3) uint8 -> (B, 2C, [T',] H', W') float16
 Outcome = np.ndarray | Exception
 KEPT_BYTES = (2 << 30) - 1  # of free memory that a process should keep that encodes on a CPU
+_NO_MEMORY = (  # what PyTorch says, and its libraries on a GPU
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_internal_error_host_allocation_failed",
+    "cudnn_status_internal_error_device_allocation_failed",
+)
 PATIENCE = 3  # batches in a row that may fail in every sample
 
 
@@ -126,7 +135,7 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return any(words in text for words in ("out of memory", "allocate memory", "not enough memory"))
+    return any(words in text for words in _NO_MEMORY)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -56,6 +56,19 @@ def test_each_size_has_its_own_limit(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),
+        (MemoryError(), True),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error, lacks):
+    assert is_out_of_memory(error) is lacks
+
+
 def test_a_sample_that_alone_is_too_large_is_lost_and_no_other():
     patient = PatientEncoder(Small(pixels=255))
     assert all(isinstance(outcome, torch.OutOfMemoryError) for outcome in patient(clips(2)))
