@@ -53,6 +53,17 @@ def need_of(cfg: Config, net: nn.Module, spread: Spread, kept: int) -> memory.Ne
     )
 
 
+def spread_for(cfg: Config, backend: str, options: Mapping[str, Any], *, world: int) -> Spread:
+    """How a backend with these options spreads the network of a run."""
+    return spread_of(
+        backend,
+        options,
+        world=world,
+        precision=cfg.MODEL.PRECISION,
+        accum_steps=cfg.SOLVER.ACCUM_STEPS,
+    )
+
+
 def activations_of(
     cfg: Config,
     pipe: TrainPipeline,
@@ -102,12 +113,6 @@ def survey(
     for name, (backend, options) in WAYS.items():
         if backend == "deepspeed":
             options = {"config": {"zero_optimization": sizes | options}}
-        spread = spread_of(
-            backend,
-            options,
-            world=world,
-            precision=cfg.MODEL.PRECISION,
-            accum_steps=cfg.SOLVER.ACCUM_STEPS,
-        )
+        spread = spread_for(cfg, backend, options, world=world)
         needs[name] = need_of(cfg, pipe.model, spread, kept[spread.casts_weights])
     return needs

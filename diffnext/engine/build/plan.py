@@ -13,7 +13,7 @@ from torch import nn
 from diffnext.engine import check, memory
 from diffnext.engine.build.data import Datasets, datasets_of, held_out_of
 from diffnext.engine.build.first_weights import FirstWeights, first_weights_of
-from diffnext.engine.build.needs import activations_of, need_of
+from diffnext.engine.build.needs import activations_of, need_of, spread_for
 from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
 from diffnext.engine.build.options import (
     backend_of,
@@ -26,7 +26,7 @@ from diffnext.engine.build.samples import check_samples
 from diffnext.engine.check_data import embedded_text
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
-from diffnext.engine.spread import Spread, spread_of
+from diffnext.engine.spread import Spread
 from diffnext.pipelines.builder import PIPELINES
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
@@ -78,13 +78,7 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "", resumed: bool = F
     if not settings:
         check.check_weights(folder, pipe.model.state_dict())
     check_names(cfg, pipe.model)
-    spread = spread_of(
-        backend,
-        options,
-        world=world,
-        precision=cfg.MODEL.PRECISION,
-        accum_steps=cfg.SOLVER.ACCUM_STEPS,
-    )
+    spread = spread_for(cfg, backend, options, world=world)
     copies, shape = spread.casts_weights, data.readers[0].shapes()[0][0]
     kept = activations_of(cfg, pipe, expected, copies=copies, shape=shape)
     return Plan(
