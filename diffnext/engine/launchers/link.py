@@ -157,17 +157,12 @@ class Link:
 
 def _connect(word: Word, hello: dict[str, Any]) -> socket.socket:
     """A line to the first of the command's addresses that answers as it should."""
-    came_from = os.environ.get("SSH_CONNECTION", "").split()[:1]  # the one that is known to be near
-    tried = list(dict.fromkeys([*came_from, *word.addresses]))
+    seen = os.environ.get("SSH_CONNECTION", "").split()[:1]  # where addresses are translated
+    tried = list(dict.fromkeys([*word.addresses, *seen]))
     for address in tried:
         with contextlib.suppress(OSError, ValueError):
             line = socket.create_connection((address, word.port), timeout=ANSWER_S)
-            line.sendall(_line(hello | {"host": socket.gethostname()}))
-            # byte by byte: what follows is for who listens later
-            answer = bytearray()
-            while not answer.endswith(b"\n") and (byte := line.recv(1)):
-                answer += byte
-            if json.loads(answer) == {"welcome": True}:
+            if _greet(line, hello | {"host": socket.gethostname()}):
                 _keep_alive(line)
                 return line
             line.close()
@@ -175,6 +170,17 @@ def _connect(word: Word, hello: dict[str, Any]) -> socket.socket:
         f"{socket.gethostname()} cannot reach the command that started it, port {word.port} of "
         f"{', '.join(tried)}; start it on a node of the hostfile, or open that way in the firewall"
     )
+
+
+def _greet(line: socket.socket, hello: dict[str, Any]) -> bool:
+    """Whether it is the command that answers."""
+    line.sendall(_line(hello))
+    answer = bytearray()
+    while not answer.endswith(b"\n") and (
+        byte := line.recv(1)
+    ):  # the rest is for who listens later
+        answer += byte
+    return json.loads(answer) == {"welcome": True}
 
 
 def _keep_alive(line: socket.socket) -> None:
