@@ -56,9 +56,13 @@ def words_of(fields: Mapping[str, Any]) -> list[str]:
 def fields_of(words: Sequence[str], *, several: bool) -> Iterator[dict[str, Any]]:
     """The texts of a sample, as they may have been, of which `words_of` gives these words.
 
+    None of damaged words, which may be too few.
+
     Args:
         several: whether its records have the field `captions`.
     """
+    if len(words) < 2:
+        return
     caption, text, *more = words
     rest = {"captions": (caption, *more)} if several else {}
     for short in dict.fromkeys(["", text, caption]):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffnext.data.parse import draw_prompts
-from diffnext.data.prompt_cache import embed, embedded_types, embedding_of, words_of
+from diffnext.data.prompt_cache import embed, embedded_types, embedding_of, fields_of, words_of
 from diffnext.data.prompt_encoding import LivePrompts, copy_held, encode_texts
 from diffnext.data.prompt_store import KEY_BYTES, KEYS, PromptStore
 from diffnext.data.record_fields import record_types
@@ -46,6 +46,17 @@ def test_nothing_is_stored_twice_in_a_record():
     assert words_of({"text": "cat"}) == ["cat", ""]
     several = {"caption": "One.", "text": "one", "captions": ["One.", "Two."]}
     assert words_of(several) == ["One.", "one", "Two."]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(text, min_size=1, max_size=3, unique=True), st.one_of(st.just(""), text), st.booleans()
+)
+def test_words_give_back_their_texts(captions, short, is_list):
+    fields = {"caption": captions[0], "text": short}
+    fields |= {"captions": tuple(captions)} if is_list else {}
+    assert fields in list(fields_of(words_of(fields), several=is_list))
+    assert list(fields_of([], several=is_list)) == []
 
 
 def test_codewithgpu_reads_the_embeddings(tmp_path):
