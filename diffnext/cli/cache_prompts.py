@@ -187,7 +187,7 @@ def load_encoder(args: argparse.Namespace):
 
 def pick(args: argparse.Namespace):
     """Device and precision of the text encoder."""
-    from diffnext.cli.build_cache import pick_device
+    from diffnext.cli.devices import pick_device
 
     device, dtype = pick_device(args.device, args.text_dtype)
     if args.text_dtype == "auto" and device.startswith("cuda"):

@@ -160,7 +160,7 @@ def bring_back(args: argparse.Namespace, lock) -> int:
 
 def make_remedy(args: argparse.Namespace):
     """The encoders that made the cache, each to be loaded when its time comes, to encode as they did."""
-    from diffnext.cli.build_cache import latents_of
+    from diffnext.cli.build_plan import latents_of
     from diffnext.data.cache_identity import upgrade_identity
     from diffnext.data.records import read_identity
     from diffnext.data.tools.remake import Remedy
@@ -183,8 +183,8 @@ def load_vae_encoder(args: argparse.Namespace, dtype: str, latents):
     """The autoencoder; the text encoder, if there was one, is gone from memory then."""
     import torch
 
-    from diffnext.cli.build_cache import pick_device
     from diffnext.cli.cache_prompts import free_memory
+    from diffnext.cli.devices import pick_device
     from diffnext.data.encoding import Encoder
     from diffnext.models.autoencoders.loading import load_vae
 

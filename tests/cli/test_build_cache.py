@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffnext.cli import build_cache
+from diffnext.cli import build_cache, build_plan
 from diffnext.cli.build_args import parse_args
 from diffnext.cli.cache_merge import vae_defaults
 from diffnext.data.cache_plan import Plan
@@ -65,8 +65,8 @@ def test_autoencoders_that_encode_alike_are_asked_for_alike(tmp_path):
 
     def asked(vae):
         words = ["--input", "a", "--output", "b", "--vae", str(vae), "--resolution", "64"]
-        latents = build_cache.latents_of(str(vae))
-        return build_cache.what_is_asked(parse_args(words, ""), latents, torch.float32)
+        latents = build_plan.latents_of(str(vae))
+        return build_plan.what_is_asked(parse_args(words, ""), latents, torch.float32)
 
     (other / "config.json").write_text(json.dumps({**kept, "scaling_factor": 2}))
     assert asked(other) == asked(VAE)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the options of `diffnext cache build` to its plan, shown before anything is encoded."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import time
+
+from diffnext.cli.cache_prompts import describe_encoder
+from diffnext.cli.common import bar
+
+
+def what_is_asked(args: argparse.Namespace, latents, dtype) -> dict:
+    """What processes that build one cache must agree on."""
+    from diffnext.data.cache_identity import as_compared
+    from diffnext.models.autoencoders.loading import default_config, describe_vae
+
+    rules = dataclasses.asdict(view_rules(args, latents))
+    options = {name: getattr(args, name) for name in ("input", "columns", "motion")}
+    made_by = as_compared({"vae": describe_vae(args.vae)}, default_config(args.vae))
+    if args.encode_prompts:
+        made_by["text_encoder"] = describe_encoder(args)
+    return {**options, **rules, "dtype": str(dtype), **made_by}
+
+
+def plan_build(args: argparse.Namespace, latents, dtype, shelf=None):
+    """Make the plan and show it; refuse one that the disk has no room for.
+
+    Args:
+        shelf: where what is fetched for the plan stays for the build.
+    """
+    from diffnext.data import motion
+    from diffnext.data.plan_table import summary, table
+
+    listing = list_media(args)
+    if shelf is not None:
+        listing.sources = shelf.serve(listing.sources)
+    if args.motion:
+        motion.load_opencv()  # to be told now, not by every video, if it is missing
+    start = time.perf_counter()
+    plan = compare(args, listing, latents, dtype)
+    if shelf is not None:
+        shelf.expect(task.source.location for task in plan.tasks)
+    print(table(plan, prune=args.prune))
+    print(summary(plan, time.perf_counter() - start), flush=True)
+    if plan.num_bytes > plan.free_bytes and shelf is not None:
+        shelf.clear()  # records come first; what was copied is fetched once more
+    if plan.num_bytes > plan.free_bytes:
+        raise ValueError(
+            f"--output {args.output}: the disk is too small for this plan; make room, or choose "
+            "another --output"
+        )
+    return plan
+
+
+def list_media(args: argparse.Namespace):
+    """What there is in the input."""
+    from diffnext.data.progress import Tally
+    from diffnext.data.sources import parse_columns, scan
+
+    with contextlib.closing(Tally(sys.stderr)) as tally:
+        return scan(args.input, parse_columns(args.columns), tick=tally)
+
+
+def compare(args: argparse.Namespace, listing, latents, dtype):
+    """The plan: what is listed, held against what the cache holds."""
+    from diffnext.data.cache_plan import make_plan
+
+    with contextlib.ExitStack() as bars:  # which an interrupt clears too
+        return make_plan(
+            listing,
+            args.output,
+            rules=view_rules(args, latents),
+            latents=latents,
+            made_by=made_by(args, dtype),
+            workers=4 if args.workers is None else args.workers,
+            limit_s=args.decode_timeout,
+            retry_failed=args.retry_failed,
+            remember=not args.dry_run,
+            progress=lambda *what: bars.enter_context(contextlib.closing(bar(*what))),
+        )
+
+
+def made_by(args: argparse.Namespace, dtype):
+    """What will encode the media and their captions."""
+    from diffnext.data import motion
+    from diffnext.data.cache_identity import MadeBy
+    from diffnext.models.autoencoders.loading import default_config, describe_vae
+
+    return MadeBy(
+        vae=describe_vae(args.vae),
+        dtype=str(dtype).removeprefix("torch."),
+        vae_defaults=default_config(args.vae),
+        computed={"flow": motion.RULE} if args.motion else {},
+        text_encoder=describe_encoder(args) if args.encode_prompts else None,
+    )
+
+
+def view_rules(args: argparse.Namespace, latents):
+    """What is cut out of each medium, as the options say; checked against the autoencoder."""
+    from diffnext.data.view_rules import ViewRules, aspect_sizes
+
+    multiple = args.multiple or (2 if args.aspect_ratios else 1)
+    sizes = tuple((size,) for size in args.resolution)
+    if args.aspect_ratios:
+        step = multiple * latents.space_stride
+        areas = [height * width for height, width in args.resolution]
+        sizes = tuple(aspect_sizes(area, args.aspect_ratios, step) for area in areas)
+    rules = ViewRules(
+        sizes=sizes,
+        num_frames=args.num_frames,
+        frame_stride=args.frame_stride,
+        fps=args.fps,
+        windows=args.windows,
+        flip=args.flip,
+        pad=args.short == "pad",
+        upscale=not args.no_upscale,
+    )
+    latents.check(rules, multiple)
+    return rules
+
+
+def latents_of(path: str):
+    """Latent sizes of the autoencoder in a folder, by its configuration alone."""
+    import torch
+
+    from diffnext.data.latents import Latents
+    from diffnext.models.autoencoders.loading import find_vae, vae_class
+    from diffnext.models.autoencoders.modeling_utils import strides
+
+    folder = find_vae(path)
+    made = vae_class(folder)
+    with torch.device("meta"):  # layers without memory
+        vae = made.from_config(made.load_config(folder))
+    return Latents(vae.config["latent_channels"], *strides(vae))
+
+
+def estimate_time(count: int, plan, tools) -> None:
+    """Say how long the build will take one process, by a few of its media."""
+    from diffnext.data.cache_rates import frame_bytes, probe_rates
+    from diffnext.data.plan_table import expected
+
+    rates = probe_rates(
+        plan,
+        tools.load(),
+        count=count,
+        batch_size=tools.batch_size,
+        workers=tools.workers,
+        decode_timeout_s=tools.decode_timeout_s,
+    )
+    print(expected(rates.decode, rates.encode, frame_bytes(plan.tasks), len(plan.items)))
