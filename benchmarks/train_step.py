@@ -110,6 +110,8 @@ def batches(args: argparse.Namespace) -> Iterator[Batch]:
     """One batch for ever, as a loader would give it."""
     generator = torch.Generator().manual_seed(0)
     moments = torch.randn(args.batch, 8, *latent_shape(args), generator=generator).half()
+    if torch.cuda.is_available():
+        moments = moments.pin_memory()
     prompts = list(torch.randn(args.batch, args.tokens, 2560, generator=generator).half())
     index = torch.arange(args.batch)
     while True:
