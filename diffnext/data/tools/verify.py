@@ -171,13 +171,19 @@ def check_journal(cache: Cache, notes: list[str]) -> Iterator[Problem]:
     if not cache.has_journal:
         notes.append("no journal: what records were made of is not known, none can be repaired")
         return
-    strides = (cache.identity or {}).get("strides")
-    shapes, ids = cache.reader.shapes() if len(cache) else ([], None)
+    strides, shapes, ids = (cache.identity or {}).get("strides"), [], None
+    try:
+        shapes, ids = cache.reader.shapes() if len(cache) else ([], None)
+    except DamagedRecord:
+        notes.append(
+            "a record whose shape is damaged keeps those in the journal from being compared"
+        )
     try:
         for row, entry in enumerate(cache.entries()):
-            shape = shapes[0 if ids is None else ids[row]]
-            wanted = None if strides is None else latent_size(entry, strides)
-            if wanted is not None and _size(shape) != wanted:
+            if strides is None or not shapes:
+                continue
+            shape, wanted = shapes[0 if ids is None else ids[row]], latent_size(entry, strides)
+            if _size(shape) != wanted:
                 yield Problem(
                     "journal",
                     f"line {row + 1} is of {entry.view}, latents {wanted}; the record has {shape}",

@@ -278,6 +278,17 @@ def test_checksums_that_are_short_or_wrong(broken, cache, damage):
     assert (broken / "00000.check").read_bytes() == (cache / "00000.check").read_bytes()
 
 
+def test_a_damaged_shape_is_found_without_the_copy_of_the_indexes(broken, cache):
+    """The shapes are read from the records then."""
+    (broken / SIDECAR).unlink()
+    at = (broken / "00000.data").read_bytes().index(b"shape", place(cache, 3))
+    flip_byte(broken / "00000.data", at)
+    report = check(str(broken))
+    assert parts(report) == [("record", 3)] and "a record whose shape is damaged" in report.notes[0]
+    assert mend(broken, report).mended == [3]
+    assert_as_built(broken, cache)
+
+
 def test_a_text_index_that_lost_a_line(broken, cache):
     text = (broken / "00000.index").read_text().splitlines(keepends=True)
     (broken / "00000.index").write_text("".join(text[:-1]))
