@@ -21,7 +21,7 @@ from diffnext.cli.train_args import (
 )
 from diffnext.config import CfgNode
 from diffnext.distributed import launched
-from diffnext.utils.streams import open_streams
+from diffnext.utils.streams import lead_nowhere, open_streams
 
 if TYPE_CHECKING:
     from diffnext.engine.build import Plan
@@ -203,9 +203,7 @@ def tell(text: str) -> None:
         print(text, flush=True)
         sys.stderr.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):  # Python writes what they still hold at its exit
-            os.dup2(nowhere, stream.fileno())
+        lead_nowhere(sys.stdout, sys.stderr)
 
 
 def group_timeout(cfg: CfgNode) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from diffnext.engine.heartbeat import HUNG, PHASES, STACKS, Beat, hung, stacks_path
+from diffnext.utils.streams import lead_nowhere
 
 CODES = "codes.json"  # where a launcher notes the exit codes of processes, by rank
 
@@ -32,8 +33,11 @@ class Fault:
 
 
 def say(text: str) -> None:
-    """Tell whoever has started the run."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell whoever has started the run; no failure where nobody reads it any more."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        lead_nowhere(sys.stderr)
 
 
 def alive(beat: Beat) -> bool:

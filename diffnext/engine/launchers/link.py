@@ -111,7 +111,7 @@ class Hub:
             self._told.put((node, {"host": hello["host"]}))
             for text in stream:
                 self._told.put((node, json.loads(text)))
-        if node is not None:
+        if node is not None and self._nodes.get(node) is line:  # and no later one
             del self._nodes[node]
             self._told.put((node, None))
 

@@ -40,8 +40,8 @@ def run(word: Word) -> int:
 
     def lost() -> None:
         if not received:
-            say("the command that started this run is gone: asking for an end with a checkpoint")
             received.append((signal.SIGTERM, time.monotonic()))
+            say("the command that started this run is gone: asking for an end with a checkpoint")
 
     def report(fault: Fault) -> None:
         link.tell(fault=asdict(fault))

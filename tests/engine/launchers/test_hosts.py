@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from diffnext.engine.launchers import hosts, link
+from diffnext.engine.launchers import hosts, link, node
 from diffnext.engine.launchers.link import Hub, Link, Word
 from tests.engine.launchers.test_group import (
     LAST,
@@ -28,10 +29,10 @@ from tests.engine.launchers.test_group import (
 
 NODES = Path(__file__).with_name("nodes.py")
 LAUNCH = """
-import sys
+import os, sys
 from diffnext.engine.launchers import hosts
 from diffnext.engine.launchers.base import Job
-hosts.START_S = 3.0
+hosts.START_S = 3.0 if os.environ["NODES"] == "1" else 60.0
 reach, *command = sys.argv[1:]
 job = Job(main=lambda: 0, command=command, num_processes=1)
 sys.exit(hosts.run_hosts([sys.executable, reach], job, ["node1", "node2"]))
@@ -51,15 +52,16 @@ FAULTS = ("kill", "freeze", "refuse")
 ENDS = ("signal", "second signal", "no command")  # of runs that take three seconds to save
 
 
-def ask(kind: str, running: subprocess.Popen) -> None:
+def ask(kind: str, running: subprocess.Popen, folder: Path) -> None:
     """What happens to a run that trains, after which it saves or does not."""
     if kind == "no command":
         running.kill()
         return
     running.send_signal(signal.SIGINT)
     if kind == "second signal":
-        time.sleep(2.5)
-        running.send_signal(signal.SIGTERM)
+        while not (folder / "saved1").exists() and running.poll() is None:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)  # the other one saves for three seconds more
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def outcomes(tmp_path_factory):
     children = {kind: pids(folders[kind]) for kind in FAULTS + ENDS}
     time.sleep(1.5)  # signs of life are written twice a second
     for kind in ENDS:
-        ask(kind, running[kind])
+        ask(kind, running[kind], folders[kind])
     outputs = {kind: process.communicate(timeout=100)[0] for kind, process in running.items()}
     return {
         kind: Outcome(folders[kind], children.get(kind, []), process.returncode, outputs[kind])
@@ -169,6 +171,46 @@ def test_a_word_is_one_for_any_shell():
     word = Word(["10.0.0.1"], 1, "secret", ["train.py", "a b; $(touch y) 'c\"", "{x: [1]}"], 8)
     assert re.fullmatch(r"\w[\w=-]+", str(word), re.ASCII)
     assert Word.read(str(word)) == word
+
+
+def test_a_node_that_comes_by_a_second_line_is_not_lost_with_the_first():
+    hub = Hub()
+    lines = [Link(hub.word(["x"], 1), 0) for _ in range(2)]
+    heard = threading.Event()
+    lines[1].listen(lambda message: heard.set(), lost=lambda: None)
+    lines[0].close()
+    lines[0].listen(lambda message: None, lost=lambda: None)
+    time.sleep(0.2)  # for the hub to notice
+    assert [message for _, message in hub.news() if message is None] == []
+    hub.send(0, signal=signal.SIGTERM, times=1)
+    assert heard.wait(10)
+    hub.close()
+
+
+def test_a_watcher_whose_reader_is_gone_asks_for_an_end_all_the_same():
+    code = (
+        "import os, sys, time; from diffnext.engine.launchers import node; "
+        "from diffnext.engine.launchers.link import Word\n"
+        "def ended(command, *, received, report):\n"
+        "    deadline = time.monotonic() + 60\n"
+        "    while not received and time.monotonic() < deadline: time.sleep(0.01)\n"
+        "    time.sleep(0.2)\n"
+        "    return 7 if received else 1\n"
+        "node.run_group = ended\n"
+        "sys.exit(node.run(Word.read(sys.argv[1])))"
+    )
+    hub = Hub()
+    env = os.environ | dict.fromkeys(node.VARIABLES, "0")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", code, str(hub.word(["x"], 1))]
+    watcher = subprocess.Popen(command, cwd=ROOT, env=env, stderr=write)
+    os.close(write)
+    while not hub.nodes():
+        assert watcher.poll() is None
+        time.sleep(0.01)
+    hub.close()
+    assert watcher.wait(90) == 7
 
 
 def test_nobody_else_is_listened_to(monkeypatch):
