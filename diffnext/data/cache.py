@@ -23,7 +23,7 @@ from diffnext.data.cache_plan import Item, Plan, Task
 from diffnext.data.cache_sink import RecordSink, Row
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead, view_bytes
 from diffnext.data.encoding import Encode, PatientEncoder, flaw, is_out_of_memory
-from diffnext.data.fetching import FETCH, is_fetch_error
+from diffnext.data.fetching import FETCH, is_of_network
 from diffnext.data.journal import Entry
 from diffnext.data.latents import Latents
 from diffnext.data.ledger import write_ledger
@@ -224,7 +224,7 @@ def _held(plan: Plan, lock: FolderLock | None) -> Iterator[FolderLock]:
         return
     with FolderLock(plan.output) as own:
         now = open_journal(plan.output)[0].entries
-        if [entry.key for entry in now] != [entry.key for entry in plan.journal.entries]:
+        if now.keys() != plan.journal.entries.keys():
             raise ValueError(
                 f"{plan.output} was changed by another build after this one was planned; plan again"
             )
@@ -233,8 +233,7 @@ def _held(plan: Plan, lock: FolderLock | None) -> Iterator[FolderLock]:
 
 def _decode_failure(item: Item, error: WorkError) -> Failure:
     """What the ledger says; where bytes could not be had, it is tried again next time."""
-    waited = error.kind == "TimeoutError" and item.source.location.is_remote
-    if waited or is_fetch_error(error):
+    if is_of_network(error, item.source.location):
         return replace(item.failure(FETCH, str(error)), attempt="")
     return item.failure("decode", str(error))
 

@@ -61,9 +61,17 @@ class Patience:
 patiently = Patience()
 
 
-def is_fetch_error(error: Exception) -> bool:
-    """Whether an error, raised here or in a worker, is a `FetchError`."""
-    return isinstance(error, FetchError) or getattr(error, "kind", "") == FetchError.__name__
+def is_of_network(error: Exception, location: Any) -> bool:
+    """Whether an error, raised here or in a worker, may say nothing of the medium.
+
+    So does a time limit that passes while it is read from where it lies: who was slow cannot be told.
+
+    Args:
+        location: of the medium; see location.py.
+    """
+    kind = getattr(error, "kind", "")  # of a WorkError
+    waited = kind == TimeoutError.__name__ and location.is_remote
+    return waited or isinstance(error, FetchError) or kind == FetchError.__name__
 
 
 def is_final(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from diffnext.data.cache_compare import Held
 from diffnext.data.choices import Choices
-from diffnext.data.fetching import FETCH, is_fetch_error
+from diffnext.data.fetching import FETCH, is_of_network
 from diffnext.data.ledger import attempt
 from diffnext.data.sources import Failure, Source
 from diffnext.data.threads import map_ahead
@@ -50,7 +50,7 @@ class Scout:
         try:
             stamp = source.location.stamp()
         except Exception as error:  # media are of any kind: whatever is raised is a finding
-            return _failure(path, "scan", error)
+            return _failure(source, "scan", error)
         tried = attempt(path, stamp) if self._ledger else ""
         if tried in self._ledger:
             return self._ledger[tried]
@@ -58,7 +58,7 @@ class Scout:
             chosen = self._choices.get(path, stamp) or self._choose(source, stamp)
             return Look(stamp, self._content(source, stamp), chosen)
         except Exception as error:
-            return _failure(path, "probe", error, attempt(path, stamp))
+            return _failure(source, "probe", error, attempt(path, stamp))
 
     def _choose(self, source: Source, stamp: tuple[int, int]) -> Chosen:
         source.location.fetch(stamp)
@@ -92,8 +92,8 @@ def look_ahead(scout: Scout, sources: Sequence[Source], workers: int) -> Iterato
         yield from looks
 
 
-def _failure(path: str, stage: str, error: Exception, attempt: str = "") -> Failure:
+def _failure(source: Source, stage: str, error: Exception, attempt: str = "") -> Failure:
     reason = str(error) if isinstance(error, WorkError) else f"{type(error).__name__}: {error}"
-    if is_fetch_error(error):
-        return Failure(path, FETCH, reason)
-    return Failure(path, stage, reason, attempt)
+    if is_of_network(error, source.location):
+        return Failure(source.path, FETCH, reason)
+    return Failure(source.path, stage, reason, attempt)

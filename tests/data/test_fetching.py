@@ -108,6 +108,20 @@ def test_what_takes_too_long_to_read_over_a_network_is_tried_again(
     assert {(entry[0], bool(entry[2])) for entry in found} == {(stage, stage == "decode")}
 
 
+def test_a_probe_that_takes_too_long_over_a_network_is_tried_again(web, tmp_path, monkeypatch):
+    def too_slow(order):
+        raise WorkError("timed out after 120 s", "TimeoutError")
+
+    monkeypatch.setattr("diffnext.data.scouting.examine", too_slow)
+    (tmp_path / "c").mkdir()
+    for room, stage in ((0, "fetch"), (1 << 20, "probe")):
+        with Shelf(str(tmp_path / "c"), room) as shelf:
+            failures = plan_of(listing_of(web, shelf), tmp_path / "c").failures
+        assert {(failure.stage, bool(failure.attempt)) for failure in failures} == {
+            (stage, stage == "probe")
+        }
+
+
 def test_parts_of_a_medium_are_asked_for_again(tmp_path):
     """Through FFmpeg and Pillow, which read what they need."""
     write_clip(tmp_path / "a.mp4", 8)
