@@ -36,13 +36,22 @@ def whole_network(
 
     Raises:
         torch.OutOfMemoryError: this process has no room for it; the others have theirs all the same.
+        RuntimeError: it has none for a single tensor, which the others wait for.
     """
     learning = set(backend.learners[role].named_learning())
     fixed = {k: v for k, v in backend.weights(role).items() if k not in learning}
     moving = backend.weights(role, learning=True) if ema is None else ema.tensors()
     shelf = _Shelf(wanted)
-    for name, tensor, kind in _one_by_one(fixed | moving, backend.env.device, dtype, shelf):
-        shelf.keep(name, tensor, backend.env.device, kind)
+    try:
+        for name, tensor, kind in _one_by_one(fixed | moving, backend.env.device, dtype, shelf):
+            shelf.keep(name, tensor, backend.env.device, kind)
+    except torch.OutOfMemoryError as error:
+        if processes.world_size() == 1:
+            raise
+        raise RuntimeError(
+            f"no memory for a single whole tensor of {role}, which the other processes wait for; "
+            f"SAMPLE.EVERY 0 needs none ({error})"
+        ) from error
     if shelf.error is not None:
         raise shelf.error
     return shelf.kept

@@ -32,13 +32,30 @@ def sent(monkeypatch):
     return messages
 
 
-def test_a_process_without_room_sends_all_the_same(sent):
+def backend_of(net: torch.nn.Module) -> Backend:
     backend = Backend(ALONE, precision="float32")
     make = optimizer_factory("adamw", lr=1e-2, weight_decay=0.0, beta2=0.95)
-    net = toy_net()
     backend.add("student", net, make)
+    return backend
+
+
+def test_a_process_without_room_sends_all_the_same(sent):
+    net = toy_net()
     with pytest.raises(torch.OutOfMemoryError, match="no room for a network"):
-        gather.whole_network(backend, "student", None)
+        gather.whole_network(backend_of(net), "student", None)
     wanted = [value for _, value in sorted(net.state_dict().items())]
     assert len(sent) == len(wanted) > ROOM
     assert all(torch.equal(a, b) for a, b in zip(sent, wanted, strict=True))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_without_room_for_one_tensor_a_process_ends_if_others_wait_for_it(sent, monkeypatch, world):
+    def fail(tensor, device, dtype):
+        raise torch.OutOfMemoryError("no room for a tensor")
+
+    monkeypatch.setattr(gather, "_whole", fail)
+    monkeypatch.setattr(gather.processes, "world_size", lambda: world)
+    with pytest.raises(RuntimeError, match="no room for a tensor") as caught:
+        gather.whole_network(backend_of(toy_net()), "student", None)
+    # which is a warning where samples are drawn
+    assert isinstance(caught.value, torch.OutOfMemoryError) == (world == 1)
