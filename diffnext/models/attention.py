@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from diffnext.models.embeddings import Rotary, rotate
 
 SHORT = 64  # tokens
+HALF = (torch.bfloat16, torch.float16)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, *, blocks: Sequence[int] | None = None) -> Tensor:
@@ -46,7 +47,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """On a CPU, the fused kernel's backward in half precision takes several times as long as either way
     around it: plain products for few tokens, whose scores fit the cache, or float32.
     """
-    if q.device.type != "cpu" or q.dtype == torch.float32:
+    if q.device.type != "cpu" or q.dtype not in HALF:
         return F.scaled_dot_product_attention(q, k, v)
     if q.dtype == torch.bfloat16 and k.size(2) <= SHORT:
         return (q * q.size(-1) ** -0.5 @ k.mT).softmax(-1) @ v

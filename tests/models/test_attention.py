@@ -33,9 +33,10 @@ def test_a_block_sees_itself_and_those_before(skip):
     torch.testing.assert_close(found, written_out(q[:, :, skip:], k, v, BLOCKS))
 
 
-def test_without_blocks_all_is_seen():
-    q, k, v = torch.randn(3, 2, 2, 6, 16).unbind(0)
-    torch.testing.assert_close(sdpa(q, k, v), written_out(q, k, v, [6]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_blocks_all_is_seen(dtype):
+    q, k, v = torch.randn(3, 2, 2, 6, 16, dtype=dtype).unbind(0)
+    torch.testing.assert_close(sdpa(q, k, v), written_out(q, k, v, [6]))  # float64 to 1e-7
 
 
 def test_a_cache_gives_what_all_tokens_at_once_give():
