@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         world = args.processes or max(cfg.NUM_GPUS, 1)
         zero = read_config(args.deepspeed).get("zero_optimization") if args.deepspeed else None
         needs = {name: build.survey(cfg, world=world, zero=zero) for name, cfg in runs.items()}
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     have = args.device_gib * 2**30 or capacity_bytes()

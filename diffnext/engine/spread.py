@@ -126,7 +126,7 @@ def _size(section: Mapping[str, Any], key: str) -> int:
     found = section.get(key, _ZERO[key])
     try:
         return int(float(found))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"the DeepSpeed json has zero_optimization.{key} {found!r}, wanted a number such as "
             f"{_ZERO[key]}"

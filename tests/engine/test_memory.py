@@ -145,9 +145,11 @@ def test_copies_of_gradients_in_the_update_count_beyond_activations():
     assert held == [2 + 4, 2 + 4 - 1, 2]
 
 
-def test_a_size_that_is_no_number_is_refused():
-    options = {"config": {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}}}
-    with pytest.raises(ValueError, match=r"reduce_bucket_size 'auto', wanted a number such as 5"):
+@pytest.mark.parametrize("size", ["auto", float("inf")])
+def test_a_size_that_is_no_number_is_refused(size):
+    options = {"config": {"zero_optimization": {"stage": 2, "reduce_bucket_size": size}}}
+    told = rf"reduce_bucket_size {size!r}, wanted a number such as 5"
+    with pytest.raises(ValueError, match=told):
         spread_of("deepspeed", options, world=2, precision="bfloat16")
 
 

@@ -67,6 +67,8 @@ def test_it_agrees_with_the_dry_run(config, capsys):
     assert re.search(r"activations [0-9.]+ MiB", told)
 
 
-def test_a_network_that_is_not_there_is_named(config, capsys):
+def test_a_network_or_file_that_is_not_there_is_named(config, capsys):
     assert tool.main(["--cfg", str(config), "MODEL.WEIGHTS", "/nowhere"]) == 2
     assert "error:" in capsys.readouterr().err
+    assert tool.main(["--cfg", str(config.parent)]) == 2
+    assert f"error: [Errno 21] Is a directory: '{config.parent}'" in capsys.readouterr().err
