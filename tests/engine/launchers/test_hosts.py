@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -138,14 +139,16 @@ def test_a_node_whose_watcher_is_gone_is_named(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(hosts, wait, 0.1)
     hub = Hub()
     lines = [Link(hub.word(["x"], 1), node) for node in range(2)]
-    heard = []
-    lines[0].listen(heard.append, lost=lambda: None)
+    heard = SimpleQueue()
+    lines[0].listen(heard.put, lost=lambda: None)
+    while len(hub.nodes()) < 2:
+        time.sleep(0.01)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     lines[1].close()
     assert hosts.Hosts(child, str(tmp_path), hub, ["node1", "node2"]).wait() == 1
     hub.close()
     assert capsys.readouterr().err == "error: node2 is gone, or what watches it; ending all\n"
-    assert heard == [{"signal": signal.SIGTERM, "times": 2}]
+    assert heard.get(timeout=60) == {"signal": signal.SIGTERM, "times": 2}
 
 
 @pytest.mark.slow
@@ -173,17 +176,26 @@ def test_a_word_is_one_for_any_shell():
     assert Word.read(str(word)) == word
 
 
+def come(hub: Hub) -> Link:
+    """A line of the first node, which the hub has heard of."""
+    line = Link(hub.word(["x"], 1), 0)
+    deadline = time.monotonic() + 60
+    while not hub.news():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return line
+
+
 def test_a_node_that_comes_by_a_second_line_is_not_lost_with_the_first():
     hub = Hub()
-    lines = [Link(hub.word(["x"], 1), 0) for _ in range(2)]
+    first, second = come(hub), come(hub)
     heard = threading.Event()
-    lines[1].listen(lambda message: heard.set(), lost=lambda: None)
-    lines[0].close()
-    lines[0].listen(lambda message: None, lost=lambda: None)
+    second.listen(lambda message: heard.set(), lost=lambda: None)
+    first.close()
     time.sleep(0.2)  # for the hub to notice
-    assert [message for _, message in hub.news() if message is None] == []
+    assert (hub.nodes(), hub.news()) == ([0], [])
     hub.send(0, signal=signal.SIGTERM, times=1)
-    assert heard.wait(10)
+    assert heard.wait(60)
     hub.close()
 
 
@@ -192,7 +204,7 @@ def test_a_watcher_whose_reader_is_gone_asks_for_an_end_all_the_same():
         "import os, sys, time; from diffnext.engine.launchers import node; "
         "from diffnext.engine.launchers.link import Word\n"
         "def ended(command, *, received, report):\n"
-        "    deadline = time.monotonic() + 60\n"
+        "    deadline = time.monotonic() + 30\n"
         "    while not received and time.monotonic() < deadline: time.sleep(0.01)\n"
         "    time.sleep(0.2)\n"
         "    return 7 if received else 1\n"
