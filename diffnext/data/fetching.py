@@ -49,7 +49,8 @@ class Patience:
                 if attempt == most or is_final(error):
                     self._lost += 1
                     times = f"{attempt} attempts failed, the last with " if attempt > 1 else ""
-                    reason = f"{times}{type(error).__name__}: {error}"
+                    told = error.__cause__ if isinstance(error, FileNotFoundError) else error
+                    reason = f"{times}{type(told or error).__name__}: {told or error}"
                     raise FetchError(f"{url}: {reason}") from error
                 time.sleep(PAUSE_S * 2 ** (attempt - 1))
             else:
@@ -113,6 +114,11 @@ class PatientStream(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def read(self, size: int = -1) -> bytes:
         start = self._stream.tell()

@@ -14,15 +14,11 @@ import os
 import posixpath
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from diffnext.data import tables, urls
-from diffnext.data.fetching import PatientStream, patiently
-
-T = TypeVar("T")
 
 # fmt: off
 IMAGE_SUFFIXES = (
@@ -174,19 +170,16 @@ class Url(Location):
         return urls.is_remote(self.url)
 
     def stamp(self) -> tuple[int, int]:
-        return patiently(self.url, lambda: urls.stamp(self.url))
+        return urls.stamp(self.url)
 
     def read_bytes(self) -> bytes:
-        return patiently(self.url, lambda: urls.read(self.url))
+        return urls.read(self.url)
 
     def copy_to(self, path: str) -> None:
-        patiently(self.url, lambda: urls.copy(self.url, path))
+        urls.copy(self.url, path)
 
     def handle(self) -> BinaryIO:
-        block_bytes = HEAD_BLOCK if self.kind == "image" else None
-        return PatientStream(
-            self.url, patiently(self.url, lambda: urls.open_file(self.url, block_bytes))
-        )
+        return urls.open_file(self.url, HEAD_BLOCK if self.kind == "image" else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +207,10 @@ class TarMember(Location):
 
     def stamp(self) -> tuple[int, int]:
         """The member's size, and the time of change of the tar: that of the member may be anything."""
-        return self.size, of_path(self.path).stamp()[1]
+        return self.size, urls.stamp(self.path)[1]
 
     def read_bytes(self) -> bytes:
-        data = _read(self.path, lambda: urls.read_range(self.path, self.offset, self.size))
+        data = urls.read_range(self.path, self.offset, self.size)
         if len(data) < self.size:
             raise ValueError(f"{self}: {len(data)} bytes in the tar, {self.size} are declared")
         return data
@@ -252,13 +245,13 @@ class Cell(Location):
 
     def stamp(self) -> tuple[int, int]:
         """Of the whole file: the size of one cell is not known before it is read."""
-        return of_path(self.path).stamp()
+        return urls.stamp(self.path)
 
     def num_bytes(self, stamp: tuple[int, int]) -> int:
         return len(self.read_bytes())  # whose row group stays in memory for a while
 
     def read_bytes(self) -> bytes:
-        data = _read(self.path, lambda: tables.read_cell(self.path, self.column, self.row))
+        data = tables.read_cell(self.path, self.column, self.row)
         if data is None:
             raise ValueError(f"{self}: there are no bytes in this row")
         return data
@@ -288,8 +281,3 @@ class Fetched(Location):
 def of_path(path: str) -> File | Url:
     """The location of a local path or a URL."""
     return Url(path) if urls.is_url(path) else File(path)
-
-
-def _read(path: str, call: Callable[[], T]) -> T:
-    """Read from a file, or from behind a URL."""
-    return patiently(path, call) if urls.is_url(path) else call()

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files by path or URL: URLs go through fsspec, which is imported for them alone."""
+"""Files by path or URL: URLs go through fsspec, which is imported for them alone.
+
+Each request for what is behind a URL is tried several times; where that was in vain, it is a `FetchError`.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
 import posixpath
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, TypeVar, cast
+
+from diffnext.data.fetching import PatientStream, patiently
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 # What file systems call the mark of a version, the best first.
 # fmt: off
@@ -37,6 +45,18 @@ def is_remote(path: str) -> bool:
     return is_url(path) and not path.startswith(("file://", "local://"))
 
 
+def _patient(function: C) -> C:
+    """Have a function of a path call again, if that is a URL and it may help."""
+
+    @functools.wraps(function)
+    def call(path: str, *args: Any) -> Any:
+        if is_url(path):
+            return patiently(path, lambda: function(path, *args))
+        return function(path, *args)
+
+    return cast(C, call)
+
+
 def join(base: str, name: str) -> str:
     """`name` as seen from a folder or URL; absolute paths and URLs stay as they are."""
     if is_url(name):
@@ -54,23 +74,30 @@ def open_file(path: str, block_bytes: int | None = None) -> BinaryIO:
     """
     if not is_url(path):
         return open(path, "rb")
-    system, inner = file_system(path)
+    return io.BufferedReader(PatientStream(path, _open(path, block_bytes)))
+
+
+@_patient
+def _open(url: str, block_bytes: int | None) -> Any:
+    system, inner = file_system(url)
     stream = system.open(inner, "rb", block_size=block_bytes)
     try:
         stream.seek(0, os.SEEK_END)
     except ValueError:  # a stream that goes one way
         stream.close()
-        return io.BytesIO(read(path))
+        return io.BytesIO(read(url))
     stream.seek(0)
     return stream
 
 
+@_patient
 def copy(url: str, path: str) -> None:
     """Write all bytes of a URL to a local file."""
     system, inner = file_system(url)
     system.get_file(inner, path)
 
 
+@_patient
 def read(path: str) -> bytes:
     """All bytes of a file or URL."""
     if is_url(path):
@@ -80,6 +107,7 @@ def read(path: str) -> bytes:
         return stream.read()
 
 
+@_patient
 def read_range(path: str, offset: int, size: int) -> bytes:
     """Some bytes of a file or URL in one positioned read; fewer where the file ends."""
     if is_url(path):
@@ -92,6 +120,7 @@ def read_range(path: str, offset: int, size: int) -> bytes:
         return stream.read(size)
 
 
+@_patient
 def stamp(path: str) -> tuple[int, int]:
     """Size in bytes and time of change (ns); of a URL, a number for the version, 0 if none is named."""
     if not is_url(path):
@@ -111,6 +140,7 @@ def version_of(info: Mapping[str, Any]) -> str:
     return next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
 
 
+@_patient
 def find(url: str) -> list[str]:
     """The URLs of all files below a URL."""
     system, inner = file_system(url)
@@ -118,6 +148,7 @@ def find(url: str) -> list[str]:
     return [base + path[start:] for path in system.find(inner)]
 
 
+@_patient
 def is_folder(url: str) -> bool:
     """Whether there is something below a URL."""
     system, inner = file_system(url)

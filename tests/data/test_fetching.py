@@ -9,16 +9,18 @@ import pytest
 
 from diffnext.data import fetching, media
 from diffnext.data.cache import build
+from diffnext.data.entries import Entry
 from diffnext.data.fetching import FetchError, Patience
 from diffnext.data.ledger import LEDGER
 from diffnext.data.location import TarMember, of_path
 from diffnext.data.shelf import Shelf
-from diffnext.data.sources import Listing, Source
+from diffnext.data.sources import Listing, Source, scan
+from diffnext.data.tools import finding
 from diffnext.data.views import View
 from diffnext.data.worker import WorkError
 from tests.data.cache_builds import encode, plan_of, records, write_photos
 from tests.data.clips import HEIGHT, WIDTH, numbers, write_clip
-from tests.data.packed import png, write_tar
+from tests.data.packed import media_table, png, write_parquet, write_tar
 from tests.data.remote.web import serving
 
 pytest.importorskip("aiohttp")
@@ -141,6 +143,29 @@ def test_parts_of_a_medium_are_asked_for_again(tmp_path):
             web.faults[name] = [*FOR_EVER]
             with pytest.raises(FetchError, match=f"{name}: 4 attempts failed"):
                 media.probe(f"{web.url}/{name}")
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "a.tar", "m.jsonl", "m.csv"])
+def test_lists_are_asked_for_again(tmp_path, name):
+    """And are named in a line where that is in vain, be it for a build or to find a medium again."""
+    write_parquet(tmp_path / "t.parquet", media_table([png(3), png(4)]))
+    write_tar(tmp_path / "a.tar", [("b.png", png(9)), ("c.png", png(8))])
+    lines = [json.dumps({"path": f"{n}.png", "caption": "one"}) for n in range(2)]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    (tmp_path / "m.csv").write_text("path,caption\na.png,one\nb.png,one\n")
+    with serving(tmp_path) as web:
+        web.faults[name] = ["500", "drop"]
+        assert len(scan(f"{web.url}/{name}").sources) == 2
+    with serving(tmp_path) as web:
+        web.faults[name] = [*FOR_EVER]
+        reason = f"{web.url}/{name}: 4 attempts failed, the last with ClientResponseError: 500"
+        if name == "a.tar":  # there may be others
+            assert reason in scan(f"{web.url}/{name}").failures[0].reason
+            with pytest.raises(FetchError, match=reason):
+                finding.locate(Entry("", f"{web.url}/a.tar/b.png", 0, 0, "", View(4, 4)))
+        else:
+            with pytest.raises(ValueError, match=f"^--input {reason}"):
+                scan(f"{web.url}/{name}")
 
 
 def of_s3(status):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from diffnext.data import urls
+from diffnext.data.fetching import FetchError
 from diffnext.data.location import kind_of
 from diffnext.data.sources.columns import Columns, parse_columns
 from diffnext.data.sources.folder import add_file, list_folder, walk
@@ -34,7 +35,7 @@ def scan(
         tick: see `Listing`.
 
     Raises:
-        ValueError: nothing there, or a manifest that cannot be read at all.
+        ValueError: nothing there, or a manifest that cannot be had or read at all.
     """
     listing = Listing(tick=tick)
     parts = [path] if os.path.exists(path) else expand(path)
@@ -45,6 +46,8 @@ def scan(
             raise ValueError(
                 f"--input {part}: its server has no such file, or asks who wants it ({error})"
             ) from error
+        except FetchError as error:
+            raise ValueError(f"--input {error}") from error
     return listing
 
 

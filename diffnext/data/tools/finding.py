@@ -42,8 +42,11 @@ def _tar_member(path: str) -> TarMember | None:
 @functools.lru_cache(maxsize=2)
 def _members(tar: str, stamp: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """First byte and size of each member; a tar is gone through once for all that lie in it."""
-    with urls.open_file(tar, BLOCK) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-        return {member.name: (member.offset_data, member.size) for member in archive}
+    try:
+        with urls.open_file(tar, BLOCK) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            return {member.name: (member.offset_data, member.size) for member in archive}
+    except tarfile.TarError as error:
+        raise ValueError(f"{tar} cannot be read as a tar: {error}") from error
 
 
 def _cell(entry: Entry) -> Cell | None:

@@ -46,6 +46,9 @@ def test_what_is_not_there(folder, monkeypatch):
     for path in ("none.png", "s.tar/none.png", "none.tar/a.png", "none.parquet/image[0]"):
         with pytest.raises(FileNotFoundError, match=r"is not there$"):
             finding.locate(entry(str(folder / path)))
+    (folder / "o.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(ValueError, match=r"o\.tar cannot be read as a tar"):
+        finding.locate(entry(str(folder / "o.tar/a.png")))
     monkeypatch.chdir(folder)
     with pytest.raises(FileNotFoundError, match=r"b\.png is not there in .*; run this where the"):
         finding.locate(entry("b.png"))
