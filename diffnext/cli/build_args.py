@@ -7,9 +7,8 @@ import argparse
 import re
 
 from diffnext.cli.cache_prompts import add_prompts
-from diffnext.cli.common import make_parser
+from diffnext.cli.common import make_parser, refuse_url
 from diffnext.cli.devices import DTYPES
-from diffnext.data.urls import is_url
 from diffnext.data.view_options import add_views, positive
 
 MOST_S = 86400  # of a time limit
@@ -27,10 +26,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.dtype not in {"auto", *DTYPES, *DTYPES.values()}:
         parser.error(f"--dtype {args.dtype!r}: auto or one of {sorted(DTYPES)} is wanted")
-    if is_url(args.output):
-        parser.error(
-            f"--output {args.output} is a URL; give a folder, and copy it there when it is built"
-        )
+    refuse_url(parser, "--output", args.output)
     return args
 
 

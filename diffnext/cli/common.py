@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands on caches share: progress, exit codes, sizes in words."""
+"""What the commands share: parsers, progress, exit codes, sizes in words."""
 
 from __future__ import annotations
 
@@ -74,3 +74,11 @@ def make_parser(name: str, doc: str) -> argparse.ArgumentParser:
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def refuse_url(parser: argparse.ArgumentParser, flag: str, path: str) -> None:
+    """End with an error where an output is to lie behind a URL: s3://a would be a folder s3: here."""
+    from diffnext.data.urls import is_url
+
+    if is_url(path):
+        parser.error(f"{flag} {path} is a URL; give a folder, and copy it there when it is done")

@@ -7,7 +7,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from diffnext.cli.common import make_parser
+from diffnext.cli.common import make_parser, refuse_url
 
 RANGES = {
     **dict.fromkeys(
@@ -42,6 +42,7 @@ def parse_args(argv: Sequence[str] | None, description: str) -> argparse.Namespa
             parser.error(f"--{name.replace('_', '-')} is {value}, wanted {wanted}")
     if bool(args.prompt) + bool(args.prompts) + bool(args.label) != 1:
         parser.error("give one of --prompt, --prompts and --label")
+    refuse_url(parser, "--out", args.out)
     return args
 
 

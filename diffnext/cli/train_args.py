@@ -11,6 +11,7 @@ from functools import reduce
 from pathlib import Path
 
 import diffnext
+from diffnext.cli.common import refuse_url
 from diffnext.config import CfgNode, get_cfg
 from diffnext.utils.hashes import sha256_of
 
@@ -53,6 +54,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--host is for --deepspeed; torchrun takes --nnodes and --rdzv-endpoint")
     if args.host and (args.distributed or rendezvous(args)):
         parser.error("--host is for deepspeed's launcher, --distributed and --nnodes for torchrun")
+    refuse_url(parser, "--exp-dir", args.exp_dir)
     return args
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from diffnext.cli import main as diffnext
 from diffnext.cli.train import main, show_gpu
 from diffnext.cli.train_args import parse_args
 from diffnext.engine.backends.deepspeed import load_deepspeed
@@ -16,6 +17,7 @@ from diffnext.engine.launchers import torchrun as by_torchrun
 
 ROOT = Path(__file__).parents[2]
 ZERO = ["--deepspeed", str(ROOT / "configs/deepspeed/zero2_bf16.json")]
+BUILD = ["--input", "a", "--vae", "v", "--resolution", "64"]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,26 @@ def test_a_config_that_cannot_be_read_is_named_in_a_line(tmp_path, monkeypatch, 
     assert main(["--cfg", wrong]) == 2
     found = capsys.readouterr().err
     assert found.startswith("error: ") and found.endswith(f"'{wrong}'\n") and found.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--cfg", "a.yml", "--exp-dir", "s3://bucket/run"],
+        ["generate", "--model", "m", "--prompt", "red", "--out", "s3://bucket/run"],
+        ["cache", "build", *BUILD, "--output", "s3://bucket/run"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_output_behind_a_url_makes_no_folder_of_its_scheme(
+    tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        diffnext(command)
+    told = f"{command[-2]} s3://bucket/run is a URL; give a folder, and copy it there"
+    assert caught.value.code == 2 and told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupt_outside_of_the_training_is_told_in_a_line(monkeypatch, capsys):
