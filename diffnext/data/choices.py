@@ -34,10 +34,8 @@ class Choices:
     def __init__(self, folder: str, rules: ViewRules, *, store: bool) -> None:
         self._path = os.path.join(folder, CHOICES)
         self._head = json.dumps({"version": VERSION, "rules": asdict(rules)})
-        self._files, self._numbers = (
-            bytearray(),
-            array("I"),
-        )  # of each medium: digest, what was chosen
+        self._files = bytearray()  # the digest of each medium
+        self._numbers = array("I")  # of each, which of those below
         self._chosen: list[Chosen] = []  # each once
         self._lines: list[str] = []
         self._lock = threading.Lock()
@@ -87,13 +85,14 @@ class Choices:
             for line in stream:
                 try:
                     path, size, mtime_ns, state = json.loads(line)
-                    number = numbers.setdefault(repr(state), len(self._chosen))
-                    if number == len(self._chosen):
+                    name = repr(state)
+                    if name not in numbers:
                         self._chosen.append(_chosen(state, views))
-                except (KeyError, TypeError, ValueError):  # torn by a killed build
+                        numbers[name] = len(self._chosen) - 1
+                except (AttributeError, KeyError, TypeError, ValueError):  # torn, or damaged
                     continue
                 self._files += stamp_digest(path, (size, mtime_ns))
-                self._numbers.append(number)
+                self._numbers.append(numbers[name])
         return True
 
 

@@ -45,9 +45,7 @@ class VideoInfo:
     pts: Sequence[int] | None  # times of the frames, increasing; None: only their order is known
     keys: Sequence[int]  # increasing numbers of the frames that a seek can find; none in UNSEEKABLE
     is_timed: bool  # decoded frames carry these times, and can be sought by them
-    is_heard: bool = (
-        False  # of a stream with gaps: sound goes on through each, so that it is a pause
-    )
+    is_heard: bool = False  # of a stream with gaps: sound goes on through each, so it is a pause
 
     @property
     def path(self) -> str:
@@ -64,9 +62,8 @@ class VideoInfo:
     @property
     def longest_s(self) -> float:
         """Seconds between two frames above which some are lost."""
-        return (
-            MOST_LOST / float(self.rate) if self.is_stream and not self.is_heard else float("inf")
-        )
+        may_lack = self.is_stream and not self.is_heard
+        return MOST_LOST / float(self.rate) if may_lack else float("inf")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 
+from diffnext.data.choices import Choices
 from diffnext.data.records import open_reader
 from diffnext.data.tools.verify import check
 from tests.data.cache_builds import (
@@ -148,6 +149,22 @@ def test_a_byte_that_is_no_text_in_what_only_saves_time(whole, cache, name):
     no_text(cache / name)
     assert run(whole / "photos", cache).written == 0
     assert_complete(whole / "photos", cache)
+
+
+def test_damaged_choices_are_not_taken_for_those_of_others(whole, cache):
+    """Of two alike that cannot be used, the second is no more known than the first."""
+    path = cache / "diffnext.views.jsonl"
+    head, first, second, *rest = path.read_text().splitlines(keepends=True)
+    bad = [json.loads(line) for line in (first, second)]
+    for line in bad:
+        line[3]["height"] = None
+        line[3]["views"] = [None]
+    lines = [json.dumps(bad[0]) + "\n", *rest, json.dumps(bad[1]) + "\n"]
+    path.write_text("".join([head, *lines]))
+    rules = plan_for(whole / "photos", cache).rules
+    known = Choices(str(cache), rules, store=False)
+    path, *stamp = bad[1][:3]
+    assert known.get(path, tuple(stamp)) is None
 
 
 @pytest.mark.parametrize("damage", [remove, halve])
