@@ -39,10 +39,15 @@ def _ranks(found: Sequence[Mapping[str, str]], name: str) -> dict[str, list[int]
 
 
 def _in_words(values: Mapping[str, Sequence[int]]) -> str:
+    letters = enumerate(zip(*values, strict=False))
+    alike = next((place for place, each in letters if len(set(each)) > 1), min(map(len, values)))
     return "; ".join(
-        f"{_short(value)} on rank {processes.listed(ranks)}" for value, ranks in values.items()
+        f"{_cut(value, alike)} on rank {processes.listed(ranks)}" for value, ranks in values.items()
     )
 
 
-def _short(value: str) -> str:
-    return value if len(value) <= SHOWN else value[:SHOWN] + "..."
+def _cut(value: str, alike: int) -> str:
+    """A value in a line; of a long one what stands around the place where it begins to differ."""
+    start = max(alike - SHOWN // 3, 0) if len(value) > SHOWN else 0
+    shown = " ".join(value[start : start + SHOWN].split())
+    return ("..." if start else "") + shown + ("..." if start + SHOWN < len(value) else "")

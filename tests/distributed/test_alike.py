@@ -34,12 +34,14 @@ def meet(monkeypatch, *found):
 
 
 def test_what_differs_is_said_with_its_ranks(monkeypatch):
-    most = {"A": "1", "B": "x", "C": "y" * 99}
-    told = meet(monkeypatch, most, most, {"A": "1", "C": "z"}, most)
+    json = '{\n  "a": "' + "b" * 99
+    most = {"A": "1", "B": "x", "C": "y" * 99, "D": json + '"\n}'}
+    told = meet(monkeypatch, most, most, {"A": "1", "C": "z", "D": json + 'c"\n}'}, most)
     assert told == [told[0]] * 4
     assert told[0].splitlines()[1:] == [
         "  B: x on rank 0, 1, 3; nothing on rank 2",
         f"  C: {'y' * 60}... on rank 0, 1, 3; z on rank 2",
+        f'  D: ...{"b" * 20}" }} on rank 0, 1, 3; ...{"b" * 20}c" }} on rank 2',
     ]
 
 
