@@ -79,7 +79,17 @@ def test_the_shipped_files_are_accepted(path):
     assert zero_stage(config) == int(path.stem[4])
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "Expecting"), ("[1]", "holds a list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Expecting"),
+        ("[1]", "holds a list"),
+        ('{"zero_optimization": 3}', "zero_optimization is 3, wanted an object"),
+        ('{"bf16": true}', "bf16 is True, wanted an object"),
+        ('{"zero_optimization": {"offload_param": "cpu"}}', r"\.offload_param is 'cpu', wanted an"),
+        ('{"zero_optimization": {"stage": "two"}}', "stage is 'two', wanted 0, 1, 2 or 3"),
+    ],
+)
 def test_a_file_that_is_no_object_is_named(tmp_path, text, message):
     path = tmp_path / "zero.json"
     path.write_text(text)

@@ -15,6 +15,8 @@ _OURS = {  # sections of the json that an option of the run stands for
     "activation_checkpointing": "TRAIN.CHECKPOINTING",
     "amp": "MODEL.PRECISION",
 }
+_SECTIONS = ("zero_optimization", "bf16", "fp16", "torch_autocast")  # that are looked into
+_OFFLOADS = ("offload_optimizer", "offload_param")  # null is no offloading
 _SWITCHES = {"bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -22,7 +24,8 @@ def read_config(path: str) -> dict[str, Any]:
     """Read a DeepSpeed json file.
 
     Raises:
-        ValueError: not a JSON object; the message names file and place.
+        ValueError: not a JSON object, or a section is none, or there is no such stage of ZeRO; the
+            message names file and place.
     """
     try:
         with open(path) as file:
@@ -31,7 +34,23 @@ def read_config(path: str) -> dict[str, Any]:
         raise ValueError(f"--deepspeed {path}: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"--deepspeed {path} holds a {type(value).__name__}, wanted an object")
+    _check_sections(value, path)
     return value
+
+
+def _check_sections(config: Mapping[str, Any], path: str) -> None:
+    """Refuse sections that others look into and that are no objects, and stages that there are not."""
+    zero = config.get("zero_optimization", {})
+    inside = zero if isinstance(zero, dict) else {}
+    sections = {name: config.get(name, {}) for name in _SECTIONS}
+    sections |= {f"zero_optimization.{name}": inside.get(name) or {} for name in _OFFLOADS}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"--deepspeed {path}: {name} is {section!r}, wanted an object")
+    if inside.get("stage", 0) not in range(4):
+        raise ValueError(
+            f"--deepspeed {path}: zero_optimization.stage is {inside['stage']!r}, wanted 0, 1, 2 or 3"
+        )
 
 
 def merge_config(
