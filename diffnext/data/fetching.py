@@ -100,7 +100,8 @@ def _status(error: Exception) -> int | None:
     answer = getattr(cause, "response", None)  # of botocore
     if isinstance(answer, dict):
         return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return getattr(cause, "status", None)
+    status = getattr(cause, "status", None)
+    return status if isinstance(status, int) else None  # libraries may call anything so
 
 
 class PatientStream(io.RawIOBase):

@@ -176,6 +176,13 @@ def of_s3(status):
     return error
 
 
+def in_words():
+    """An error whose status is in words."""
+    error = RuntimeError("gone")
+    error.status = "410 Gone"
+    return error
+
+
 def fails(error, calls):
     def call():
         calls.append(error)
@@ -189,6 +196,7 @@ def fails(error, calls):
     [
         (ConnectionResetError("reset"), 4, FetchError),
         (RuntimeError("as of a library"), 4, FetchError),
+        (in_words(), 4, FetchError),
         (PermissionError("who are you"), 1, FetchError),
         (FileNotFoundError("nothing there"), 1, FileNotFoundError),
         (of_s3(404), 1, FileNotFoundError),
