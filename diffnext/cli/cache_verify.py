@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     from diffnext.data.prune import recover
     from diffnext.data.records.lock import FolderLock
+    from diffnext.data.tools import repair
     from diffnext.data.urls import is_url
 
     if not args.repair:
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{args.cache} is not a folder of records")
     with FolderLock(args.cache) as lock:
         recover(args.cache)
+        repair.clear(args.cache)
         return mend(args, look(args), lock)
 
 

@@ -66,7 +66,7 @@ def repair(
     cache = Cache(path, patient=True)
     entries = Entries(cache.entries()) if cache.has_journal else None
     aside = os.path.join(path, ASIDE)
-    shutil.rmtree(aside, ignore_errors=True)
+    clear(path)
     outcome, places, rest = Outcome(), {}, {}
     try:
         if remedy is not None and entries is None:
@@ -85,8 +85,13 @@ def repair(
             prune(path, set(lost), entries, mended=rest)
     finally:
         cache.close()
-        shutil.rmtree(aside, ignore_errors=True)
+        clear(path)
     return outcome
+
+
+def clear(path: str) -> None:
+    """Remove what a killed repair left, which may have been killed when all was mended."""
+    shutil.rmtree(os.path.join(path, ASIDE), ignore_errors=True)
 
 
 def finish(path: str, lock: FolderLock) -> None:

@@ -193,6 +193,16 @@ def test_a_repair_that_breaks_off_anywhere_is_done_by_the_next(cache, tmp_path, 
     assert_as_built(path, cache)
 
 
+def test_a_repair_that_was_killed_at_its_end_leaves_nothing_for_good(broken, cache, monkeypatch):
+    flip_byte(broken / "00000.data", place(cache, 3) + 90)
+    with monkeypatch.context() as patch:
+        patch.setattr(repair.shutil, "rmtree", lambda path, ignore_errors: None)
+        assert mend(broken, check(str(broken))).mended == [3]
+    assert (broken / repair.ASIDE).exists() and check(str(broken)).problems == []
+    assert repair_or_drop(broken) == 0
+    assert records_of_files(broken) == records_of_files(cache)
+
+
 def no_way_back(cache, aside, places):
     """As if all last digits were others."""
     made = open_reader(aside)
