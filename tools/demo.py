@@ -57,7 +57,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     world = ("--images", str(args.images), "--videos", str(args.videos), "--seed", str(args.seed))
     frames = ("--num-frames", "17", "--frame-stride", "1", "--batch-size", "4")
     steps = ("--steps", str(args.ar_steps), "--diffusion-steps", str(args.diffusion_steps))
-    steps += ("--guidance-scale", "2")
+    steps += ("--guidance-scale", "1.5")
     images = ("--limit", str(args.prompts), "--batch-size", "32", *steps)
     videos = (
         "--limit",
