@@ -28,7 +28,7 @@ from diffnext.data.records.layout import index_names
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.tools.opening import Cache, Progress, silent
 from diffnext.data.tools.remake import Remedy, remake
-from diffnext.utils.files import sync_file
+from diffnext.utils.files import remove_drafts, sync_file
 
 ASIDE, RECORDS = "diffnext.mended", "records"
 
@@ -90,7 +90,11 @@ def repair(
 
 
 def clear(path: str) -> None:
-    """Remove what a killed repair left, which may have been killed when all was mended."""
+    """Remove what a killed repair left, which may have been killed when all was mended.
+
+    The caller holds the lock of the cache.
+    """
+    remove_drafts(path)
     shutil.rmtree(os.path.join(path, ASIDE), ignore_errors=True)
 
 
