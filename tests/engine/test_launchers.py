@@ -14,6 +14,7 @@ from diffnext.engine.launchers import LAUNCHERS, agent
 from diffnext.engine.launchers import deepspeed as by_deepspeed
 from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.group import run_group
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = """
@@ -101,10 +102,11 @@ def test_torchrun_returns_the_code_of_the_process_that_failed(tmp_path):
 
 
 def test_a_node_that_waits_in_vain_says_where(capsys):
-    where = ["--nnodes=2", "--node-rank=0", "--master-addr=127.0.0.1", "--master-port=29599"]
+    port = free_port()
+    where = ["--nnodes=2", "--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={port}"]
     assert agent.run([*where, "--rdzv-conf=timeout=1", "--nproc-per-node=1", "x.py"]) == 1
     told = capsys.readouterr().err
-    place = "127.0.0.1:29599"
+    place = f"127.0.0.1:{port}"
     assert told.startswith(
         f"error: the 2 nodes do not reach each other at {place} (DistStoreError: "
     )

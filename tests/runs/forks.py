@@ -7,11 +7,12 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +71,7 @@ def serve() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
         job = json.loads(line)
-        port = _free_port()
+        port = free_port()
         children = []
         for rank in range(job["world"]):
             child = os.fork()
@@ -175,12 +176,6 @@ def _wait(children: Sequence[int]) -> list[int]:
             for other in waiting:
                 os.kill(other, signal.SIGKILL)
     return list(codes.values())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":
