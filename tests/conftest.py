@@ -4,7 +4,12 @@
 import logging
 import signal
 
+import hypothesis
 import pytest
+
+# How long an example takes is a matter of the machine's load, not of what is tested.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # `nohup`, and shells that start a job in the background, have them ignored, which children inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -48,7 +48,7 @@ def exact(value):
     return type(value).__name__, repr(value)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     free=st.dictionaries(names, values, max_size=4),
     lr=st.floats(allow_nan=False),
@@ -71,7 +71,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path_factory, free, lr, path, 
     assert str(cfg).isascii()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.dictionaries(st.text(), scalars, max_size=4))
 def test_any_reader_of_yaml_sees_the_same_values(options):
     node = CfgNode(new_allowed=True)

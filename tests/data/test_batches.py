@@ -129,7 +129,7 @@ def stand_in(mixture, index):
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 @given(mixtures, layouts, layouts, st.integers(0, 2**32), st.integers(0, 8))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_mixture_in_any_layout_from_anywhere(mixture, layout, other, seed, at):
     """Weights, several datasets and damage: the order without damage, with stand-ins, for any number
     of processes and micro-batches, from the start or resumed by others.

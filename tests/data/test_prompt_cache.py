@@ -21,7 +21,7 @@ ENCODER = {"class": "Stub", "width": WIDTH, "max_length": 8}
 text = st.text("ab. ", min_size=1, max_size=12).map(str.strip).filter(bool)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(text, min_size=1, max_size=3, unique=True), st.one_of(st.just(""), text), st.integers()
 )
@@ -48,7 +48,7 @@ def test_nothing_is_stored_twice_in_a_record():
     assert words_of(several) == ["One.", "one", "Two."]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(text, min_size=1, max_size=3, unique=True), st.one_of(st.just(""), text), st.booleans()
 )

@@ -25,7 +25,6 @@ def first_epochs(sampler: Sampler, epochs: int) -> list:
 
 
 @given(datasets, st.integers(1, 50), st.integers(0, 2**32))
-@settings(deadline=None)
 def test_every_sample_once_an_epoch_in_batches_of_one_shape(shapes, size, seed):
     sampler = Sampler(group([ToyReader(shapes)]), global_batch=size, seed=seed)
     epochs = 3 * size  # enough for every bucket to fill whole batches only
@@ -40,7 +39,6 @@ def test_every_sample_once_an_epoch_in_batches_of_one_shape(shapes, size, seed):
 
 
 @given(datasets, st.integers(1, 50), st.integers(1, 4))
-@settings(deadline=None)
 def test_less_than_a_batch_of_each_bucket_is_carried_on(shapes, size, epochs):
     sampler = Sampler(group([ToyReader(shapes)]), global_batch=size, seed=1)
     drawn = [
@@ -52,7 +50,6 @@ def test_less_than_a_batch_of_each_bucket_is_carried_on(shapes, size, epochs):
 
 
 @given(datasets, st.integers(1, 20), st.integers(0, 300))
-@settings(deadline=None)
 def test_any_batch_can_be_asked_for(shapes, size, number):
     """The same from a fresh sampler at once as by going there."""
     buckets = group([ToyReader(shapes)])
@@ -93,7 +90,7 @@ def test_one_sample_fills_any_batch():
     st.lists(st.tuples(datasets, st.sampled_from([0.3, 0.5, 1, 2, 2.5])), min_size=2, max_size=3),
     st.integers(1, 12),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_weighted_datasets_go_through_their_own_epochs(mixture, size):
     readers = [ToyReader(shapes, path=str(i)) for i, (shapes, _) in enumerate(mixture)]
     buckets = group(readers, [weight for _, weight in mixture])
