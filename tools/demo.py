@@ -79,8 +79,8 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         ),
         cache_stage("images", IMAGE_MODEL, out, ("--batch-size", "64")),
         cache_stage("videos", VIDEO_MODEL, out, frames),
-        train_stage("t2i", "images", out, args.opts, 6.0),
-        train_stage("t2v", "videos", out, [*started, *args.opts], 2.0),
+        train_stage("t2i", "images", out, args.opts, 6.5),
+        train_stage("t2v", "videos", out, [*started, *args.opts], 2.5),
         *sample_stages("t2i", "images", IMAGE_MODEL, out, images),
         *sample_stages("t2v", "videos", VIDEO_MODEL, out, videos),
     ]
