@@ -18,7 +18,7 @@ T = TypeVar("T")
 FETCH = "fetch"  # the stage of a failure that is not held against the medium
 ATTEMPTS = 4  # with the pauses between them, 3.5 s
 PAUSE_S = 0.5  # before the second attempt; doubled before each further one
-LOST = 8  # requests in a row that were given up: no more than one attempt each, until one works
+LOST = 8  # requests in a row without an answer: no more than one attempt each, until one works
 
 
 class FetchError(ConnectionError):
@@ -29,7 +29,7 @@ class Patience:
     """Makes requests. For several threads."""
 
     def __init__(self) -> None:
-        self._lost = 0  # requests in a row that were given up
+        self._lost = 0  # requests in a row that were given up without an answer
 
     def __call__(self, url: str, call: Callable[[], T]) -> T:
         """Call until it works.
@@ -47,7 +47,7 @@ class Patience:
                 if _is_elsewhere(error):
                     raise
                 if attempt == most or is_final(error):
-                    self._lost += 1
+                    self._lost += not is_final(error)  # a server that answers can be reached
                     times = f"{attempt} attempts failed, the last with " if attempt > 1 else ""
                     told = error.__cause__ if isinstance(error, FileNotFoundError) else error
                     reason = f"{times}{type(told or error).__name__}: {told or error}"

@@ -212,6 +212,16 @@ def test_what_is_worth_another_attempt(error, attempts, kind):
     assert len(calls) == attempts and type(caught.value) is kind
 
 
+def test_a_server_that_refuses_media_can_still_be_waited_for():
+    patience, calls = Patience(), []
+    for _ in range(fetching.LOST + 1):
+        with pytest.raises(FetchError):
+            patience("s3://a", fails(PermissionError("not yours"), []))
+    with pytest.raises(FetchError):
+        patience("s3://a", fails(TimeoutError(), calls))
+    assert len(calls) == fetching.ATTEMPTS
+
+
 def test_a_server_that_is_down_is_not_waited_for_at_each_medium():
     patience, calls = Patience(), []
     for _ in range(fetching.LOST + 5):

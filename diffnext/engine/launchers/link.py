@@ -176,9 +176,10 @@ def _greet(line: socket.socket, hello: dict[str, Any]) -> bool:
     """Whether it is the command that answers."""
     line.sendall(_line(hello))
     answer = bytearray()
-    while not answer.endswith(b"\n") and (
-        byte := line.recv(1)
-    ):  # the rest is for who listens later
+    while not answer.endswith(b"\n"):
+        byte = line.recv(1)  # no more than the answer: the rest is for who listens later
+        if not byte:
+            return False
         answer += byte
     return json.loads(answer) == {"welcome": True}
 
