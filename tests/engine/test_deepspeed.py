@@ -18,10 +18,16 @@ PRECISIONS = ["bfloat16", "float16", "float32"]
 
 
 @pytest.fixture(scope="module")
-def told():
+def extensions(tmp_path_factory):
+    """The folder of compiled extensions."""
+    return tmp_path_factory.mktemp("extensions")
+
+
+@pytest.fixture(scope="module")
+def told(extensions):
     """What the script says."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    env |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
+    env |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0", "TORCH_EXTENSIONS_DIR": str(extensions)}
     command = [sys.executable, "-m", "tests.engine.low_precision", *PRECISIONS]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -41,6 +47,12 @@ def test_each_stage_computes_in_the_precision_of_the_run(told):
         split = row["role"] == "student" and row["stage"] > 0
         master = precision if split else "float32"
         assert row["types"] == [f"torch.{precision}", f"torch.{master}"], row
+
+
+def test_nothing_is_compiled(told, extensions):
+    """A compilation that is killed would leave a lock that every later start waits for."""
+    assert told
+    assert list(extensions.iterdir()) == []
 
 
 def test_the_loss_scale_goes_on_as_it_was(told):

@@ -43,6 +43,10 @@ def load_deepspeed() -> Any:
         import deepspeed
     except ImportError as error:
         raise ValueError("the deepspeed backend needs deepspeed: pip install deepspeed") from error
+    # Only inference sums over shared memory. Without this, DeepSpeed compiles that at the first start
+    # (a build that is killed leaves a lock that every later start waits for) and keeps 66 MiB of
+    # /dev/shm a process, which nobody frees after a crash.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 
