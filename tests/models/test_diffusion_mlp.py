@@ -24,6 +24,14 @@ def test_timesteps_are_cosines_then_sines(decoder):
     torch.testing.assert_close(embed.embed_timestep(torch.tensor(250)), wanted, rtol=0, atol=1e-4)
 
 
+def test_no_two_timesteps_become_one_in_half_precision(decoder):
+    """As numbers of bfloat16 there would be 506 of them."""
+    with torch.no_grad():
+        found = decoder.bfloat16().time_cond_embed.embed_timestep(torch.arange(1000.0))
+    assert found.dtype == torch.bfloat16
+    assert len(found.unique(dim=0)) > 990  # neighbours at the noisy end may round to the same
+
+
 def test_a_token_does_not_know_the_others(decoder):
     noisy, timestep = torch.randn(3, 5, 16), torch.rand(3, 5) * 1000
     cond = torch.randn(3, 5, 12)

@@ -52,3 +52,13 @@ def test_renorm_brings_each_sample_back_to_its_norm(predictions, renorm):
         factor = (predictions[0, sample].norm() / plain[sample].norm()).item()
         wanted = plain[sample] * min(max(factor, renorm), 1)
         torch.testing.assert_close(found[sample], wanted)
+
+
+@pytest.mark.parametrize("kind", ["image", "stg"])
+def test_the_third_prediction_comes_after_the_renorm(predictions, kind):
+    c, u, third = predictions
+    found = Guidance(5, renorm=0.1, **{f"{kind}_scale": 1.5}).combine(predictions, 5)
+    guided = u + 5 * (c - third) if kind == "image" else u + 5 * (c - u)
+    factor = (c.flatten(1).norm(dim=1) / guided.flatten(1).norm(dim=1)).clamp(0.1, 1)
+    rest = third - u if kind == "image" else c - third
+    torch.testing.assert_close(found, guided * factor[:, None, None] + 1.5 * rest)

@@ -60,6 +60,15 @@ def test_the_same_seed_gives_the_same_latents(net):
     assert not torch.allclose(found, sample(net, generator=8))
 
 
+def test_latents_are_stepped_in_single_precision_whatever_the_network_computes_in():
+    net = video_net().eval()
+    single = sample(net, frames=1, num_ar_steps=1)
+    half = sample(net.bfloat16(), frames=1, num_ar_steps=1)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, half.bfloat16().float())
+    assert (half - single).norm() < 0.1 * single.norm()  # bfloat16 has 8 bits, guidance triples
+
+
 def test_given_frames_stay_and_lead(net):
     first = torch.randn(2, 4, 8, 8)
     found = sample(net, latents=[first])
@@ -128,8 +137,16 @@ def test_progress_counts_sets(net):
     assert counts == [1] * 6
 
 
-def test_ddpm_draws_noise_in_its_steps(net):
-    assert torch.isfinite(sample(net, scheduler=DDPMScheduler())).all()
+@pytest.mark.parametrize(("offset", "noises"), [(0, 1), (1, 2)])  # timesteps 500, 0 and 501, 1
+def test_ddpm_draws_noise_in_its_steps_but_that_to_0(net, offset, noises):
+    """Sets of no tokens draw nothing: of 20 sets of 16 tokens, 15 have some."""
+    spent, wanted = (torch.Generator().manual_seed(7) for _ in range(2))
+    scheduler = DDPMScheduler(steps_offset=offset)
+    sample(net, frames=1, num_ar_steps=20, generator=spent, scheduler=scheduler)
+    torch.rand(2, 16, 1, generator=wanted)
+    for _ in range(15 * (1 + noises)):
+        torch.randn(2, 4, 8, 8, generator=wanted)
+    assert torch.equal(spent.get_state(), wanted.get_state())
 
 
 def test_conditions_that_do_not_divide_into_passes(net):
