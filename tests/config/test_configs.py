@@ -3,6 +3,8 @@
 
 import json
 import re
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,43 @@ RUNS = [
     if path.parent.name not in ("base", "transformer")
 ]
 PUBLISHED_BILLIONS = {768: 0.3, 1024: 0.6, 1536: 1.4}
+PUBLISHED_DEFAULTS = {
+    "NUM_GPUS": 1,
+    "RNG_SEED": 3,
+    "GPU_ID": 0,
+    "MODEL.TYPE": "transformer",
+    "MODEL.PRECISION": "bfloat16",
+    "SOLVER.BASE_LR": 1e-4,
+    "SOLVER.MIN_LR": 0.0,
+    "SOLVER.MAX_STEPS": 2147483647,
+    "SOLVER.DISPLAY": 20,
+    "SOLVER.EMA_EVERY": 100,
+    "SOLVER.SNAPSHOT_EVERY": 5000,
+    "SOLVER.DECAY_STEPS": [],
+    "SOLVER.DECAY_GAMMA": 0.5,
+    "SOLVER.WARM_UP_STEPS": 250,
+    "SOLVER.WARM_UP_FACTOR": 1e-3,
+    "SOLVER.OPTIMIZER": "AdamW",
+    "SOLVER.ADAM_BETA2": 0.95,
+    "SOLVER.WEIGHT_DECAY": 0.02,
+    "SOLVER.ACCUM_STEPS": 1,
+    "SOLVER.CLIP_GRAD": 0.0,
+    "TRAIN.DATASET2": "",
+    "TRAIN.LOADER": "vae_train",
+    "TRAIN.NUM_THREADS": 4,
+    "TRAIN.BATCH_SIZE": 1,
+    "TRAIN.MODEL_EMA": 0.99,
+    "TRAIN.DEVICE_EMA": "gpu",
+    "TRAIN.LOSS_REPEAT": 4,
+    "TRAIN.CHECKPOINTING": 2,
+    "TRAIN.TEXT_DROPOUT": 0.1,
+}
+
+
+def test_defaults_are_those_of_the_published_trainer():
+    cfg = get_cfg()
+    found = {key: reduce(getitem, key.split("."), cfg) for key in PUBLISHED_DEFAULTS}
+    assert found == PUBLISHED_DEFAULTS
 
 
 def name_of(path):

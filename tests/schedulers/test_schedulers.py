@@ -86,6 +86,34 @@ def test_levels_may_be_given():
     assert scheduler.sigmas.tolist() == [1.0, 0.25, 0.0]
 
 
+def test_levels_of_a_model_that_was_trained_with_a_shift():
+    """As diffusers has it: from the shifted ends of training, shifted once more."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(5)
+    last = 3 * 0.001 / (1 + 2 * 0.001)
+    sigmas = np.linspace(1, last, 5)
+    wanted = torch.tensor([*(3 * sigmas / (1 + 2 * sigmas)), 0], dtype=torch.float32)
+    torch.testing.assert_close(scheduler.sigmas, wanted)
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    theirs.set_timesteps(5)
+    torch.testing.assert_close(scheduler.sigmas, theirs.sigmas)
+
+
+@pytest.mark.parametrize("cls", [DDPMScheduler, FlowMatchEulerDiscreteScheduler])
+def test_folders_go_to_diffusers_and_back(cls, tmp_path):
+    options = {"num_train_timesteps": 500}
+    cls(**options).save_pretrained(tmp_path / "ours")
+    theirs = getattr(diffusers, cls.__name__).from_pretrained(tmp_path / "ours")
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = cls.from_pretrained(tmp_path / "theirs")
+    private = ("_class_name", "_diffusers_version", "_use_default_values")
+    configs = [
+        {key: value for key, value in one.config.items() if key not in private}
+        for one in (cls(**options), theirs, again)
+    ]
+    assert configs[0] == configs[1] == configs[2]
+
+
 @pytest.mark.parametrize("scheduler", [DDPMScheduler(), FlowMatchEulerDiscreteScheduler()])
 def test_drawn_times_belong_to_samples(scheduler):
     whole = scheduler.draw_timesteps(Draws(0, 0, [(0, 1), (0, 2)]), 4, 3)
