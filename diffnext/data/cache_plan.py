@@ -21,7 +21,7 @@ from diffnext.data.ledger import attempt, read_ledger
 from diffnext.data.prompt_cache import Find, expected_bytes
 from diffnext.data.prune import prune
 from diffnext.data.record_fields import complete, field_names, record_types
-from diffnext.data.records import write_identity
+from diffnext.data.records import holds_records, read_identity, write_identity
 from diffnext.data.scouting import Look, Scout, look_ahead
 from diffnext.data.sources import Failure, Listing, Source
 from diffnext.data.view_rules import ViewRules, examine
@@ -187,7 +187,8 @@ def make_plan(
         ValueError: sizes the autoencoder cannot take, or a cache of another identity.
     """
     latents.check(rules)
-    names = field_names(listing, made_by.computed)
+    stated = read_identity(output) if holds_records(output) else None
+    names = field_names(listing, made_by.computed, (stated or {}).get("fields", ()))
     identity = make_identity(made_by, latents, names)
     identity = check_identity(output, identity, made_by.vae_defaults)
     journal, finished = open_journal(output, progress)

@@ -30,11 +30,15 @@ def record_types(names: Sequence[str], *, embedded: bool = False) -> dict[str, A
     return embedded_types(types) if embedded else types
 
 
-def field_names(listing: Listing, computed: Collection[str] = ()) -> list[str]:
+def field_names(
+    listing: Listing, computed: Collection[str] = (), held: Collection[str] = ()
+) -> list[str]:
     """Names of the fields that the records of the listed sources have; both captions or none.
 
     Args:
         computed: fields that the build adds where they are missing.
+        held: fields of the cache that is added to; they stay what they are as long as any of the
+            sources can have them.
 
     Raises:
         ValueError: no source at all, or none with anything to condition on; with the first failures.
@@ -52,6 +56,8 @@ def field_names(listing: Listing, computed: Collection[str] = ()) -> list[str]:
         )
     if found & WORDS:
         found |= {"caption", "text"}
+    if held and found != {*held} and any(_fits(s, held, computed) for s in listing.sources):
+        found = {*held}
     return [name for name in TYPES if name in found]
 
 
@@ -61,20 +67,42 @@ def complete(
     computed: Collection[str],
     failures: list[Failure],
 ) -> list[Source]:
-    """Give the sources the fields that all records have; add those that lack one to `failures`."""
-    wanted = [name for name in names if name not in computed]
+    """Give the sources the fields that all records have; add those that have others to `failures`."""
     whole = []
     for source in sources:
         filled = _filled(source, names)
-        if missing := [name for name in wanted if getattr(filled, name) is None]:
+        missing, added = _missing(filled, names, computed), _added(source, names)
+        if missing:
             reason = f"no {' and no '.join(missing)}, which others have"
+            failures.append(Failure(source.path, "scan", reason))
+        elif added:
+            reason = (
+                f"{' and '.join(added)}, which the records of this cache do not have; leave that out, "
+                "or build into another folder"
+            )
             failures.append(Failure(source.path, "scan", reason))
         else:
             whole.append(filled)
     return whole
 
 
-def _filled(source: Source, names: Sequence[str]) -> Source:
+def _fits(source: Source, names: Collection[str], computed: Collection[str]) -> bool:
+    """Whether a record of these fields can be made of a source, and tells all that is known of it."""
+    return not (_missing(_filled(source, names), names, computed) or _added(source, names))
+
+
+def _missing(source: Source, names: Collection[str], computed: Collection[str]) -> list[str]:
+    """Fields that a source lacks and the build does not compute."""
+    return [name for name in names if name not in computed and getattr(source, name) is None]
+
+
+def _added(source: Source, names: Collection[str]) -> list[str]:
+    """Fields that a source has beyond these, in words."""
+    added = [name for name in source.fields() if name not in names]
+    return ["several captions" if name == "captions" else name for name in added]
+
+
+def _filled(source: Source, names: Collection[str]) -> Source:
     """What follows from the other fields of a source."""
     values: dict[str, Any] = {}
     if "caption" in names:

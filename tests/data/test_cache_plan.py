@@ -256,6 +256,32 @@ def test_fields_that_the_build_computes_need_not_be_given(tmp_path):
     assert plan.fields["flow"] == "float64" and plan.identity["rules"]["flow"] == "a rule"
 
 
+def test_fields_of_a_cache_stay_what_they_are(photos, tmp_path):
+    """One medium that has others is a failure; where all have, the folder is another one's."""
+    (photos / "p0.json").write_text('{"caption": ["One.", "Two."]}')
+    run(photos, tmp_path / "several")
+    (photos / "p0.png").unlink()  # the only one that had several
+    plan = plan_for(photos, tmp_path / "several")
+    assert (plan.present, plan.items, len(plan.stale)) == (6, [], 1)
+    run(photos, tmp_path / "one")
+    write_picture(photos, "p0", 0)
+    (photos / "p1.json").write_text('{"label": 3}')
+    plan = plan_for(photos, tmp_path / "one")
+    reasons = {Path(f.file).stem: f.reason for f in plan.failures}
+    assert reasons == {
+        "p0": "several captions, which the records of this cache do not have; leave that out, or build "
+        "into another folder",
+        "p1": "label, which the records of this cache do not have; leave that out, or build into "
+        "another folder",
+    }
+    assert (plan.present, plan.items, plan.stale) == (5, [], {})  # that of p1 is kept
+    assert [Path(f.file).stem for f in plan_for(photos, tmp_path / "several").failures] == ["p1"]
+    for path in photos.glob("*.png"):
+        path.with_suffix(".json").write_text('{"label": 3}')
+    with pytest.raises(ValueError, match=r"fields: the cache has .*, this build .*'label'\]"):
+        plan_for(photos, tmp_path / "one")
+
+
 def test_a_cache_of_another_identity_is_refused(photos, tmp_path):
     run(photos, tmp_path / "cache")
     assert read_identity(tmp_path / "cache")["normalisation"] == "raw"
