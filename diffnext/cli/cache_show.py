@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffnext.cli.common import bar, check_vae, guarded, make_parser
+from diffnext.utils.temporary import temporary_folder
 
 PAGES = (".html", ".htm")
 WIDE = "<style>figure { width: auto; } figure img { width: auto; max-width: 60rem; }</style>"
@@ -90,7 +90,7 @@ def page(title: str, shown, summary: str, least: float | None) -> str:
     from diffnext.utils import html
 
     figures = []
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         file = Path(folder) / "picture.png"
         for seen in shown:
             PIL.Image.fromarray(seen.picture).save(file)

@@ -56,6 +56,7 @@ class Coordinator:
         self.logs.mkdir(parents=True, exist_ok=True)
         logging.setup(rank=self.env.rank, file=str(self.logs / "train.log"))
         if self.env.is_main:
+            files.remove_drafts(self.folder)
             about = "".join(f"# {key}: {value}\n" for key, value in describe().items())
             files.write_text(self.folder / "config.yaml", about + config)
 

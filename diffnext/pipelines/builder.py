@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from diffnext.pipelines.families import PIPELINES
 from diffnext.pipelines.loading import INDEX, ComponentLoader, read_index
-from diffnext.utils.registry import Registry, construct
+from diffnext.utils.registry import construct
+from diffnext.utils.temporary import temporary_folder
 
-PIPELINES = Registry("PIPELINE.TYPE", package="diffnext.pipelines")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -88,8 +89,9 @@ def build_pipeline(
         raise ValueError(f"precision is {precision!r}; one of {DTYPES} is wanted")
     dtype = getattr(torch, precision)
     if hasattr(cls, "from_pretrained"):
-        path = get_pipeline_path(pretrained_path, modules)
-        return cls.from_pretrained(path, torch_dtype=dtype, **options)
+        with temporary_folder() as links:
+            path = get_pipeline_path(pretrained_path, modules, target_path=links)
+            return cls.from_pretrained(path, torch_dtype=dtype, **options)
     loader = ComponentLoader(pretrained_path, modules or {}, dtype)
     parts = {"vae_config": loader.config("vae")}
     if "caption" in cls.reads:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from diffnext.pipelines.builder import get_pipeline_path
 from diffnext.pipelines.loading import INDEX, read_index
 from diffnext.pipelines.nova.pipeline_nova import NOVAPipeline
 from diffnext.pipelines.nova.pipeline_nova_c2i import NOVAC2IPipeline
+from diffnext.utils.temporary import temporary_folder
 
 NETWORK = "transformer"
 _STEP = re.compile(r"_iter_(\d+)$")
@@ -133,7 +133,7 @@ def load(
     if name not in classes:
         found = Path(source.model) / INDEX
         raise ValueError(f"{found} names {name}; {sorted(classes)} can be sampled")
-    with tempfile.TemporaryDirectory(prefix="diffnext_") as links:
+    with temporary_folder() as links:
         path = get_pipeline_path(source.model, source.modules, target_path=links)
         pipe = classes[name].from_pretrained(path, **options)
     return pipe.to(device)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffnext.utils.files import write_text
+from diffnext.utils.files import remove_drafts, write_text
 
 MEMO_BYTES = 1 << 24  # files that are smaller together are hashed faster than looked up
 BLOCK = 1 << 20
@@ -43,6 +43,7 @@ def sha256_of(files: Sequence[str | os.PathLike[str]]) -> str:
     digest = _digest(paths)
     with contextlib.suppress(OSError):  # a home that cannot be written to is no reason to stop
         memo.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts(memo.parent)
         write_text(memo, digest)
     return digest
 

@@ -37,6 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         args.rdzv_id = str(uuid.uuid4())
     if args.master_port is None:
         args.master_port = 29500
+    args.log_dir = args.log_dir or os.environ.get(FOLDER)  # its own would stay after each run
     config, program, rest = config_from_args(args)
     try:
         elastic_launch(config, program)(*rest)

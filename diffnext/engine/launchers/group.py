@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from diffnext.engine.heartbeat import FOLDER, Beat, read_beats
 from diffnext.engine.launchers import faults
 from diffnext.engine.launchers.faults import Fault, say
 from diffnext.engine.signals import heeded
+from diffnext.utils.temporary import temporary_folder
 
 ASK_AFTER_S = 1.0  # a signal that went to all processes needs no handing on
 DIE_AFTER_S = 5.0  # for the others to end by themselves once one has died
@@ -52,7 +52,7 @@ def run_group(
         The command's exit code, 0 after an orderly end; 128 + the signal's number if a signal has
         ended it; the code of the process that began the end; HUNG if they stood still.
     """
-    with tempfile.TemporaryDirectory(prefix="diffnext-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         child = start(command, folder)
         return Group(child, folder, grace_s=grace_s, received=received, report=report).wait()
 
