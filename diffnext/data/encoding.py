@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from diffnext.utils.logging import logger
+from diffnext.utils.moments import split_moments
 
 Encode = Callable[
     [np.ndarray], np.ndarray
@@ -147,7 +148,7 @@ def flaw(moments: np.ndarray) -> ValueError | None:
     """Say what makes moments (2C, ...) unfit to train on; None if nothing does."""
     if not np.isfinite(moments).all():
         return ValueError("moments are NaN or beyond the range of float16")
-    mean = moments[: len(moments) // 2]
+    mean, _ = split_moments(moments)
     if mean.min() == mean.max():
         return ValueError(f"moments are constant, {float(mean.flat[0]):g} everywhere")
     return None

@@ -13,6 +13,7 @@ from diffnext.data.parse import moments, moments_shape
 from diffnext.data.records import DamagedRecord, Record, RecordReader
 from diffnext.models.autoencoders.modeling_utils import LatentConfig
 from diffnext.pipelines.train_base import Expected
+from diffnext.utils.moments import latent_channels, split_moments
 
 STANDS_FOR = {"caption": ("caption", "text")}  # fields of which one is enough
 LOOKED_AT = 8  # records, evenly spread, whose values are looked at
@@ -68,7 +69,7 @@ def count_shapes(reader: RecordReader) -> dict[Shape, int]:
 
 
 def _reason(shape: Shape, expected: Expected) -> str:
-    channels, frames, size = shape[0] // 2, shape[1], shape[2:]
+    channels, frames, size = latent_channels(shape[0]), shape[1], shape[2:]
     if expected.channels not in (None, channels):
         return f"moments of {channels} latent channels, the network takes {expected.channels}"
     if expected.size not in (None, size):
@@ -162,8 +163,8 @@ def latent_level(
     scale = LatentConfig(vae_config)
     means, squares = [], []
     for record in records:
-        parameters = torch.from_numpy(moments(record).copy()).float().unsqueeze(0)
-        mean, log_variance = parameters.chunk(2, dim=1)
+        parameters = torch.from_numpy(moments(record).copy()).float()
+        mean, log_variance = (part.unsqueeze(0) for part in split_moments(parameters))
         zero = scale.scale_(torch.zeros_like(mean))
         noise = scale.scale_(log_variance.clamp(-30, 20).mul(0.5).exp()) - zero
         mean = scale.scale_(mean)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is looked at before a run begins."""
 
+import numpy as np
 import pytest
 
 from diffnext.data.records import DamagedRecord
-from diffnext.engine.check_data import LOOKED_AT, look
+from diffnext.engine.check_data import LOOKED_AT, latent_level, look, misfits
+from diffnext.pipelines.train_base import Expected
 from tests.data.toy_reader import ToyReader
 
 SHAPES = [(4, 2, 2)] * 20
@@ -21,3 +23,14 @@ def test_damaged_records_are_left_to_the_loader_which_may_skip_them():
 def test_other_errors_are_raised():
     with pytest.raises(OSError, match="cannot read toy record 0"):
         look(ToyReader(SHAPES, bad=(0,)))
+
+
+def test_moments_with_one_log_variance_for_all_channels_fit_and_have_the_level_of_whole_ones():
+    values = np.random.default_rng(0).normal(size=(5, 2, 2)).astype("<f2")
+    stored = {"moments": values.tobytes(), "shape": values.shape}
+    whole = np.concatenate([values[:4], *[values[4:]] * 4])
+    repeated = {"moments": whole.tobytes(), "shape": whole.shape}
+    config = {"scaling_factor": [1.0, 2.0, 3.0, 4.0], "shift_factor": 0.5}
+    assert latent_level([stored], config) == pytest.approx(latent_level([repeated], config))
+    assert not misfits(ToyReader([(5, 2, 2)]), Expected(channels=4))
+    assert misfits(ToyReader([(5, 2, 2)]), Expected(channels=2))

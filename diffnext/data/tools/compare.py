@@ -18,6 +18,7 @@ from diffnext.data.records import DamagedRecord
 from diffnext.data.tools.algebra import key_array
 from diffnext.data.tools.opening import Cache, Progress, evenly_spaced, silent
 from diffnext.data.tools.summary import MeanStd
+from diffnext.utils.moments import split_moments
 
 WORST = 10
 
@@ -74,11 +75,11 @@ class Drift:
         if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
             self.not_finite += not is_equal
             return
-        difference = np.split(theirs - ours, 2)
+        difference = split_moments(theirs - ours)
         self.mean.add(difference[0])
         self.logvar.add(difference[1])
         for channel, values in zip(self.channels, (ours, theirs), strict=True):
-            channel.add(np.split(values, 2)[0])
+            channel.add(split_moments(values)[0])
         rms = float(np.sqrt(np.mean(np.square(difference[0]))))
         heapq.heappush(self.worst, (rms, row, other_row))
         if len(self.worst) > WORST:

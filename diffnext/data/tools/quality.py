@@ -20,6 +20,7 @@ from diffnext.data.records import Record
 from diffnext.data.tools.finding import locate
 from diffnext.data.tools.opening import Cache, Progress, silent
 from diffnext.data.worker import WorkError
+from diffnext.utils.moments import split_moments
 
 PEAK = 255.0
 Decode = Callable[[np.ndarray], np.ndarray]  # means (C, T, H, W) float16 -> (T', H', W', 3) uint8
@@ -116,7 +117,7 @@ def look_at(
     for row, entry, found in progress(sources, len(rows), "show"):
         record = cache.reader[row]
         values = moments(record)  # (2C, T, H, W)
-        frames = decode(np.split(values, 2)[0])
+        frames = decode(split_moments(values)[0])
         gallery.add(_seen(row, record, entry, found, frames))
     return gallery
 

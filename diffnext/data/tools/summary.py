@@ -13,6 +13,7 @@ from diffnext.data.ledger import LEDGER
 from diffnext.data.parse import moments
 from diffnext.data.records import DamagedRecord
 from diffnext.data.tools.opening import Cache, Progress, evenly_spaced, silent
+from diffnext.utils.moments import split_moments
 
 
 class MeanStd:
@@ -95,7 +96,7 @@ def latent_mean_std(
         if not np.isfinite(values).all():
             not_finite += 1
             continue
-        mean, logvar = np.split(values, 2)
+        mean, logvar = split_moments(values)
         means.add(mean)
         variances.add(np.exp(np.clip(logvar, -30, 20)))  # the bounds of diffusers' posterior
         counted += 1

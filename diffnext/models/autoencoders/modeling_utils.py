@@ -16,13 +16,23 @@ from diffusers.models.autoencoders.vae import (
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
+from diffnext.utils.moments import latent_channels
+
 
 class GaussianPosterior(DiagonalGaussianDistribution):
     """The normal distribution whose mean and log variance are `parameters` (B, 2C, [T,] H, W).
 
-    The base class reduces over three dimensions and so knows pictures alone; here the divergence
-    is summed over every dimension but the first.
+    Of an odd number of channels, the last is the log variance of all others. The base class reduces
+    over three dimensions and so knows pictures alone; here the divergence is summed over every
+    dimension but the first.
     """
+
+    def __init__(self, parameters: Tensor, deterministic: bool = False) -> None:
+        count = parameters.shape[1]
+        if count % 2:
+            shared = parameters[:, -1:].repeat_interleave(latent_channels(count) - 1, dim=1)
+            parameters = torch.cat([parameters, shared], dim=1)
+        super().__init__(parameters, deterministic)
 
     def kl(self, other: DiagonalGaussianDistribution | None = None) -> Tensor:
         """Divergence from `other`, or from the standard normal, in nats. Returns (B,)."""
@@ -38,7 +48,8 @@ def sample_moments(moments: Tensor, noise: Tensor) -> Tensor:
     """Draw from the posterior of stored moments with given noise.
 
     Args:
-        moments: (B, 2C, [T,] H, W), mean and log variance, of any floating point type.
+        moments: (B, 2C, [T,] H, W), mean and log variance, of any floating point type; with C + 1
+            channels, the last is the log variance of all.
         noise: (B, C, [T,] H, W), standard normal; its type is the type of the computation.
 
     Returns:

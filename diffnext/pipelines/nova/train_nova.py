@@ -23,6 +23,7 @@ from diffnext.pipelines.train_base import Expected, Grid, Inputs, StepOutput, Tr
 from diffnext.schedulers import densities
 from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
+from diffnext.utils.moments import latent_channels
 from diffnext.utils.seeding import Draws
 
 DEFAULT_FLOW = 5.0  # motion score of a video that has none
@@ -111,7 +112,7 @@ class NOVATrainPipeline(TrainPipeline):
 
     def _inputs(self, batch: Batch, draws: Draws, dropped: Tensor) -> Inputs:
         """`dropped` (B,) samples have no prompt."""
-        channels = batch.moments.size(1) // 2
+        channels = latent_channels(batch.moments.size(1))
         noise = draws.stream("posterior").randn(channels, *batch.moments.shape[2:])
         moments = batch.moments.to(draws.device, non_blocking=True)
         latents = sample_moments(moments, noise)

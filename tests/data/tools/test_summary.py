@@ -44,6 +44,15 @@ def test_mean_and_spread_of_latents(tmp_path, capsys):
     np.testing.assert_allclose(found["std"], draws.std(axis=(1, 2)), rtol=1e-2)
 
 
+def test_one_log_variance_may_be_that_of_all_channels(tmp_path, capsys):
+    shared = np.random.default_rng(0).normal(size=(3, 5, 6))
+    found = []
+    for name, moments in (("shared", shared), ("whole", shared[[0, 1, 2, 2]])):
+        path = write_records(tmp_path / name, [{"moments": moments, "caption": "x"}])
+        found.append(info(path, capsys, "--sample", "-1")["latents"])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("sample", [1, 2, 5])
 def test_a_sample_is_spread_over_the_cache(tmp_path, capsys, sample):
     rows = [{"moments": np.full((2, 1, 1), float(n)), "caption": "x"} for n in range(9)]

@@ -36,6 +36,16 @@ def test_samples_follow_the_moments_and_the_noise():
     torch.testing.assert_close(found, wanted.mean + wanted.stddev * noise)
 
 
+def test_one_log_variance_may_be_that_of_all_channels():
+    mean, logvar, noise = (
+        torch.randn(2, 4, 3, 4, 4),
+        torch.randn(2, 1, 3, 4, 4),
+        torch.randn(2, 4, 3, 4, 4),
+    )
+    found = sample_moments(torch.cat([mean, logvar], dim=1), noise)
+    torch.testing.assert_close(found, mean + (0.5 * logvar).exp() * noise)
+
+
 def test_a_variance_has_bounds():
     moments = torch.tensor([0.0, 100.0, -100.0]).view(1, 3, 1, 1)
     moments = torch.cat([torch.zeros(1, 3, 1, 1), moments], dim=1)

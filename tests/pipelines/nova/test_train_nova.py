@@ -151,6 +151,15 @@ def test_latents_are_drawn_from_the_posterior_and_scaled(name):
     assert abs(noise.std() - 1) < 4 / noise.numel() ** 0.5
 
 
+def test_latents_of_moments_that_share_one_log_variance():
+    pipe, name = family("nova_train_t2v"), "nova_train_t2v"
+    batch = batch_of(name)
+    shared = replace(batch, moments=batch.moments[:, :5])
+    whole = replace(batch, moments=torch.cat([shared.moments, *[shared.moments[:, 4:]] * 3], dim=1))
+    found, wanted = (pipe.prepare(one, draws=Draws(3, 4, one.keys())) for one in (shared, whole))
+    assert torch.equal(found.latents, wanted.latents)
+
+
 def test_prompts_and_classes_are_dropped_for_the_same_samples():
     share = 0.75
     text = prepared(family("nova_train_t2i", dropout=share), "nova_train_t2i").cond
@@ -213,6 +222,21 @@ def test_the_share_of_masked_tokens_is_common_to_the_global_batch():
     assert all(len(set(of_step)) == 1 for of_step in counts.values())
     assert len({of_step[0] for of_step in counts.values()}) > 1
     assert all(0 <= of_step[0] <= 5 for of_step in counts.values())  # at most 30 % of 16
+
+
+def test_each_frame_has_an_order_and_each_masked_token_a_timestep_and_noise_of_its_own():
+    pipe = family("nova_train_t2v")
+    draws = pipe.draw(prepared(pipe, "nova_train_t2v"))
+    order = torch.cat([draws.visible_ids, draws.masked_ids], dim=1)  # (6 * 3, 16)
+    assert torch.equal(order.sort(dim=1).values, torch.arange(16).expand(18, -1))
+    assert len(order.unique(dim=0)) == 18
+    count = draws.timesteps.numel()
+    assert draws.timesteps.shape == (2, 18, draws.masked_ids.size(1))
+    assert len(draws.noise.flatten(0, 2).unique(dim=0)) == count
+    # logit-normal over 1000 places: the chance of two tokens at one place is that of a sum of squares
+    share = torch.distributions.Normal(0, 1).cdf(torch.linspace(0, 1, 1001).logit()).diff()
+    wanted = (1 - (1 - share) ** count).sum()
+    assert abs(len(draws.timesteps.unique()) - wanted) < 5 * wanted**0.5
 
 
 def test_mask_ratios():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffnext.data.journal import Entry
+from diffnext.utils.moments import split_moments
 
 POINT = -30.0  # log-variance of a posterior without spread: the least that diffusers takes
 SPREAD = -20.0  # above it, a draw differs from the mean in float16
@@ -113,7 +114,7 @@ def latent_of(row: Row, options: Options, layout: str) -> np.ndarray:
     Raises:
         ValueError: its posterior has a spread, and `options` do not let that go.
     """
-    mean, logvar = np.split(row.moments.astype(np.float32), 2)
+    mean, logvar = split_moments(row.moments.astype(np.float32))
     if not options.means and float(logvar.max()) > SPREAD:
         raise ValueError(
             f"record {row.number} has variances, for which {layout} has no place; --means writes the "
