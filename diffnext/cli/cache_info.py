@@ -8,7 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffnext.cli.common import bar, guarded, in_words, make_parser
+from diffnext.cli.common import bar, guarded, make_parser
+
+ODD = {"damaged": "of them are damaged", "not_finite": "of them have NaN or infinite values"}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,11 +45,12 @@ def run(args: argparse.Namespace) -> int:
 def in_text(found: Mapping[str, Any]) -> str:
     """What `describe` found, in lines."""
     from diffnext.utils.trees import flatten
+    from diffnext.utils.words import bytes_in_words
 
     lines = [f"{found['path']}: {found['records']} records", *_buckets(found)]
     fields = (f"{name} ({_kind(kind)})" for name, kind in found["fields"].items())
     lines.append(f"fields: {', '.join(fields)}")
-    size, disk = in_words(found["record_bytes"]), in_words(found["disk_bytes"])
+    size, disk = (bytes_in_words(found[key]) for key in ("record_bytes", "disk_bytes"))
     lines.append(f"{size} of records, {disk} on the disk")
     lines.append(f"{found['checked']} records have a checksum")
     if not found["finished"]:
@@ -73,9 +76,6 @@ def _latents(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {name:<5}" + " ".join(f"{value:8.4f}" for value in found[name]))
     lines += [f"  {found[key]} {words}" for key, words in ODD.items() if found[key]]
     return lines
-
-
-ODD = {"damaged": "of them are damaged", "not_finite": "of them have NaN or infinite values"}
 
 
 def _buckets(found: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from diffnext.data.cache_plan import Plan
 from diffnext.data.progress import clock
 from diffnext.data.sources import Failure
 from diffnext.data.views import View
+from diffnext.utils.words import bytes_in_words
 
 MOST_REASONS = 8  # of a kind that are listed
 PLACE = re.compile(r"\b(line|row|entry) \d+: ")  # in a manifest
@@ -22,7 +23,7 @@ def table(plan: Plan, *, prune: bool = False) -> str:
         prune: stale records are dropped in the end.
     """
     lines = [*_buckets(plan), *_others(plan, prune)]
-    written, free = human(plan.num_bytes), human(plan.free_bytes)
+    written, free = bytes_in_words(plan.num_bytes), bytes_in_words(plan.free_bytes)
     lines.append(f"{written} to be written, {free} free")
     return "\n".join(lines).encode(errors="backslashreplace").decode()  # names may be no text
 
@@ -98,12 +99,3 @@ def _kind(failure: Failure) -> str:
 
 def _line(word: str, count: int, text: str) -> str:
     return f"{word:<14}{count:>9}  {text}"
-
-
-def human(num_bytes: float) -> str:
-    """A number of bytes in words."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
