@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -35,9 +36,15 @@ from diffnext.data.ledger import LEDGER, load_failures, write_ledger
 from diffnext.data.records import index as indexing
 from diffnext.data.records import open_reader, open_writer, wire
 from diffnext.data.records.base import DamagedRecord, RecordReader
-from diffnext.data.records.files import write_atomic
 from diffnext.data.records.folder_writer import DIGITS
-from diffnext.data.records.layout import JOURNAL, METADATA, index_names, read_json
+from diffnext.data.records.layout import (
+    JOURNAL,
+    METADATA,
+    SHARD,
+    index_names,
+    read_json,
+    write_json,
+)
 from diffnext.data.sources import Failure
 from diffnext.data.worklist import Worklist
 from diffnext.utils.files import move
@@ -45,7 +52,6 @@ from diffnext.utils.files import move
 CLOSED = "closed"  # in a part whose process will not write to it any more
 SIDE = "side"  # in the work: the records that are copied
 DAMAGED = "diffnext.damaged"  # in the cache: parts that could not be read
-SHARD = (".data", ".check", ".index")  # in the order in which the files of a shard appear
 
 Tell = Callable[[str], None]
 
@@ -176,7 +182,7 @@ def _prepare(output: str, work: Worklist, tell: Tell) -> None:
         ],
         "metadata": {"entries": len(held) + len(take), "features": features, "version": 1},
     }
-    _write_json(work.join_file, orders)
+    write_json(work.join_file, orders)
 
 
 def _parts(output: str, work: Worklist, tell: Tell) -> Iterator[_Part]:
@@ -269,8 +275,8 @@ def _check_moves(work: Worklist, moves: list[list[str]]) -> None:
 
 def _carry_out(output: str, work: Worklist, orders: dict) -> None:
     """Do what is written down; what was done before is passed over."""
-    _write_json(os.path.join(output, JOURNAL), {"features": orders["metadata"]["features"]})
-    _unlink(os.path.join(output, METADATA))
+    write_json(os.path.join(output, JOURNAL), {"features": orders["metadata"]["features"]})
+    Path(output, METADATA).unlink(missing_ok=True)
     for source, stem in orders["moves"]:
         for ending in SHARD:
             move(
@@ -280,10 +286,10 @@ def _carry_out(output: str, work: Worklist, orders: dict) -> None:
             )
     for name in (SAMPLES, LEDGER):
         move(os.path.join(work.folder, name), os.path.join(output, name), missing_ok=True)
-    _write_json(os.path.join(output, METADATA), orders["metadata"])
+    write_json(os.path.join(output, METADATA), orders["metadata"])
     with contextlib.suppress(OSError, ValueError):  # of damage that has nothing to do with this
         _save_index(output, work)
-    _unlink(os.path.join(output, JOURNAL))
+    Path(output, JOURNAL).unlink(missing_ok=True)
 
 
 def _save_index(output: str, work: Worklist) -> None:
@@ -297,12 +303,3 @@ def _save_index(output: str, work: Worklist) -> None:
         index = reader.index.with_shapes(list(shapes), numbers)
         indexing.save(output, index, indexing.text_state(output))
     reader.close()
-
-
-def _write_json(path: str, content: dict) -> None:
-    write_atomic(path, json.dumps(content, indent=2).encode())
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

@@ -21,8 +21,8 @@ from typing import Any
 from diffnext.data.leases import LEASE_S, Leases
 from diffnext.data.prompt_encoding import EncodeTexts, PatientTextEncoder, Progress, longest_first
 from diffnext.data.prompt_store import STORE, WORK, PromptStore
-from diffnext.data.records.files import write_atomic
 from diffnext.data.shared_work import HEAD, SharedWork, folders, in_units, remove, write_head
+from diffnext.utils.files import write_bytes
 
 TEXTS = "texts.jsonl"
 UNIT_TEXTS = 512  # of the smallest units
@@ -78,7 +78,7 @@ def create(
     for unit in in_units(longest_first(texts), lambda text: 1, unit_texts):
         lines.append(json.dumps(unit).encode() + b"\n")
         offsets.append(offsets[-1] + len(lines[-1]))
-    write_atomic(os.path.join(folder, TEXTS), *lines)
+    write_bytes(os.path.join(folder, TEXTS), *lines)
     write_head(folder, offsets[:-1], lease_s, encoder=dict(encoder))
     return PromptWork(folder)
 

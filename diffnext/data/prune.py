@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,13 @@ import numpy as np
 from diffnext.data.journal import JOURNAL as SAMPLES
 from diffnext.data.journal import Entry, write_entries
 from diffnext.data.records import Record, RecordError, open_writer
-from diffnext.data.records.files import PatientFiles, write_atomic
+from diffnext.data.records.files import PatientFiles
 from diffnext.data.records.folder_reader import FolderReader
-from diffnext.data.records.layout import JOURNAL, METADATA, index_names
+from diffnext.data.records.layout import JOURNAL, METADATA, SHARD, index_names, write_json
 from diffnext.utils.files import move
 
 SIDE = "diffnext.prune"
 ORDERS = "orders.json"
-SHARD = (".data", ".check", ".index")  # in the order in which the files of a shard appear
 
 
 def prune(
@@ -73,7 +73,7 @@ def prune(
         "digits": len(stems[-1]),
         "metadata": {"entries": left, "features": dict(reader.fields), "version": 1},
     }
-    _write_json(os.path.join(side, ORDERS), orders)
+    write_json(os.path.join(side, ORDERS), orders)
     recover(folder)
 
 
@@ -98,13 +98,13 @@ def recover(folder: str) -> None:
     if is_pending(folder):
         with open(os.path.join(side, ORDERS), encoding="utf-8") as stream:
             orders = json.load(stream)
-        _write_json(os.path.join(folder, JOURNAL), {"features": orders["metadata"]["features"]})
-        _unlink(os.path.join(folder, METADATA))
+        write_json(os.path.join(folder, JOURNAL), {"features": orders["metadata"]["features"]})
+        Path(folder, METADATA).unlink(missing_ok=True)
         _swap_shards(folder, side, orders)
         move(os.path.join(side, SAMPLES), os.path.join(folder, SAMPLES), missing_ok=True)
-        _write_json(os.path.join(folder, METADATA), orders["metadata"])
-        _unlink(os.path.join(folder, JOURNAL))
-        _unlink(os.path.join(side, ORDERS))
+        write_json(os.path.join(folder, METADATA), orders["metadata"])
+        Path(folder, JOURNAL).unlink(missing_ok=True)
+        Path(side, ORDERS).unlink(missing_ok=True)
         with contextlib.suppress(
             OSError, RecordError
         ):  # of damage that has nothing to do with this
@@ -116,7 +116,7 @@ def _swap_shards(folder: str, side: str, orders: dict[str, Any]) -> None:
     """Remove the old shards and move the new ones in; what was done already is passed over."""
     for stem in orders["remove"]:
         for ending in reversed(SHARD):  # of this folder, whoever wrote the orders
-            _unlink(os.path.join(folder, os.path.basename(stem) + ending))
+            Path(folder, os.path.basename(stem) + ending).unlink(missing_ok=True)
     for name in sorted(os.listdir(side)):
         stem, ending = os.path.splitext(name)
         if ending == ".index":
@@ -135,12 +135,3 @@ def _check_room(folder: str, num_bytes: int) -> None:
         raise ValueError(
             f"{folder}: to drop records, {num_bytes} bytes are written anew, and {free} are free"
         )
-
-
-def _write_json(path: str, content: dict[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=2).encode())
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

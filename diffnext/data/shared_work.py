@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from diffnext.data.leases import Leases, Members
-from diffnext.data.records.files import write_atomic
+from diffnext.utils.files import write_text
 
 HEAD = "head.json"
 GONE = "old-"  # how the folders of works begin that are being removed
@@ -65,7 +65,7 @@ def write_head(folder: str, units: Sequence[Any], lease_s: float, **rest: Any) -
         rest: what else all must know.
     """
     head: Mapping[str, Any] = {"units": units, "lease_s": lease_s, **rest}
-    write_atomic(os.path.join(folder, HEAD), json.dumps(head).encode())
+    write_text(os.path.join(folder, HEAD), json.dumps(head))
 
 
 def remove(folder: str) -> None:

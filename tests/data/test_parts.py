@@ -16,9 +16,9 @@ from diffnext.data.cache_part import Tools, take_part
 from diffnext.data.cache_ranks import settle
 from diffnext.data.journal import load_entries
 from diffnext.data.ledger import LEDGER
-from diffnext.data.parts import CLOSED, DAMAGED, SHARD, close_part, join
+from diffnext.data.parts import CLOSED, DAMAGED, close_part, join
 from diffnext.data.records import open_reader
-from diffnext.data.records.layout import index_names
+from diffnext.data.records.layout import SHARD, index_names
 from tests.data.cache_builds import expected, interrupting, plan_for, records, run
 from tests.data.steps import Killed, Steps
 
@@ -125,7 +125,7 @@ def test_whichever_step_is_the_last_the_rest_is_done_later(begun, photos, tmp_pa
     write_part(begun, batches=2, closed=False)
     forget(begun)
     write_part(begun)
-    calls = [(os, "replace"), (os, "unlink"), (os, "rename"), (parts, "write_atomic")]
+    calls = [(os, "replace"), (os, "unlink"), (os, "rename"), (parts, "write_json")]
     steps = Steps(monkeypatch, *calls)
     folder, decided = tmp_path / "copy", []
     whole = names(tmp_path / "cache") - {worklist.WORK}

@@ -94,7 +94,7 @@ def test_all_records_may_go(cache, tmp_path):
 
 def test_whichever_step_is_the_last_the_old_or_the_new_cache_is_left(cache, tmp_path, monkeypatch):
     old, folder, outcomes = captions(cache), str(tmp_path / "copy"), []
-    steps = Steps(monkeypatch, (os, "replace"), (os, "unlink"), (pruning, "write_atomic"))
+    steps = Steps(monkeypatch, (os, "replace"), (os, "unlink"), (pruning, "write_json"))
     shutil.copytree(cache, folder)
     while steps.kill(len(outcomes), drop, folder, 1, 6):
         decided = is_pending(folder)

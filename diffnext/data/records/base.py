@@ -11,6 +11,7 @@ import numpy as np
 
 from diffnext.utils.registry import Registry
 
+Buffer = bytes | bytearray | memoryview
 Record = dict[str, Any]
 """One example as stored, by field: "moments" (a buffer of float16), "shape" (list of int, no batch
 axis), "caption" and "text" (str, or {"data", "shape"} of an embedding), "label" (int) and "flow".

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from xxhash import xxh3_64
 
-from diffnext.data.records.base import DamagedRecord
+from diffnext.data.records.base import Buffer, DamagedRecord
 
 if TYPE_CHECKING:
     from diffnext.data.records.folder_reader import FolderReader
 
 CHECK = ".check"
-Buffer = bytes | bytearray | memoryview
 
 
 def checksum(parts: Iterable[Buffer]) -> int:

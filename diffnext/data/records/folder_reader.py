@@ -16,7 +16,7 @@ import numpy as np
 
 from diffnext.data.records import index as indexing
 from diffnext.data.records import wire
-from diffnext.data.records.base import DamagedRecord, Record, RecordError, Times
+from diffnext.data.records.base import Buffer, DamagedRecord, Record, RecordError, Times
 from diffnext.data.records.checks import checksum
 from diffnext.data.records.ends import NOTHING, Ends, Parts, whole_parts
 from diffnext.data.records.files import Files
@@ -207,9 +207,7 @@ class FolderReader:
         self._check_read(index, row, data, len(data), verify)
         return data
 
-    def _check_read(
-        self, index: int, row: Row, data: wire.Buffer, count: int, verify: bool
-    ) -> None:
+    def _check_read(self, index: int, row: Row, data: Buffer, count: int, verify: bool) -> None:
         """Raise where not all of a record could be read, or other bytes than were written."""
         _, _, size, wanted = row
         if count != size:
@@ -217,7 +215,7 @@ class FolderReader:
         if verify and wanted:
             self._check(index, wanted, (data,))
 
-    def _decode(self, index: int, data: wire.Buffer) -> Record:
+    def _decode(self, index: int, data: Buffer) -> Record:
         try:
             return wire.decode(data, self.fields)
         except ValueError as error:
@@ -229,7 +227,7 @@ class FolderReader:
             raise IndexError(f"record {outside} of {self.path}, which has {len(self)}")
         return self.index.locate_all(indices)
 
-    def _check(self, index: int, wanted: int, parts: Sequence[wire.Buffer]) -> None:
+    def _check(self, index: int, wanted: int, parts: Sequence[Buffer]) -> None:
         found = checksum(parts)
         if found != wanted:
             reason = f"its bytes have the checksum {found:016x}, written were {wanted:016x}"

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 from array import array
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffnext.data.records import index as indexing
 from diffnext.data.records import wire
+from diffnext.data.records.base import Buffer
 from diffnext.data.records.checks import CHECK, checksum
-from diffnext.data.records.files import write_all, write_atomic
+from diffnext.data.records.files import write_all
 from diffnext.data.records.folder_reader import FolderReader
-from diffnext.data.records.layout import JOURNAL, METADATA, index_names
+from diffnext.data.records.layout import JOURNAL, METADATA, SHARD, index_names, write_json
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.records.wire_write import encode
 
@@ -100,7 +101,7 @@ class FolderWriter:
         total = checksum(pieces) if self.checksums else 0
         self._store(pieces, total, record.get("shape", ()))
 
-    def copy(self, data: wire.Buffer, total: int, shape: Sequence[int]) -> None:
+    def copy(self, data: Buffer, total: int, shape: Sequence[int]) -> None:
         """Store a record as another folder of the same fields has it; see `FolderReader.raw`.
 
         Args:
@@ -115,7 +116,7 @@ class FolderWriter:
             total = total or checksum([data])
         self._store([data], total if self.checksums else 0, shape)
 
-    def _store(self, pieces: Sequence[wire.Buffer], total: int, shape: Sequence[int]) -> None:
+    def _store(self, pieces: Sequence[Buffer], total: int, shape: Sequence[int]) -> None:
         if self._closed:
             raise RuntimeError(f"the writer of {self.path} is closed")
         size = sum(len(piece) for piece in pieces)
@@ -142,7 +143,7 @@ class FolderWriter:
         with self._held:
             self._close_shard()
             content = {"entries": len(self), "features": self.fields, "version": 1}
-            self._write_json(METADATA, content)
+            write_json(os.path.join(self.path, METADATA), content)
             self._save_index()
             os.unlink(os.path.join(self.path, JOURNAL))
 
@@ -164,7 +165,7 @@ class FolderWriter:
 
     # -------------------------------------------------------------------------------- shards
 
-    def _append(self, content: Mapping[str, Sequence[wire.Buffer]]) -> None:
+    def _append(self, content: Mapping[str, Sequence[Buffer]]) -> None:
         """Add to the files of the open shard, in this order; to all of them or to none."""
         try:
             for name, stream in self._open.items():
@@ -186,7 +187,7 @@ class FolderWriter:
         stem = os.path.join(self.path, str(self._number).zfill(DIGITS))
         if self._number >= 10**DIGITS:
             raise ValueError(f"{self.path} is full at {self._number} shards; raise shard_bytes")
-        names = [".data", CHECK, ".index"] if self.checksums else [".data", ".index"]
+        names = SHARD if self.checksums else (".data", ".index")
         self._open = {name: io.FileIO(stem + name, "x") for name in names}
         self._ends = dict.fromkeys(names, 0)
         self._number += 1
@@ -219,17 +220,13 @@ class FolderWriter:
             )
         return max(map(int, stems), default=-1) + 1
 
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        write_atomic(os.path.join(self.path, name), json.dumps(content, indent=2).encode())
-
     # ----------------------------------------------------------------------- going on with a folder
 
     def _begin(self, append: bool) -> None:
         if self._number or os.path.exists(os.path.join(self.path, METADATA)):
             self._take_over(append)
-        self._write_json(JOURNAL, {"features": self.fields})
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.path, METADATA))
+        write_json(os.path.join(self.path, JOURNAL), {"features": self.fields})
+        Path(self.path, METADATA).unlink(missing_ok=True)
 
     def _take_over(self, append: bool) -> None:
         if not append:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from diffnext.data.records.files import write_atomic
+from diffnext.utils.files import write_text
 
 IDENTITY = "diffnext.json"
 LINEAGE = "lineage"  # which caches a cache was put together from; no part of what made its records
@@ -43,4 +43,4 @@ def write_identity(path: str | os.PathLike[str], identity: Mapping[str, Any]) ->
     if LINEAGE in held:
         identity = {LINEAGE: held[LINEAGE], **identity}
     text = json.dumps(dict(identity), indent=2, ensure_ascii=False) + "\n"
-    write_atomic(os.path.join(path, IDENTITY), text.encode())
+    write_text(os.path.join(path, IDENTITY), text)

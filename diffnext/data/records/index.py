@@ -23,7 +23,7 @@ import numpy as np
 
 from diffnext.data.records.base import RecordError
 from diffnext.data.records.checks import CHECK, checksum
-from diffnext.data.records.files import write_atomic
+from diffnext.utils.files import write_bytes
 
 SIDECAR = "diffnext.index.bin"  # codewithgpu opens every file whose name ends with ".index"
 MAGIC = b"diffnext index 2\n"
@@ -160,7 +160,7 @@ def save(path: str, index: Index, state: list[list]) -> None:
         body += [memoryview(array).cast("B") if len(array) else b"", bytes(-array.nbytes % ALIGN)]
     text = MAGIC + json.dumps({**head, "checksum": _checksum(head, *body)}).encode() + b"\n"
     with contextlib.suppress(OSError):
-        write_atomic(os.path.join(path, SIDECAR), text.ljust(_aligned(len(text))), *body)
+        write_bytes(os.path.join(path, SIDECAR), text.ljust(_aligned(len(text))), *body)
 
 
 def _checksum(head: dict, *body: bytes | memoryview) -> str:

@@ -8,8 +8,8 @@ import os
 import numpy as np
 
 from diffnext.data.records import index as indexing
-from diffnext.data.records.files import write_atomic
 from diffnext.data.records.layout import METADATA, read_json
+from diffnext.utils.files import write_bytes
 
 
 def restore(path: str) -> list[str]:
@@ -45,5 +45,5 @@ def _write(path: str, name: str, index: indexing.Index, number: int) -> bool:
         with open(file, "rb") as stream:
             if stream.read() == text:
                 return False
-    write_atomic(file, text)
+    write_bytes(file, text)
     return True

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,11 +16,13 @@ import numpy as np
 from diffnext.data.records import checks, index_text
 from diffnext.data.records import index as indexing
 from diffnext.data.records.base import RecordError
+from diffnext.utils.files import write_bytes
 
 METADATA = "METADATA"
 JOURNAL = "diffnext.journal.json"  # the types of the fields, while a writer is at work
 SAMPLES = "diffnext.samples.jsonl"  # line n: what record n was made of
 STRIDE = 256  # lines between two of whose places are kept
+SHARD = (".data", checks.CHECK, ".index")  # in the order in which the files of a shard appear
 LARGE = 10_000  # records from which reading the text index again costs more than a file beside it
 
 
@@ -42,6 +44,11 @@ def read_json(file: str) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise RecordError(f"{file} is not JSON: {error}") from error
+
+
+def write_json(file: str, content: Mapping[str, Any]) -> None:
+    """Replace a file in one step, byte for byte as codewithgpu writes it."""
+    write_bytes(file, json.dumps(content, indent=2).encode())
 
 
 def sample_of(path: str, record: int) -> str:

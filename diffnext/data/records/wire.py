@@ -16,8 +16,9 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from diffnext.data.records.base import Buffer
+
 FeatureType = str | list | dict
-Buffer = bytes | bytearray | memoryview
 
 # Wire tags are (field number << 3) | wire type; 0 varint, 2 length and payload, 5 four bytes.
 ENTRY, KEY, VALUE = 0x0A, 0x0A, 0x12

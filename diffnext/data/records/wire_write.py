@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from diffnext.data.records.base import Buffer
 from diffnext.data.records.wire import (
     BYTES,
     ENTRY,
@@ -17,7 +18,6 @@ from diffnext.data.records.wire import (
     LIST,
     MAP,
     VALUE,
-    Buffer,
     FeatureType,
     encode_varint,
 )

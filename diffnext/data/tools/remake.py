@@ -24,7 +24,8 @@ from diffnext.data.prompt_cache import TYPES, WORDS, embed, fields_of, words_of
 from diffnext.data.prompt_encoding import EncodeTexts, encode_texts
 from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records import Record, wire, wire_write
-from diffnext.data.records.checks import Buffer, checksum
+from diffnext.data.records.base import Buffer
+from diffnext.data.records.checks import checksum
 from diffnext.data.records.folder_writer import in_order
 from diffnext.data.sources import Source
 from diffnext.data.tools.finding import locate

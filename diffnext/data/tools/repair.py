@@ -23,12 +23,11 @@ from diffnext.data.entries import Entries
 from diffnext.data.prune import prune
 from diffnext.data.records import Record, open_reader, open_writer
 from diffnext.data.records.checks import CHECK
-from diffnext.data.records.files import write_atomic
 from diffnext.data.records.layout import index_names
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.tools.opening import Cache, Progress, silent
 from diffnext.data.tools.remake import Remedy, remake
-from diffnext.utils.files import remove_drafts, sync_file
+from diffnext.utils.files import remove_drafts, sync_file, write_bytes
 
 ASIDE, RECORDS = "diffnext.mended", "records"
 
@@ -134,7 +133,7 @@ def _write_sums(cache: Cache, shard: int) -> None:
     index = cache.reader.index
     sums = index.sums[int(index.first[shard]) : int(index.first[shard + 1])]
     file = index_names(cache.path)[shard].removesuffix(".index") + CHECK
-    write_atomic(cache.file(file), sums.astype("<u8").tobytes())
+    write_bytes(cache.file(file), sums.astype("<u8").tobytes())
 
 
 def _write_aside(
