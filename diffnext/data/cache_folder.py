@@ -7,7 +7,8 @@ import os
 import warnings
 
 from diffnext.data.cache_identity import upgrade_identity
-from diffnext.data.journal import Journal, Progress, silent
+from diffnext.data.journal import Journal
+from diffnext.data.progress import Progress, silent
 from diffnext.data.prune import is_pending
 from diffnext.data.records import holds_records, open_reader, read_identity
 from diffnext.data.records.layout import JOURNAL as WRITING

@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 from diffnext.data.cache_compare import Held, half
 from diffnext.data.cache_folder import open_journal
@@ -18,6 +18,7 @@ from diffnext.data.choices import Choices
 from diffnext.data.journal import Entry, Journal, sample_key
 from diffnext.data.latents import Latents
 from diffnext.data.ledger import attempt, read_ledger
+from diffnext.data.progress import Progress, silent
 from diffnext.data.prompt_cache import Find, expected_bytes
 from diffnext.data.prune import prune
 from diffnext.data.record_fields import complete, field_names, record_types
@@ -27,9 +28,6 @@ from diffnext.data.sources import Failure, Listing, Source
 from diffnext.data.view_rules import ViewRules, examine
 from diffnext.data.views import View, is_enlarged
 from diffnext.data.workers import Pool
-
-A = TypeVar("A")
-Progress = Callable[[Iterable[A], int, str], Iterable[A]]
 
 TASK_BYTES = 1 << 28  # of the frames that one task decodes; a single view may have more
 
@@ -165,7 +163,7 @@ def make_plan(
     limit_s: float = 120.0,
     retry_failed: bool = False,
     remember: bool = False,
-    progress: Progress = lambda items, total, name: items,
+    progress: Progress = silent,
 ) -> Plan:
     """Compare the listed media with what the cache holds.
 

@@ -10,21 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TextIO
 
 from diffnext.data.entries import Entries, Entry
+from diffnext.data.progress import Progress, silent
 from diffnext.data.records.layout import SAMPLES as JOURNAL
 from diffnext.data.views import View
 from diffnext.utils.files import replacing
-
-Progress = Callable[[Iterable[str], int, str], Iterable[str]]
-
-
-def silent(lines: Iterable[str], total: int, name: str) -> Iterable[str]:
-    """A `Progress` that shows nothing."""
-    return lines
 
 
 def sample_key(content: str, fields: Mapping[str, Any], view: View) -> str:

@@ -5,11 +5,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+A = TypeVar("A")
+Progress = Callable[[Iterable[A], int, str], Iterable[A]]
+"""Wraps an iterable of known length, with a name, to show how far it is."""
 
 LINE_EVERY_S = 30.0  # where the output is no terminal
+
+
+def silent(items: Iterable[A], total: int, name: str) -> Iterable[A]:
+    """A `Progress` that shows nothing."""
+    return items
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffnext.data.encoding import is_out_of_memory
 from diffnext.data.journal import Entry, sample_key
+from diffnext.data.progress import Progress, silent
 from diffnext.data.prompt_cache import Embedding, embedding_of, embeddings_in, words_of
 from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records import open_reader
@@ -18,7 +19,6 @@ from diffnext.data.sources import Source
 from diffnext.utils.logging import logger
 
 EncodeTexts = Callable[[Sequence[str]], Sequence[np.ndarray]]  # texts to states (L_i, D)
-Progress = Callable[[Iterable, int, str], Iterable]
 
 KEPT = 256  # embeddings that are kept in memory where there is no store
 
@@ -74,7 +74,7 @@ def encode_texts(
     encode: EncodeTexts,
     *,
     batch_size: int = 32,
-    progress: Progress = lambda items, total, name: items,
+    progress: Progress = silent,
 ) -> None:
     """Embed texts and store them.
 

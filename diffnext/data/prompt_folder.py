@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffnext.data.progress import Progress, silent
 from diffnext.data.prompt_cache import embed, embedded_types, words_of
-from diffnext.data.prompt_encoding import EncodeTexts, Progress, copy_held, encode_texts
+from diffnext.data.prompt_encoding import EncodeTexts, copy_held, encode_texts
 from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
 from diffnext.data.records.lock import FolderLock
@@ -38,7 +39,7 @@ class Texts:
         return digest.hexdigest()
 
 
-def read_texts(cache: str, progress: Progress = lambda items, total, name: items) -> Texts:
+def read_texts(cache: str, progress: Progress = silent) -> Texts:
     """Read the texts of a cache.
 
     Raises:
@@ -67,7 +68,7 @@ def embed_cache(
     load: Callable[[], EncodeTexts],
     *,
     batch_size: int = 32,
-    progress: Progress = lambda items, total, name: items,
+    progress: Progress = silent,
 ) -> int:
     """Embed the texts of a cache into a folder, or go on with that. Returns how many records it wrote.
 

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from diffnext.data.leases import LEASE_S, Leases
-from diffnext.data.prompt_encoding import EncodeTexts, PatientTextEncoder, Progress, longest_first
+from diffnext.data.progress import Progress, silent
+from diffnext.data.prompt_encoding import EncodeTexts, PatientTextEncoder, longest_first
 from diffnext.data.prompt_store import STORE, WORK, PromptStore
 from diffnext.data.shared_work import HEAD, SharedWork, folders, in_units, remove, write_head
 from diffnext.utils.files import write_bytes
@@ -97,7 +98,7 @@ def take_part(
     load: Load,
     *,
     batch_size: int = 32,
-    progress: Progress = lambda items, total, name: items,
+    progress: Progress = silent,
 ) -> int:
     """Embed units until all are done, by whomever. Returns how many units this process did.
 

@@ -20,6 +20,7 @@ from diffnext.data.encoding import Encode, PatientEncoder, flaw
 from diffnext.data.journal import Entry, sample_key
 from diffnext.data.latents import Latents
 from diffnext.data.location import Location
+from diffnext.data.progress import Progress, silent
 from diffnext.data.prompt_cache import TYPES, WORDS, embed, fields_of, words_of
 from diffnext.data.prompt_encoding import EncodeTexts, encode_texts
 from diffnext.data.prompt_store import PromptStore
@@ -29,7 +30,7 @@ from diffnext.data.records.checks import checksum
 from diffnext.data.records.folder_writer import in_order
 from diffnext.data.sources import Source
 from diffnext.data.tools.finding import locate
-from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.tools.opening import Cache
 from diffnext.data.worker import WorkError
 
 

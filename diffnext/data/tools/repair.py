@@ -20,12 +20,13 @@ from typing import Any
 
 from diffnext.data.cache_folder import open_journal
 from diffnext.data.entries import Entries
+from diffnext.data.progress import Progress, silent
 from diffnext.data.prune import prune
 from diffnext.data.records import Record, open_reader, open_writer
 from diffnext.data.records.checks import CHECK
 from diffnext.data.records.layout import index_names
 from diffnext.data.records.lock import FolderLock
-from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.tools.opening import Cache
 from diffnext.data.tools.remake import Remedy, remake
 from diffnext.utils.files import remove_drafts, sync_file, write_bytes
 

@@ -13,13 +13,14 @@ import numpy as np
 from diffnext.data.cache_folder import check_indexes, check_lines
 from diffnext.data.journal import Entry
 from diffnext.data.parse import moments
+from diffnext.data.progress import Progress, silent
 from diffnext.data.prompt_cache import WORDS
 from diffnext.data.records import DamagedRecord, Record, RecordError, checks, index_text
 from diffnext.data.records import index as indexing
 from diffnext.data.records.files import BEYOND
 from diffnext.data.records.layout import JOURNAL as WRITING
 from diffnext.data.remote.store import RemoteError
-from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.tools.opening import Cache
 
 EXPONENT = np.uint16(0x7C00)  # of float16; all ones: infinite or NaN
 

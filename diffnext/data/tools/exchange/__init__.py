@@ -12,6 +12,7 @@ from typing import Any
 
 from diffnext.data.cache_identity import IDENTITY_VERSION
 from diffnext.data.parse import moments
+from diffnext.data.progress import Progress, silent
 from diffnext.data.records import read_identity, write_identity
 from diffnext.data.records.folder_writer import FolderWriter
 from diffnext.data.records.identity import LINEAGE
@@ -19,7 +20,7 @@ from diffnext.data.tools.algebra import entries_or_none
 from diffnext.data.tools.draft import draft
 from diffnext.data.tools.exchange.sample import Options, Row, Sample, stored
 from diffnext.data.tools.lineage import derived
-from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.tools.opening import Cache
 from diffnext.data.urls import is_url
 
 LAYOUTS = ("fastvideo", "lightningdit", "mar", "webdataset")
