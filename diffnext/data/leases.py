@@ -94,7 +94,8 @@ class Member:
         self._path = os.path.join(members.folder, self.name)
         try:
             with open(self._path, "x", encoding="utf-8") as stream:
-                json.dump({"machine": _machine(), "pid": os.getpid()}, stream)
+                pid = os.getpid()
+                json.dump({"machine": _machine(), "pid": pid, "began": _began(pid)}, stream)
         except OSError:  # of a full disk: others must not wait for this one
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
@@ -259,6 +260,19 @@ def _machine() -> str:
         return ""
 
 
+def _began(pid: int) -> str:
+    """When a process of this machine began, which tells it from a later one of its number.
+
+    "" if it has ended, be it that its parent has not read how; or where the system does not say.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            state, *rest = stream.read().rpartition(") ")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else rest[18]
+
+
 def _has_ended(holder: str) -> bool:
     """Whether a process, by what its file says, was of this machine and is gone."""
     try:
@@ -266,8 +280,8 @@ def _has_ended(holder: str) -> bool:
         if not known["machine"] or known["machine"] != _machine():
             return False
         os.kill(known["pid"], 0)
+        return known["began"] != _began(known["pid"])
     except ProcessLookupError:
         return True
-    except (ValueError, PermissionError):  # not yet written; somebody else's
+    except (KeyError, ValueError, PermissionError):  # not yet written; somebody else's
         return False
-    return False

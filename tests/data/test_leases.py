@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signs of life, and units of work of which each belongs to one process at a time."""
 
+import json
 import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -59,14 +58,21 @@ def test_one_that_is_silent_counts_as_dead_after_the_lease(members):
 
 
 def test_of_this_machine_a_dead_process_is_known_at_once(members):
-    code = (
-        "import os, sys\n"
-        "from diffnext.data.leases import Members\n"
-        "Members(sys.argv[1]).enter()\n"
-        "os._exit(0)"
-    )
-    subprocess.run([sys.executable, "-c", code, members.folder], check=True)
-    assert len(os.listdir(members.folder)) == 1
+    """Before its parent has read how it ended, too, and when another one has got its number."""
+    child = os.fork()
+    if not child:
+        members.enter()
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    [name] = os.listdir(members.folder)
+    assert members.living() == []
+    os.waitpid(child, 0)
+    assert members.living() == []
+    file = os.path.join(members.folder, name)
+    with open(file) as stream:
+        known = json.load(stream)
+    with open(file, "w") as stream:
+        json.dump(known | {"pid": os.getpid()}, stream)
     assert members.living() == []
 
 
