@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -178,6 +180,7 @@ def attempt(work: Callable[[Any], Any], argument: Any) -> Any:
 def serve(limit_s: float) -> None:
     """The life of a worker: read what to call, then call it until the caller goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the caller's to end us
+    threading.Thread(target=_end_with_caller, daemon=True).start()
     keep_freed_memory(KEPT_BYTES)
     calls = os.fdopen(os.dup(0), "rb", buffering=0)
     results = os.fdopen(os.dup(1), "wb", buffering=0)
@@ -189,7 +192,8 @@ def serve(limit_s: float) -> None:
             argument = receive(calls)
         except EOFError:
             return
-        signal.alarm(int(2 * limit_s) + 10)  # a caller that was killed no longer watches the time
+        # a caller that was killed no longer watches the time; a decoder may hold up the thread that does
+        signal.alarm(int(2 * limit_s) + 10)
         try:
             result = attempt(work, argument)
         except WorkError as error:
@@ -197,6 +201,15 @@ def serve(limit_s: float) -> None:
         signal.alarm(0)
         with contextlib.suppress(BrokenPipeError):  # the next read says that the caller is gone
             send(results, result)
+
+
+def _end_with_caller() -> None:
+    """End this process when the other end of its input is closed, whatever it is at."""
+    if hasattr(select, "poll"):
+        ends = select.poll()
+        ends.register(0, 0)  # wakes for a closed end alone
+        ends.poll()
+        os._exit(0)
 
 
 def _start(limit_s: float) -> subprocess.Popen:

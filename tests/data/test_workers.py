@@ -201,15 +201,21 @@ sys.path.insert(0, sys.argv[1])
 from diffnext.data.workers import Pool
 from tests.data import odd_work
 pool = Pool(odd_work.work, workers=1, limit_s=60)
-print(pool.submit(("pid", None)).result(), flush=True)
+child = pool.submit(("pid", None)).result()
+pool.submit(("print", "at work"))
+pool.submit(("sleep", 60))
+print(child, flush=True)
 sys.stdin.readline()
 """
 
 
 def test_workers_end_with_a_caller_that_was_killed():
+    """At once, while they are at work."""
     command = [sys.executable, "-c", ORPHAN, str(ROOT)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as caller:
         child = int(caller.stdout.readline())
+        assert caller.stderr.read(7) == b"at work"
         assert alive(child)
         caller.kill()
     deadline = time.monotonic() + 10
