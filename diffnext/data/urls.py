@@ -109,12 +109,19 @@ def read(path: str) -> bytes:
 
 @_patient
 def read_range(path: str, offset: int, size: int) -> bytes:
-    """Some bytes of a file or URL in one positioned read; fewer where the file ends."""
+    """Some bytes of a file or URL in one positioned read; fewer where the file ends.
+
+    Raises:
+        OSError: it is longer, and fewer came.
+    """
     if is_url(path):
         system, inner = file_system(path)
         data = system.cat_file(inner, start=offset, end=offset + size)
-        is_whole = len(data) > size  # from a server without ranges
-        return data[offset : offset + size] if is_whole else data
+        if len(data) > size:  # from a server without ranges
+            data = data[offset : offset + size]
+        if len(data) < size <= (system.info(inner).get("size") or 0) - offset:
+            raise OSError(f"{len(data)} bytes came instead of {size}")
+        return data
     with open(path, "rb", buffering=0) as stream:
         stream.seek(offset)
         return stream.read(size)

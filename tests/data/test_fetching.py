@@ -132,8 +132,16 @@ def test_parts_of_a_medium_are_asked_for_again(tmp_path):
     with serving(tmp_path) as web:
         for name in ("a.mp4", "a.png", "a.tar"):
             web.faults[name] = ["500", "drop"]
+        web.faults["a.tar"].append("short")
         clip, picture = (media.probe(f"{web.url}/{name}") for name in ("a.mp4", "a.png"))
-        assert TarMember(f"{web.url}/a.tar", "b.png", member, len(png(9))).read_bytes() == png(9)
+        tar = f"{web.url}/a.tar"
+        assert TarMember(tar, "b.png", member, len(png(9))).read_bytes() == png(9)
+        web.faults["a.tar"] = ["short"] * 1000
+        with pytest.raises(FetchError, match=r"a\.tar: 4 attempts .* bytes came instead of"):
+            TarMember(tar, "b.png", member, len(png(9))).read_bytes()
+        web.faults.clear()
+        with pytest.raises(ValueError, match=r"b\.png: .* bytes in the tar, 99999 are"):
+            TarMember(tar, "b.png", member, 99_999).read_bytes()  # the tar is what is short
         web.faults["a.mp4"] = ["drop", "500"]
         [frames] = media.read(clip, [View(HEIGHT, WIDTH, tuple(range(8)))])
         assert numbers(frames) == [*range(8)]
