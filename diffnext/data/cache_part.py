@@ -20,6 +20,7 @@ from diffnext.data.decoding import LIMIT_S, Order, decode_ahead
 from diffnext.data.encoding import Encode
 from diffnext.data.journal import Entry, Journal
 from diffnext.data.leases import Leases
+from diffnext.data.location import Location
 from diffnext.data.parts import SHARD, close_part, recorded
 from diffnext.data.progress import Meter
 from diffnext.data.records.layout import index_names
@@ -121,6 +122,7 @@ class _Open:
     """A unit that this process works on."""
 
     left: set[int]  # tickets that are not settled
+    media: list[Location]
     failures: list[tuple[int, Failure]] = field(default_factory=list)
 
 
@@ -148,11 +150,13 @@ class _Desk(Report):
             info = self._work.units[unit]
             tickets = range(info.ticket, info.ticket + info.samples)
             there = self._recorded(unit) & set(tickets) if was_had else set()
-            self._open[unit] = _Open(set(tickets) - there)
+            tasks = self._work.tasks(unit)
+            media = [task.source.location for task in tasks]
+            self._open[unit] = _Open(set(tickets) - there, media)
             meter.advance(len(there), len(there) * info.num_bytes // info.samples)
             if not self._open[unit].left:
                 self._finish(unit)
-            for task in self._work.tasks(unit):
+            for task in tasks:
                 items = tuple(item for item in task.items if item.ticket not in there)
                 if items:
                     yield Task(task.source, items, task.stamp, task.content)
@@ -185,17 +189,19 @@ class _Desk(Report):
     def _finish(self, unit: int) -> None:
         """Say that a unit is done, some time soon."""
         done = self._open.pop(unit)
-        content = [[ticket, asdict(failure)] for ticket, failure in done.failures]
+        failures = [[ticket, asdict(failure)] for ticket, failure in done.failures]
         while self._ending and self._ending[0].done():
             self._ending.pop(0).result()
-        self._ending.append(self._thread.submit(self._end, unit, json.dumps(content).encode()))
+        self._ending.append(self._thread.submit(self._end, unit, failures, done.media))
 
-    def _end(self, unit: int, content: bytes) -> None:
+    def _end(self, unit: int, failures: list, media: list[Location]) -> None:
         """Say that a unit is done, once its records have reached the disk."""
         for name in index_names(self.part)[-1:]:
             for ending in SHARD:
                 sync_file(os.path.join(self.part, name.removesuffix(".index") + ending))
-        self.leases.finish(unit, content)
+        self.leases.finish(unit, json.dumps(failures).encode())
+        for medium in media:
+            medium.discard()
 
     def all_done(self) -> bool:
         """Whether no unit is left, now that those which are settled here are said to be done.

@@ -97,6 +97,14 @@ class Location(ABC):
         """
         return False
 
+    def discard(self) -> bool:
+        """Say, where several processes build, that what this one was to make of it is made.
+
+        Returns:
+            Whether there was a copy that went.
+        """
+        return False
+
     def copy_to(self, path: str) -> None:
         """Write the whole medium to a new local file.
 

@@ -4,7 +4,8 @@
 The plan has to read a medium to know its size and frames, or its sha256, and the build decodes it later,
 in another process as a rule. Between the two it lies in a folder of bounded size beside the records.
 What finds no room there is read over the network each time. A copy goes when the plan gives it nothing
-to do, or when the last of its views was decoded; where several processes build, at the end of all.
+to do, or when the last of its views was decoded. Where several processes build, it goes when its unit of
+work is done; one that is to be read in several, as a medium that is listed twice, at the end of all.
 """
 
 from __future__ import annotations
@@ -96,6 +97,10 @@ class Shelf:
         for path in self._sizes.keys() - self._readers.keys():
             self._remove(path)
 
+    def has_one_reader(self, medium: Kept) -> bool:
+        """Whether a medium has a copy that is to be read once."""
+        return self._readers[medium.path] == 1
+
     def release(self, medium: Kept) -> bool:
         """Say that a medium was read once; the last time its copy goes, and True is returned."""
         path = medium.path
@@ -143,17 +148,20 @@ class Kept(Location):
         origin: where it is.
         folder: of the copies.
         shelf: makes the copy; None, as in another process: what is there is used, and nothing added.
+        is_own: without a shelf, whether nobody but the reader of this object waits for the copy.
     """
 
     origin: Location
     folder: str
     shelf: Shelf | None = field(default=None, compare=False, repr=False)
+    is_own: bool = field(default=False, compare=False, repr=False)
 
     def __str__(self) -> str:
         return str(self.origin)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kept, (self.origin, self.folder)
+        is_own = self.is_own if self.shelf is None else self.shelf.has_one_reader(self)
+        return Kept, (self.origin, self.folder, None, is_own)
 
     @property
     def kind(self) -> str | None:
@@ -181,6 +189,13 @@ class Kept(Location):
 
     def release(self) -> bool:
         return self.shelf is not None and self.shelf.release(self)
+
+    def discard(self) -> bool:
+        with contextlib.suppress(OSError):
+            if self.is_own:
+                os.unlink(self.path)
+                return True
+        return False
 
     def local_path(self) -> str | None:
         path = self.path

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from diffnext.data.cache import build
+from diffnext.data.cache_part import Tools
+from diffnext.data.cache_ranks import build_shared, lock_of
 from diffnext.data.latents import Latents
 from diffnext.data.location import Cell, Url, of_path
 from diffnext.data.shelf import SHELF, Kept, Shelf
@@ -121,17 +123,40 @@ def test_a_copy_goes_when_all_its_views_are_read(web, wanted, tmp_path, monkeypa
         names = [f"{web.url}/p{n}.png" for n in (0, 1, 1)] + [f"{web.url}/clip.mp4"]
         listing = Listing(shelf.serve(Source(of_path(name), "A caption.") for name in names))
         plan = plan_of(listing, str(output), **{**OPTIONS, "rules": rules})
-        there = [len(os.listdir(shelf.folder))]
+        there = [copies(shelf)]
         shelf.expect(task.source.location for task in plan.tasks)
 
         def note(frames):
-            there.append(len(os.listdir(shelf.folder)))
+            there.append(copies(shelf))
             return encode(frames)
 
         report = build(plan, note, workers=0, batch_size=1)
         assert report.written == len(plan.items) and report.failures == []
         assert there == [3, 2, 2, 1, 1, 1, 1]
         assert os.listdir(shelf.folder) == []
+
+
+def test_copies_go_with_the_units_of_many_processes(web, tmp_path):
+    """As soon as their records are safe; that of a medium that is listed twice stays to the end."""
+    output = str(tmp_path / "c")
+    with lock_of(output) as lock, Shelf(output) as shelf:
+        names = [f"{web.url}/p{n}.png" for n in (0, 1, 1, 2, 3)]
+        listing = Listing(shelf.serve(Source(of_path(name), "A caption.") for name in names))
+        plan = plan_of(listing, output, **OPTIONS)
+        shelf.expect(task.source.location for task in plan.tasks)
+        there = [copies(shelf)]
+        tools = Tools(lambda: encode, batch_size=1, workers=0)
+        report = build_shared(
+            plan, tools, lock=lock, asked={}, show=lambda _: there.append(copies(shelf))
+        )
+        assert (report.written, report.failures) == (5, [])
+        assert there == sorted(there, reverse=True) and there[0] == 4
+        assert os.listdir(shelf.folder) == [os.path.basename(plan.tasks[1].source.location.path)]
+    assert set(web.gets.values()) == {1}
+
+
+def copies(shelf):
+    return len(os.listdir(shelf.folder))
 
 
 def test_a_full_disk_ends_the_copies_and_not_the_build(web, wanted, tmp_path, monkeypatch):
