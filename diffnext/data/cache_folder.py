@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 
 from diffnext.data.cache_identity import upgrade_identity
 from diffnext.data.journal import Journal
@@ -12,7 +11,7 @@ from diffnext.data.progress import Progress, silent
 from diffnext.data.prune import is_pending
 from diffnext.data.records import holds_records, open_reader, read_identity
 from diffnext.data.records.layout import JOURNAL as WRITING
-from diffnext.data.records.layout import METADATA, SAMPLES, index_names
+from diffnext.data.records.layout import METADATA, SAMPLES, index_names, unfinished_ok
 from diffnext.data.worklist import is_joining
 
 
@@ -37,9 +36,7 @@ def open_journal(output: str, progress: Progress = silent) -> tuple[Journal, boo
         check_indexes(output)
     if not holds_records(output):
         return Journal(output, 0), True
-    with warnings.catch_warnings():
-        if not finished:
-            warnings.simplefilter("ignore")  # to go on with such a folder is the purpose
+    with unfinished_ok():  # to go on with it is the purpose
         reader = open_reader(output)
     view = upgrade_identity(read_identity(output) or {})[1]
     reader.close()

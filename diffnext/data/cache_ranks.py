@@ -24,6 +24,7 @@ from diffnext.data.ledger import load_failures
 from diffnext.data.parts import Tell, join
 from diffnext.data.progress import Meter
 from diffnext.data.records import open_writer
+from diffnext.data.records.layout import unfinished_ok
 from diffnext.data.records.lock import FolderLock, InUse
 from diffnext.data.worklist import Worklist
 from diffnext.utils.files import remove_drafts
@@ -147,8 +148,7 @@ def build_shared(
     before = len(plan.journal.entries)
     plan.begin()
     if not plan.finished:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unfinished folder: this finishes it
+        with unfinished_ok():
             open_writer(plan.output, plan.fields, append=True, lock=lock).close()
     work = worklist.create(plan, asked, leader=lock.holder, lease_s=lease_s)
     take_part(work, tools, show=show)

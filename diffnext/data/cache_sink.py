@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from diffnext.data.journal import Entry, Journal
 from diffnext.data.progress import Stage
 from diffnext.data.records import open_writer
+from diffnext.data.records.layout import unfinished_ok
 from diffnext.data.records.lock import FolderLock
 
 Row = tuple[Entry, Mapping[str, Any]]  # a line of the journal and its record
@@ -47,10 +47,7 @@ class RecordSink:
         stage: Stage,
         on_written: Callable[[Sequence[Entry]], None] = lambda entries: None,
     ) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of an unfinished folder: to go on with it is the purpose
+        with unfinished_ok():  # to go on with it is the purpose
             self._writer = open_writer(folder, fields, append=True, lock=lock)
         self._journal, self._stage, self._on_written = journal, stage, on_written
         self.written = 0

@@ -20,7 +20,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -43,6 +42,7 @@ from diffnext.data.records.layout import (
     SHARD,
     index_names,
     read_json,
+    unfinished_ok,
     write_json,
 )
 from diffnext.data.sources import Failure
@@ -210,8 +210,7 @@ def _part(work: Worklist, name: str) -> _Part | None:
     is_closed = os.path.exists(os.path.join(folder, CLOSED))  # first: it may be closed right now
     if not os.path.isdir(folder) or not index_names(folder):
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a folder that is not finished
+    with unfinished_ok():
         reader = open_reader(folder)
     entries = load_entries(os.path.join(folder, SAMPLES), len(reader))
     strange = [entry for entry in entries if not 0 <= entry.ticket < work.samples]

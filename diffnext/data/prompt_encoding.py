@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -15,6 +14,7 @@ from diffnext.data.progress import Progress, silent
 from diffnext.data.prompt_cache import Embedding, embedding_of, embeddings_in, words_of
 from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records import open_reader
+from diffnext.data.records.layout import unfinished_ok
 from diffnext.data.sources import Source
 from diffnext.utils.logging import logger
 
@@ -54,8 +54,7 @@ def copy_held(
     """
     before = len(store)
     left = {text for text in wanted if text not in store}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished folder
+    with unfinished_ok():
         reader = open_reader(cache)
     with store.begin() as part:
         for number, words in held:

@@ -7,7 +7,6 @@ Training joins the two (TRAIN.DATASET2), so that the media need not be encoded a
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from diffnext.data.prompt_cache import embed, embedded_types, words_of
 from diffnext.data.prompt_encoding import EncodeTexts, copy_held, encode_texts
 from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
+from diffnext.data.records.layout import unfinished_ok
 from diffnext.data.records.lock import FolderLock
 
 FIELDS = ("caption", "captions", "text")
@@ -121,12 +121,11 @@ def _begun(texts: Texts, output: str, encoder: Mapping[str, Any]) -> int:
 
 
 def _count(output: str) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished folder
-        try:
+    try:
+        with unfinished_ok():
             reader = open_reader(output)
-        except (FileNotFoundError, ValueError):  # no records yet
-            return 0
+    except (FileNotFoundError, ValueError):  # no records yet
+        return 0
     reader.close()
     return len(reader)
 
@@ -144,8 +143,7 @@ def _write(
     progress: Progress,
 ) -> None:
     types = embedded_types(dict.fromkeys(texts.names, "string"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished folder: to go on with it is the purpose
+    with unfinished_ok():  # to go on with it is the purpose
         writer = open_writer(output, types, append=True, lock=lock)
     with writer:
         for row in progress(rows, len(rows), "write"):

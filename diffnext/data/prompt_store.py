@@ -16,7 +16,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from diffnext.data.records import (
     read_identity,
     write_identity,
 )
+from diffnext.data.records.layout import unfinished_ok
 from diffnext.data.shared_work import folders, remove
 from diffnext.utils.files import sync_file
 
@@ -91,8 +91,7 @@ class PromptStore:
 
     def _load_part(self, folder: str) -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a part that was not finished
+            with unfinished_ok():
                 reader = open_reader(folder)
             with open(os.path.join(folder, KEYS), "rb") as stream:
                 data = stream.read(len(reader) * KEY_BYTES)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -24,6 +25,18 @@ SAMPLES = "diffnext.samples.jsonl"  # line n: what record n was made of
 STRIDE = 256  # lines between two of whose places are kept
 SHARD = (".data", checks.CHECK, ".index")  # in the order in which the files of a shard appear
 LARGE = 10_000  # records from which reading the text index again costs more than a file beside it
+
+
+class UnfinishedWarning(UserWarning):
+    """The writer of a folder did not finish it, so its last record may be lost."""
+
+
+@contextlib.contextmanager
+def unfinished_ok() -> Iterator[None]:
+    """Open folders in this block without a warning that they are not finished."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnfinishedWarning)
+        yield
 
 
 def index_names(path: str) -> list[str]:
@@ -125,6 +138,7 @@ def _parse(
         warnings.warn(
             f"{path} has no METADATA: its writer did not finish. {len(index)} complete records are "
             f"read, {dropped} torn ones are left out",
+            UnfinishedWarning,
             stacklevel=5,
         )
     return index

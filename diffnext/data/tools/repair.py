@@ -13,7 +13,6 @@ import contextlib
 import functools
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +23,7 @@ from diffnext.data.progress import Progress, silent
 from diffnext.data.prune import prune
 from diffnext.data.records import Record, open_reader, open_writer
 from diffnext.data.records.checks import CHECK
-from diffnext.data.records.layout import index_names
+from diffnext.data.records.layout import index_names, unfinished_ok
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.tools.opening import Cache
 from diffnext.data.tools.remake import Remedy, remake
@@ -112,8 +111,7 @@ def finish(path: str, lock: FolderLock) -> None:
     cache.close()
     if cache.has_journal:
         open_journal(path)[0].rewrite()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished folder: to finish it is the purpose
+    with unfinished_ok():  # to finish it is the purpose
         open_writer(path, fields, append=True, lock=lock).close()
 
 
