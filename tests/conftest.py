@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests stand on: signals as a terminal leaves them, and a log that nobody has set up yet."""
+"""What all tests stand on: a place of their own, signals as a terminal leaves them, a log not set up yet."""
 
 import logging
 import signal
@@ -7,14 +7,24 @@ import signal
 import hypothesis
 import pytest
 
-# How long an example takes is a matter of the machine's load, not of what is tested.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+from tests import place
+from tests.watchdog import Watchdog
+
+place.settle()
+
+# How long an example takes is a matter of the machine's load, not of what is tested; and what passes
+# once passes again. `--hypothesis-profile=default` looks for other examples.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 # `nohup`, and shells that start a job in the background, have them ignored, which children inherit
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Watchdog())
 
 
 @pytest.fixture(autouse=True)

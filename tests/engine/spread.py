@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Toy runs on any backend; as a script, those of a test with several processes: WORLD FOLDER CASE..."""
+"""Toy runs on any backend; as a script, those of a test with several processes: WORLD FOLDER CASE...
+
+Each case leaves its exit codes and what it has said beside its runs, whatever becomes of the others.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +28,10 @@ from diffnext.engine.memory import estimate
 from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.spread import spread_of
 from diffnext.engine.trainer import Trainer
+from tests import children
 from tests.engine.runs import ALONE, Interrupted, toy_run
 from tests.engine.toy import WIDTH, ToyNet
+from tests.ports import free_port
 
 CASES = {
     "single": ("single", {}),
@@ -44,6 +50,8 @@ CASES = {
     ),
 }
 GLOBAL_BATCH, ACCUM, MAX_NORM = 8, 2, 1.0
+CODES, LOG = "codes.json", "log.txt"  # of a case
+CASE_S = 120.0  # which takes seconds
 STEPS, CUT = 4, 2
 WEIGHED = (
     "ddp",
@@ -198,46 +206,61 @@ def count_moved(case: str, folder: Path, env: processes.Env) -> None:
     (folder / f"moved{env.rank}.json").write_text(json.dumps(shares))
 
 
-def main(folder: Path, cases: list[str]) -> None:
-    """Each case whole, interrupted, continued from one process, in low precision, and with a NaN."""
+def main(folder: Path, case: str) -> None:
+    """A case whole, interrupted, continued from one process, in low precision, and with a NaN."""
     torch.set_num_threads(1)
     os.fsync = lambda handle: None  # waiting for a busy disk is most of a toy run's time
     env = processes.init()
-    for case in cases:
-        trainer = run(case, folder / case / "whole", env)
-        seen = look(trainer)
-        (folder / case / f"seen{env.rank}.json").write_text(json.dumps(seen))
-        gather_average(trainer, folder / case)
-        run(case, folder / case / "evaluated", env, evaluate=1)
-        run(case, folder / case / "cut", env, stop_at=CUT)
-        run(case, folder / case / "cut", env)
-        run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))
-        run(case, folder / case / "bfloat16", env, precision="bfloat16", stop_at=CUT)
-        run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
-        count_moved(case, folder / case / "moved", env)
-        count_messages(case, folder / case, env)
-        if case in WEIGHED:
-            weigh(case, folder / case, env)
-    (folder / f"done{env.rank}.json").write_text(json.dumps(cases))
+    trainer = run(case, folder / case / "whole", env)
+    seen = look(trainer)
+    (folder / case / f"seen{env.rank}.json").write_text(json.dumps(seen))
+    gather_average(trainer, folder / case)
+    run(case, folder / case / "evaluated", env, evaluate=1)
+    run(case, folder / case / "cut", env, stop_at=CUT)
+    run(case, folder / case / "cut", env)
+    run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))
+    run(case, folder / case / "bfloat16", env, precision="bfloat16", stop_at=CUT)
+    run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
+    count_moved(case, folder / case / "moved", env)
+    count_messages(case, folder / case, env)
+    if case in WEIGHED:
+        weigh(case, folder / case, env)
     processes.shutdown()
 
 
-def fork(world: int, folder: Path, cases: list[str]) -> int:
-    """Run `main` as so many processes, which share what takes longest: the imports."""
-    if any(CASES[case][0] == "deepspeed" for case in cases):
+def fork(world: int, folder: Path, case: str) -> list[int]:
+    """Run `main` as so many processes, which share what takes longest: the imports; their exit codes."""
+    if CASES[case][0] == "deepspeed":
         load_deepspeed()
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            main(folder, cases)
-            sys.stdout.flush()
-            os._exit(0)  # what is left are the threads of DeepSpeed and gloo
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return int(any(codes))
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    (folder / case).mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / case / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    forks = [_fork(rank, log, folder, case) for rank in range(world)]
+    os.close(log)
+    return children.wait(forks, limit_s=CASE_S)
+
+
+def _fork(rank: int, log: int, folder: Path, case: str) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        main(folder, case)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what is left are the threads of DeepSpeed and gloo
 
 
 if __name__ == "__main__":
-    sys.exit(fork(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    world, folder = int(sys.argv[1]), Path(sys.argv[2])
+    for case in sys.argv[3:]:
+        codes = fork(world, folder, case)
+        (folder / case / CODES).write_text(json.dumps(codes))

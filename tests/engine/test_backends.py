@@ -15,25 +15,29 @@ from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
 from tests.engine import spread
 from tests.engine.toy import WIDTH, ToyNet
-from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(600)  # all runs of two processes are made by the first test
 SPREAD = [case for case in spread.CASES if case != "single"]
 
 
-def processes(count: int, *arguments: str) -> None:
-    """Run tests/engine/spread.py as this many ranks."""
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    common |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", "tests.engine.spread", str(count), *arguments]
+def processes(count: int, folder: Path, *cases: str) -> None:
+    """Run tests/engine/spread.py as this many ranks, one case after another."""
+    common = {"WORLD_SIZE": str(count), "DS_ACCELERATOR": "cpu"}
+    common |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.engine.spread", str(count), str(folder), *cases]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    done = subprocess.run(command, env=os.environ | common, cwd=ROOT, timeout=580, **pipes)
+    done = subprocess.run(command, env=os.environ | common, cwd=ROOT, check=False, **pipes)
     assert done.returncode == 0, done.stdout[-6000:]
 
 
+def check_ended(folder: Path) -> None:
+    """All processes of a case, and well."""
+    codes = json.loads((folder / spread.CODES).read_text())
+    assert not any(codes), f"{codes}: {(folder / spread.LOG).read_text()[-6000:]}"
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def all_runs(tmp_path_factory):
     """All toy runs: those of one process here, those of two in one launch."""
     folder = tmp_path_factory.mktemp("spread")
     spread.run("single", folder / "single/whole")
@@ -41,8 +45,16 @@ def runs(tmp_path_factory):
     spread.run("single", folder / "single/cut", stop_at=spread.CUT)
     spread.run("single", folder / "single/bfloat16", precision="bfloat16", stop_at=spread.CUT)
     spread.run("single", folder / "single/bad", bad=[spread.GLOBAL_BATCH + 1], stop_at=3)
-    processes(2, str(folder), *SPREAD)
+    processes(2, folder, *SPREAD)
     return folder
+
+
+@pytest.fixture
+def runs(all_runs, case):
+    """Those of a case, beside those of one process; another case that failed is no matter."""
+    if case != "single":
+        check_ended(all_runs / case)
+    return all_runs
 
 
 def rows(folder, names=("loss", "grad_norm")):
@@ -185,7 +197,8 @@ def test_bfloat16_follows_one_process(runs, case):
 def test_two_copies_of_two_parts_equal_one_process(tmp_path):
     spread.run("single", tmp_path / "one")
     spread.run("single", tmp_path / "single/cut", stop_at=spread.CUT)
-    processes(4, str(tmp_path), "hybrid")
+    processes(4, tmp_path, "hybrid")
+    check_ended(tmp_path / "hybrid")
     one, four = rows(tmp_path / "one"), rows(tmp_path / "hybrid/whole")
     torch.testing.assert_close(torch.tensor(four), torch.tensor(one), **CLOSE)
     found = weights(tmp_path / "hybrid/whole")

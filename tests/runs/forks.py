@@ -9,18 +9,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from tests.children import wait
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
+RUN_S = 240.0  # a run takes seconds
 
 
 class Server:
     """Runs `scripts/train.py` in forks; importing torch once is what makes many runs affordable."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "tests.runs.forks"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -52,20 +56,22 @@ class Server:
         job |= {"kill_at": kill_at, "kill_in_step": kill_in_step}
         job |= {"largest": largest, "folder": str(folder)}
         job["disk"] = disk and [str(disk[0]), disk[1]]
+        if self.process.poll() is not None:  # it was ended with a test that hung
+            self._start()
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
     def close(self) -> None:
         self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=120)
 
 
 def serve() -> None:
     """Answer jobs, a line each, until the input ends."""
     import torch
 
-    from diffnext.engine import build  # noqa: F401  everything that a run imports
+    from diffnext.engine.build import build_trainer, make_plan  # noqa: F401  all that a run imports
     from tests.runs.test_overfit import train
 
     torch.set_num_threads(1)
@@ -78,7 +84,7 @@ def serve() -> None:
             if child == 0:
                 _work(job, rank, port, train)
             children.append(child)
-        print(json.dumps(_wait(children)), flush=True)
+        print(json.dumps(wait(children, limit_s=RUN_S)), flush=True)
 
 
 def _work(job: dict, rank: int, port: int, train) -> None:
@@ -162,20 +168,6 @@ def mount(folder: str, size: int) -> None:
     )
     if failed:
         raise PermissionError(ctypes.get_errno(), "no disk can be mounted here")
-
-
-def _wait(children: Sequence[int]) -> list[int]:
-    """Exit codes; where one process is killed, the others are too."""
-    codes = dict.fromkeys(children, 0)
-    waiting = set(children)
-    while waiting:
-        child, status = os.wait()
-        waiting.discard(child)
-        codes[child] = os.waitstatus_to_exitcode(status)
-        if codes[child] < 0:
-            for other in waiting:
-                os.kill(other, signal.SIGKILL)
-    return list(codes.values())
 
 
 if __name__ == "__main__":

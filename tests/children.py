@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forks of a test that are waited for, but not for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Collection, Sequence
+
+STACKS_S = 5.0  # for processes that are aborted to write where they are
+
+
+def wait(children: Sequence[int], *, limit_s: float) -> list[int]:
+    """Exit codes of children, minus the signal where that is how one ended.
+
+    Where one is killed, or has not ended after `limit_s` seconds, the others are ended too. Those that
+    are late are aborted, so that they write their stacks, if they can.
+    """
+    codes: dict[int, int] = {}
+    deadline = time.monotonic() + limit_s
+    while len(codes) < len(children):
+        late = time.monotonic() > deadline
+        left = [child for child in children if child not in codes]
+        if late:
+            _signal(left, signal.SIGABRT)
+            time.sleep(STACKS_S)
+        if late or min(codes.values(), default=0) < 0:
+            _signal(left, signal.SIGKILL)
+        for child in left:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                codes[child] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return [codes[child] for child in children]
+
+
+def _signal(children: Collection[int], number: int) -> None:
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
