@@ -21,9 +21,9 @@ from diffnext.data.encoding import Encode
 from diffnext.data.journal import Entry, Journal
 from diffnext.data.leases import Leases
 from diffnext.data.location import Location
-from diffnext.data.parts import SHARD, close_part, recorded
+from diffnext.data.parts import close_part, recorded
 from diffnext.data.progress import Meter
-from diffnext.data.records.layout import index_names
+from diffnext.data.records.layout import SHARD, index_names
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.sources import Failure
 from diffnext.data.worklist import Worklist

@@ -20,7 +20,7 @@ import secrets
 import socket
 import threading
 
-from diffnext.data.records.files import write_atomic
+from diffnext.utils.files import write_bytes
 
 LEASE_S = 60.0  # without a sign of life, from which on a process counts as dead
 SIGNS = 6  # of life that a process gives in this time
@@ -167,7 +167,7 @@ class Leases:
 
     def finish(self, unit: int, content: bytes) -> None:
         """Say that a unit is done, and leave what is to be known of it for `result`."""
-        write_atomic(os.path.join(self._done, str(unit)), content)
+        write_bytes(os.path.join(self._done, str(unit)), content)
 
     def result(self, unit: int) -> bytes:
         """What was left for a unit that is done."""

@@ -10,18 +10,11 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from diffnext.data.records.base import RecordError
-from diffnext.utils.files import write_bytes
+from diffnext.data.records.base import Buffer, RecordError
 
 BEYOND = 1 << 62  # bytes; no file is so long
-Buffer = bytes | bytearray | memoryview
 Job = tuple[int, int, Sequence[bytearray | memoryview]]
 """Number of a file, first byte to read, and the buffers that are filled one after another."""
-
-
-def write_atomic(path: str, *pieces: Buffer) -> None:
-    """Write a file under another name and move it into place when all of it is on the disk."""
-    write_bytes(path, *pieces)
 
 
 def write_all(stream: io.FileIO, pieces: Sequence[Buffer]) -> None:
