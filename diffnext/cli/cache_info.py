@@ -99,7 +99,7 @@ def _kind(kind: Any) -> str:
     """The type of a field in words."""
     if isinstance(kind, Mapping):
         return "embedding"
-    return f"list of {kind[0].lower()}" if isinstance(kind, list) else kind.lower()
+    return f"list of {_kind(kind[0])}" if isinstance(kind, list) else kind.lower()
 
 
 def _sides(shape: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffnext.cli import main
 from diffnext.cli.common import LAYOUTS
+from diffnext.data.prompt_cache import TYPES
 from diffnext.data.records import open_reader, read_identity
 from diffnext.data.tools import exchange
 from diffnext.data.tools.algebra import filter_cache
@@ -226,6 +227,31 @@ def test_every_field_there_and_back(tmp_path, layout):
     ]
     path = write_records(tmp_path / "c", rows, fields)
     assert equal(there_and_back(path, tmp_path, layout), records(path))
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "mar"])
+def test_lists_of_embeddings_there_and_back(tmp_path, layout, capsys):
+    """As --encode-prompts stores them; the first sample has one caption alone, the second a dozen."""
+
+    def prompt(length):
+        values = RNG.normal(size=(length, 4)).astype(np.float16)
+        return {"data": values.tobytes(), "shape": [length, 4]}
+
+    rows = [
+        {
+            "moments": RNG.normal(size=(8, 3, 5)),
+            "caption": prompt(3),
+            "captions": more,
+            "text": prompt(0),
+            "words": ["A.", "", *map(str, range(len(more)))],
+        }
+        for more in ([], [prompt(length) for length in range(12)])
+    ]
+    fields = {"shape": ["int64"], "moments": "bytes", "words": ["string"], **TYPES}
+    path = write_records(tmp_path / "c", rows, fields)
+    assert equal(there_and_back(path, tmp_path, layout), records(path))
+    assert main(["cache", "info", str(path)]) == 0
+    assert "text (embedding), captions (list of embedding)" in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------- what is wrong

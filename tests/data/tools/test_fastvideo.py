@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from diffnext.cli import main
+from diffnext.data.prompt_cache import EMBEDDING
 from diffnext.data.records import read_identity
 from diffnext.data.tools.exchange import import_cache
 from tests.data.tools.small import equal, records, there_and_back, write_records
@@ -71,6 +72,15 @@ def test_fastvideo_embeddings_there_and_back(tmp_path):
     table = pyarrow.parquet.read_table(tmp_path / "x" / "fastvideo" / "worker_0")
     assert set(table.column("vae_latent_dtype").to_pylist()) == {"float32"}
     assert table.column("vae_latent_shape").to_pylist() == [[4, 2, 3, 5]] * 3
+
+
+def test_fastvideo_is_told_the_texts_of_embeddings(tmp_path):
+    prompt = {"data": np.ones((2, 3), np.float16).tobytes(), "shape": [2, 3]}
+    fields = {"shape": ["int64"], "moments": "bytes", "words": ["string"], "caption": EMBEDDING}
+    rows = [{"moments": RNG.normal(size=(8, 3, 5)), "words": ["A cat.", ""], "caption": prompt}]
+    path = write_records(tmp_path / "c", rows, fields)
+    [texts] = there_and_back(path, tmp_path, "fastvideo", means=True)
+    assert texts["caption"] == "A cat."
 
 
 # What FastVideo's schema of text to video names; it passes over other columns.

@@ -18,7 +18,7 @@ from diffnext.data.records.folder_writer import FolderWriter
 from diffnext.data.records.identity import LINEAGE
 from diffnext.data.tools.algebra import entries_or_none
 from diffnext.data.tools.draft import draft
-from diffnext.data.tools.exchange.sample import Options, Row, Sample, stored
+from diffnext.data.tools.exchange.sample import Options, Row, Sample, is_embedded, stored
 from diffnext.data.tools.lineage import derived
 from diffnext.data.tools.opening import Cache
 from diffnext.data.urls import is_url
@@ -65,7 +65,7 @@ def import_cache(
         writer: FolderWriter | None = None
         for sample in progress(samples, total, "import"):
             if writer is None:
-                types = {name: _type(value) for name, value in _ordered(sample.fields)}
+                types = _types(sample.fields)
                 write_identity(folder, {**identity, "fields": list(types)})
                 fields = {"shape": ["int64"], "moments": "bytes", **types}
                 writer = stack.enter_context(FolderWriter(folder, fields))
@@ -136,11 +136,18 @@ def _ordered(fields: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return [(name, fields[name]) for name in [*names, *sorted(fields.keys() - set(names))]]
 
 
+def _types(fields: Mapping[str, Any]) -> dict[str, Any]:
+    types = {name: _type(value) for name, value in _ordered(fields)}
+    if is_embedded(fields.get("caption")) and fields.get("captions") == []:
+        types["captions"] = [EMBEDDING]  # which other samples have
+    return types
+
+
 def _type(value: Any) -> Any:
     if isinstance(value, Mapping):
         return EMBEDDING
     if isinstance(value, list | tuple):
-        return ["string"]
+        return [EMBEDDING if is_embedded(value) else "string"]
     return {str: "string", int: "int64", float: "float32"}[type(value)]
 
 

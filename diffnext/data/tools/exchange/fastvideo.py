@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from diffnext.data.prompt_cache import WORDS
 from diffnext.data.tools.exchange.sample import (
     Options,
     Row,
@@ -133,7 +134,7 @@ def _values(row: Row, options: Options) -> dict[str, Any]:
     prompt = np.empty((0, 0), np.float32)
     if isinstance(caption, Mapping):
         prompt = np.frombuffer(caption["data"], "<f2").reshape(caption["shape"]).astype(np.float32)
-        caption = ""
+        caption = row.fields.get(WORDS, [""])[0]
     view = None if entry is None else entry.view
     frames = 1 if view is None else view.num_frames
     return {

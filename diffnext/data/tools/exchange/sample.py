@@ -142,15 +142,28 @@ def stored(sample: Sample) -> np.ndarray:
     return np.ascontiguousarray(values, "<f2")
 
 
+def is_embedded(value: Any) -> bool:
+    """Whether a field is an embedding, or a list of such."""
+    if isinstance(value, list | tuple):
+        return any(map(is_embedded, value))
+    return isinstance(value, Mapping)
+
+
 def to_arrays(fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Fields as .npz can hold them: texts and numbers, lists of texts, embeddings (L, D)."""
+    """Fields as .npz can hold them: texts and numbers, lists of texts, embeddings (L, D).
+
+    Of a list of embeddings each is an array: captions.0, captions.1, ...
+    """
     arrays = {}
     for name, value in fields.items():
         if isinstance(value, Mapping):
-            array = np.frombuffer(value["data"], "<f2").reshape(value["shape"])
+            arrays[name] = np.frombuffer(value["data"], "<f2").reshape(value["shape"])
+        elif is_embedded(value):
+            arrays |= to_arrays({f"{name}.{n}": one for n, one in enumerate(value)})
+        elif isinstance(value, list | tuple):
+            arrays[name] = np.array(list(value), str)
         else:
-            array = np.array(list(value) if isinstance(value, list | tuple) else value)
-        arrays[name] = array
+            arrays[name] = np.array(value)
     return arrays
 
 
@@ -160,7 +173,15 @@ def from_arrays(arrays: Mapping[str, np.ndarray], origin: str) -> dict[str, Any]
     Raises:
         ValueError: an array that is none of these.
     """
-    return {name: _field(name, array, origin) for name, array in arrays.items()}
+    fields: dict[str, Any] = {}
+    for name, array in arrays.items():
+        stem, _, number = name.rpartition(".")
+        value = _field(name, array, origin)
+        if stem and number.isdigit():
+            fields.setdefault(stem, []).append(value)
+        else:
+            fields[name] = value
+    return fields
 
 
 def _field(name: str, array: np.ndarray, origin: str) -> Any:

@@ -18,9 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from diffnext.data.fields import FIELDS, parse_fields
+from diffnext.data.fields import parse_fields
+from diffnext.data.prompt_cache import WORDS
 from diffnext.data.sources.webdataset import away
-from diffnext.data.tools.exchange.sample import Options, Row, Sample, from_arrays, to_arrays
+from diffnext.data.tools.exchange.sample import (
+    Options,
+    Row,
+    Sample,
+    from_arrays,
+    is_embedded,
+    to_arrays,
+)
 
 KNOWN: dict[str, Any] = {}
 PARTS = ("npy", "npz", "txt", "json", "cls")
@@ -64,7 +72,7 @@ def write(folder: str, rows: Iterable[Row], options: Options) -> list[str]:
 
 
 def _members(row: Row) -> dict[str, bytes]:
-    embedded = {name: value for name, value in row.fields.items() if isinstance(value, Mapping)}
+    embedded = {name: value for name, value in row.fields.items() if is_embedded(value)}
     plain = {name: value for name, value in row.fields.items() if name not in embedded}
     packed = io.BytesIO()
     np.savez(packed, moments=row.moments, **to_arrays(embedded))
@@ -131,6 +139,7 @@ def _arrays(parts: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 def _exact(values: Mapping[str, Any]) -> dict[str, Any]:
     """Texts as they stand there, empty ones too, and the mark of mirrored ones."""
     texts = {n: v for n, v in values.items() if n in ("caption", "text") and isinstance(v, str)}
-    if isinstance(values.get("captions"), list) and "captions" in FIELDS:
-        texts["captions"] = [str(caption) for caption in values["captions"]]
+    for name in ("captions", WORDS):
+        if isinstance(values.get(name), list):
+            texts[name] = [str(text) for text in values[name]]
     return texts | ({"flip": int(values["flip"])} if "flip" in values else {})
