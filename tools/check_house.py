@@ -51,6 +51,7 @@ ENGINE_MAY_NAME = (
     "methods.base",
     "pipelines",
     "pipelines.builder",
+    "pipelines.families",
     "pipelines.sampling",
     "pipelines.sources",
     "pipelines.train_base",

@@ -22,11 +22,13 @@ class Registry:
     Args:
         kind: what is registered, for messages: a word, or the option that chooses ("METHOD.TYPE").
         package: the package whose modules register themselves when they are imported.
+        modules: how the names of those modules begin; "" for all of them.
     """
 
-    def __init__(self, kind: str, *, package: str) -> None:
+    def __init__(self, kind: str, *, package: str, modules: str = "") -> None:
         self.kind = kind
         self.package = package
+        self.modules = modules
         self._objects: dict[str, Any] = {}
         self._walked = False
 
@@ -67,7 +69,8 @@ class Registry:
             return
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(package.__path__, prefix=self.package + "."):
-            importlib.import_module(module.name)
+            if module.name.rpartition(".")[2].startswith(self.modules):
+                importlib.import_module(module.name)
         self._walked = True
 
     def _from_path(self, path: str) -> Any:

@@ -29,6 +29,19 @@ def test_a_miss_imports_the_package(tmp_path, monkeypatch):
         THINGS.get("oen")
 
 
+def test_only_modules_of_the_given_name_are_imported(tmp_path, monkeypatch):
+    package = tmp_path / "selective"
+    package.mkdir()
+    made = "THINGS = Registry('thing', package='selective', modules='thing_')"
+    (package / "__init__.py").write_text(f"from diffnext.utils.registry import Registry\n{made}")
+    (package / "thing_one.py").write_text("from selective import *\nTHINGS.register('one')(1)")
+    (package / "heavy.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    from selective import THINGS
+
+    assert THINGS.names() == ["one"]
+
+
 def test_a_dotted_path_reaches_outside_the_package():
     registry = Registry("thing", package="diffnext.utils")
     assert registry.get("collections:OrderedDict").__name__ == "OrderedDict"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffnext.data.schema import Batch
-from diffnext.pipelines.builder import PIPELINES
+from diffnext.pipelines.families import PIPELINES
 from diffnext.pipelines.nova.train_nova import NOVATrainPipeline
 
 

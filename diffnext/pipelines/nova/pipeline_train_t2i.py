@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from diffnext.pipelines.builder import PIPELINES
+from diffnext.pipelines.families import PIPELINES
 from diffnext.pipelines.nova.train_nova import NOVATrainPipeline
 
 
