@@ -3,24 +3,27 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from diffnext.engine.launchers import LAUNCHERS, agent
+from diffnext.engine.launchers import LAUNCHERS, agent, node
 from diffnext.engine.launchers import deepspeed as by_deepspeed
 from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.group import run_group
+from diffnext.engine.launchers.link import Word
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SLEEPER = """
 import os, sys, time
 open(sys.argv[1] + os.environ.get("RANK", ""), "w").write(str(os.getpid()))
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = """
 import sys
@@ -43,10 +46,9 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
-def wait_for(paths: list[Path], seconds: float = 60.0) -> list[int]:
-    deadline = time.monotonic() + seconds
+def wait_for(paths: list[Path], parent: subprocess.Popen) -> list[int]:
     while not all(path.exists() and path.read_text() for path in paths):
-        assert time.monotonic() < deadline, "the children did not start"
+        assert parent.poll() is None, "the children did not start"
         time.sleep(0.05)
     return [int(path.read_text()) for path in paths]
 
@@ -87,18 +89,23 @@ def test_a_signal_ends_children_and_grandchildren(tmp_path, number):
     )
     pid_file = tmp_path / "pid"
     parent = subprocess.Popen([sys.executable, "-c", code, str(pid_file)], cwd=ROOT)
-    (grandchild,) = wait_for([pid_file])
+    (grandchild,) = wait_for([pid_file], parent)
     parent.send_signal(number)
-    assert parent.wait(timeout=30) == 128 + number
+    assert parent.wait() == 128 + number
     assert not alive(grandchild)
 
 
-def test_torchrun_returns_the_code_of_the_process_that_failed(tmp_path):
+def test_torchrun_returns_the_code_of_the_process_that_failed(tmp_path, monkeypatch):
+    """And leaves nothing behind, which torch's own does for each run."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     script = tmp_path / "fail.py"
     script.write_text("import os, sys; sys.exit(3 if os.environ['RANK'] == '1' else 0)")
     assert LAUNCHERS.get("torch")(job(script)) == 3
     script.write_text("import os, sys; assert os.environ['WORLD_SIZE'] == '2'; sys.exit(0)")
     assert LAUNCHERS.get("torch")(job(script)) == 0
+    assert os.listdir(tmp_path / "tmp") == []
 
 
 def test_a_node_that_waits_in_vain_says_where(capsys):
@@ -120,9 +127,9 @@ def test_ctrl_c_ends_all_processes(tmp_path, name):
     command = [sys.executable, "-c", PARENT, name, str(script), str(tmp_path / "pid")]
     env = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(command, cwd=tmp_path, env=env, start_new_session=True)
-    children = wait_for([tmp_path / "pid0", tmp_path / "pid1"])
+    children = wait_for([tmp_path / "pid0", tmp_path / "pid1"], parent)
     parent.send_signal(signal.SIGINT)
-    assert parent.wait(timeout=60) == 130
+    assert parent.wait() == 130
     assert not any(map(alive, children))
 
 
@@ -154,13 +161,32 @@ def test_what_is_wrong_with_a_hostfile_is_said(tmp_path, monkeypatch, content, t
 
 def test_a_hostfile_of_one_node_needs_no_pdsh(tmp_path, monkeypatch):
     (tmp_path / "hosts").write_text("# the only one\nnode1 slots=8\n")
-    started = []
-    monkeypatch.setattr(by_deepspeed, "run_hosts", lambda *args: started.append(args) or 5)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("MASTER_PORT", "30001")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")  # of this machine, which may be none of them
     wanted = Job(main=lambda: 0, command=["x"], num_processes=4, hostfile=str(tmp_path / "hosts"))
-    assert LAUNCHERS.get("deepspeed")(wanted) == 5
-    reach, job, hosts = started.pop()
-    assert (reach[1:3], job, hosts) == (["-m", "deepspeed.launcher.runner"], wanted, ["node1"])
+    reach, *rest = started_by_deepspeed(wanted, monkeypatch)
+    assert rest == [wanted, ["node1"], "0,1,2,3"]
+    assert reach[1:3] == ["-m", "deepspeed.launcher.runner"]
     assert "--num_gpus=1" in reach and reach[-1] == "--module"  # a watcher a node
     assert reach[reach.index("--master_port") + 1] == "30001"
+
+
+@pytest.mark.parametrize(("visible", "devices"), [(None, "0,1"), ("5,3,1", "5,3,1"), ("", "")])
+def test_gpus_that_are_visible_stay_so_under_deepspeed(monkeypatch, visible, devices):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = started_by_deepspeed(job(Path("x")), monkeypatch)
+    assert found[2:] == ([socket.gethostname()], devices)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    node.share_machine(Word(["127.0.0.1"], 1, "secret", ["x"], 2, devices))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == devices
+
+
+def started_by_deepspeed(wanted: Job, monkeypatch) -> tuple:
+    """What is handed to `run_hosts`."""
+    started = []
+    monkeypatch.setattr(by_deepspeed, "run_hosts", lambda *args: started.append(args) or 5)
+    assert LAUNCHERS.get("deepspeed")(wanted) == 5
+    return started.pop()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from diffnext.engine.launchers import LAUNCHERS
 from diffnext.engine.launchers.base import Job
-from diffnext.engine.launchers.group import run_group
 from diffnext.engine.launchers.hosts import run_hosts
 
 
@@ -26,22 +25,18 @@ def launch(job: Job) -> int:
     if importlib.util.find_spec("deepspeed") is None:
         raise ValueError("--deepspeed needs deepspeed: pip install deepspeed")
     runner = [sys.executable, "-m", "deepspeed.launcher.runner", "--no_local_rank"]
+    # one process a node: the watcher, which starts the others and tells what ends them
+    runner += ["--num_gpus=1", "--log_level=critical", f"--hostfile={job.hostfile}"]
+    if "MASTER_PORT" in os.environ:
+        runner += ["--master_port", os.environ["MASTER_PORT"]]
+    devices = ",".join(map(str, range(job.num_processes)))
     if job.hostfile:
         hosts = read_hosts(job.hostfile)
-        if "MASTER_PORT" in os.environ:
-            runner += ["--master_port", os.environ["MASTER_PORT"]]
-        # a watcher a node, which starts the processes
-        return run_hosts(
-            [*runner, "--hostfile", job.hostfile, "--num_gpus=1", "--module"], job, hosts
-        )
-    command = [*runner, "--master_port", str(_free_port())]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if visible:  # --num_gpus would make deepspeed forget which they are
-        chosen = ",".join(visible.split(",")[: job.num_processes])
-        command += ["--include", f"localhost:{chosen}"]
     else:
-        command += ["--num_gpus", str(job.num_processes)]
-    return run_group([*command, *job.command])
+        hosts = [socket.gethostname()]
+        # which DeepSpeed would say that it ignores
+        devices = os.environ.pop("CUDA_VISIBLE_DEVICES", devices)
+    return run_hosts([*runner, "--module"], job, hosts, devices)
 
 
 def read_hosts(path: str) -> list[str]:
@@ -61,9 +56,3 @@ def read_hosts(path: str) -> list[str]:
     if len(hosts) > 1 and shutil.which("pdsh") is None:
         raise ValueError("--host needs pdsh to reach several nodes: apt-get install pdsh")
     return hosts
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

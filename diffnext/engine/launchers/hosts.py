@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.faults import Fault, say
 from diffnext.engine.launchers.group import DIE_AFTER_S, TELL_S, Group, start
 from diffnext.engine.launchers.link import Hub
+from diffnext.utils.temporary import temporary_folder
 
 START_S = 300.0  # from the first node that has come to the last: slow disks import slowly
 KILL_S = 5.0 + DIE_AFTER_S + TELL_S  # for watchers to end their processes and to go
@@ -24,7 +24,7 @@ LAST_WORDS_S = 2.0  # for what nodes told before the command that reaches them e
 NODE = "diffnext.engine.launchers.node"
 
 
-def run_hosts(reach: Sequence[str], job: Job, hosts: Sequence[str]) -> int:
+def run_hosts(reach: Sequence[str], job: Job, hosts: Sequence[str], devices: str) -> int:
     """Run the processes of a job on several nodes, and leave no one behind on any of them.
 
     A signal to this command is one to the watchers: all processes agree on the step to end after.
@@ -34,13 +34,14 @@ def run_hosts(reach: Sequence[str], job: Job, hosts: Sequence[str]) -> int:
     Args:
         reach: a command that runs the Python module after it, with its arguments, on each node.
         hosts: their names.
+        devices: CUDA_VISIBLE_DEVICES of the processes of each.
 
     Returns:
         As `run_group`; of several faults the code of the one that the others follow from.
     """
     hub = Hub()
-    word = hub.word(job.command, job.num_processes)
-    with tempfile.TemporaryDirectory(prefix="diffnext-", ignore_cleanup_errors=True) as folder:
+    word = hub.word(job.command, job.num_processes, devices)
+    with temporary_folder() as folder:
         child = start([*reach, NODE, str(word)], folder)
         try:
             return Hosts(child, folder, hub, hosts).wait()
@@ -70,6 +71,7 @@ class Hosts(Group):
         self.late_at = float("inf")  # when a node that has not come is missed
         self.end_at = float("inf")  # when nodes that have no fault are ended, because another has
         self.ended = False  # whether all were told to end at once
+        self.before = 0  # largest code until then: later ones tell of our signal
 
     # --------------------------------------------------------------------------------- signals
 
@@ -86,6 +88,7 @@ class Hosts(Group):
         if self.ended:
             return
         self.ended = True
+        self.before = max(self.codes.values(), default=0)
         for node in set(self.hub.nodes()) - set(spared):
             self._end(node)
         self.deadline = time.monotonic() + (KILL_S if self.came else 0.0)
@@ -157,8 +160,8 @@ class Hosts(Group):
         codes = [max(self.child.returncode, 0), *self.codes.values()]
         if self.received and (any(codes) or self.ended):
             return 128 + self.received[-1][0]
-        if self.ended:  # the nodes' codes tell of our signal
-            return 1
+        if self.ended:
+            return self.before or 1
         if len(self.codes) < len(self.hosts):
             return codes[0] or 1
         return max(codes)
@@ -168,6 +171,7 @@ class Hosts(Group):
         node = next(node for node, fault in self.found.items() if fault is first)
         code = self.codes.get(node) or first.code or 1
         alone = any(other != code for other in self.codes.values())
-        if alone or not first.told:  # those that refuse together have said why
+        # those that refuse together have said why
+        if len(self.hosts) > 1 and (alone or not first.told):
             say(f"error: it began on {self.hosts[node]}: {first.text.removeprefix('error: ')}")
         return code

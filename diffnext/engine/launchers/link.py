@@ -37,6 +37,7 @@ class Word:
     secret: str
     command: Sequence[str]  # what to start on each node
     num_processes: int
+    devices: str  # GPUs that they see
 
     def __str__(self) -> str:
         """Letters, digits, "-", "_" and "=": nothing that a shell or pdsh reads in another way."""
@@ -58,10 +59,11 @@ class Hub:
         self._told: SimpleQueue[tuple[int, dict[str, Any] | None]] = SimpleQueue()
         threading.Thread(target=self._accept, name="diffnext-hub", daemon=True).start()
 
-    def word(self, command: Sequence[str], num_processes: int) -> Word:
+    def word(self, command: Sequence[str], num_processes: int, devices: str) -> Word:
         """What a watcher needs to find this command and to do its work."""
         port = self._server.getsockname()[1]
-        return Word(own_addresses(), port, self.secret, list(command), num_processes)
+        addresses = own_addresses()
+        return Word(addresses, port, self.secret, list(command), num_processes, devices)
 
     def nodes(self) -> list[int]:
         """Numbers of the nodes that are connected."""

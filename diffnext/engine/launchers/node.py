@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What DeepSpeed's launcher starts on each node of a hostfile: `python -m ...node WORD`.
+"""What DeepSpeed's launcher starts on each node: `python -m ...node WORD`.
 
 It starts the processes of its node, watches them as on a single one, and keeps in touch with the command
 that started it: signals to that command come to this one, and faults go there.
@@ -47,7 +47,7 @@ def run(word: Word) -> int:
         link.tell(fault=asdict(fault))
 
     link.listen(hear, lost)
-    share_machine(word.num_processes)
+    share_machine(word)
     job = Job(
         main=lambda: 0,
         command=word.command,
@@ -61,7 +61,9 @@ def run(word: Word) -> int:
 
 
 def rendezvous(where: Mapping[str, str]) -> list[str]:
-    """In the words of torchrun where DeepSpeed's launcher has put this node."""
+    """In the words of torchrun where DeepSpeed's launcher has put this node; [] if it is the only one."""
+    if where["WORLD_SIZE"] == "1":
+        return []
     return [
         f"--nnodes={where['WORLD_SIZE']}",
         f"--node-rank={where['RANK']}",
@@ -70,11 +72,11 @@ def rendezvous(where: Mapping[str, str]) -> list[str]:
     ]
 
 
-def share_machine(num_processes: int) -> None:
+def share_machine(word: Word) -> None:
     """Give the processes what DeepSpeed's launcher has cut down to one: GPUs; and threads, in parts."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(num_processes)))
+    os.environ["CUDA_VISIBLE_DEVICES"] = word.devices
     # torchrun would say 1, with which an optimizer offloaded to the host crawls
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // num_processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // word.num_processes)))
 
 
 def main(arguments: list[str]) -> int:

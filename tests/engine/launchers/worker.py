@@ -17,21 +17,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffnext.distributed import launched
-from diffnext.engine.heartbeat import EVERY_S, FOLDER, Heartbeat
+from diffnext.engine.heartbeat import FOLDER, Beat, Heartbeat, read_beats
 from diffnext.engine.signals import ECHO_S, on_signals
 
-STEPS, BAD_STEP, LIMIT_S = 400, 3, 4.0
+STEPS, BAD_STEP = 400, 3
+LIMIT_S, HANG_S = 600.0, 4.0  # how long a step may take; of the one that is to be found
+FOR_EVER_S = 600.0
 ASKED_AHEAD = 2  # steps from a request to the end: by then the other process has read of it
 
 
+def wait_for_sign(heart: Heartbeat, said: Callable[[Beat], bool]) -> None:
+    """Until the last sign of life of this process says something."""
+    rank = heart.beat.rank
+    while not any(said(beat) for beat in read_beats(heart.folder) if beat.rank == rank):
+        time.sleep(0.01)
+
+
 def go_wrong(kind: str) -> None:
-    time.sleep(2 * EVERY_S)  # so that the signs of life tell of this step
     if kind == "exit":
         os._exit(3)
     if kind == "raise":
         raise OSError("the disk is gone")
     if kind == "sleep":
-        time.sleep(600)
+        time.sleep(FOR_EVER_S)
     os.kill(os.getpid(), {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}[kind])
 
 
@@ -61,7 +69,7 @@ def read_asked(folder: Path) -> list[int]:
 
 
 def main(kind: str, folder: Path) -> int:
-    """Go wrong in step BAD_STEP of rank 1; "save" ends in order, and takes its time for it.
+    """Go wrong in step BAD_STEP of rank 1; "save" ends in order, and takes its time, "save_on" all of it.
 
     "refuse" ends both with code 2 before they begin, "refuse_alone" one of them.
     """
@@ -69,11 +77,12 @@ def main(kind: str, folder: Path) -> int:
     with Heartbeat(rank) as heart:
         if kind.startswith("refuse"):
             (folder / f"pid{rank}").write_text(str(os.getpid()))
-            time.sleep(30 * (kind == "refuse_alone" and rank == 0))
+            time.sleep(FOR_EVER_S * (kind == "refuse_alone" and rank == 0))
             heart.end(2)
             return 2
         meet = meet_by_gloo() if "GLOO" in os.environ else meet_by_files(folder)
         heart.train(lambda: "loss", logs=folder)
+        wait_for_sign(heart, lambda beat: beat.state == "training")
         (folder / f"pid{rank}").write_text(str(os.getpid()))
 
         def ask(name: str) -> None:
@@ -83,16 +92,20 @@ def main(kind: str, folder: Path) -> int:
         step = 0
         with on_signals(ask, echo_s=ECHO_S):
             for step in range(1, STEPS):
-                heart.move(step, limit_s=LIMIT_S)
-                if rank == 1 and step == BAD_STEP and kind != "save":
+                bad = step == BAD_STEP and not kind.startswith("save")
+                hangs = bad and kind in ("sleep", "freeze")
+                heart.move(step, limit_s=HANG_S if hangs else LIMIT_S)
+                if bad and rank == 1:
+                    wait_for_sign(heart, lambda beat: beat.step == BAD_STEP)
                     go_wrong(kind)
                 meet(step)
                 time.sleep(0.05)
                 last = min([last, *(ASKED_AHEAD + asked for asked in read_asked(folder))])
                 if step == last:
                     break
-            heart.move(step, limit_s=60)
-            time.sleep(3 * (kind == "save" and rank == 0))
+            heart.move(step, limit_s=LIMIT_S)
+            if rank == 0:
+                time.sleep({"save": 3.0, "save_on": FOR_EVER_S}.get(kind, 0.0))
             (folder / f"saved{rank}").touch()
         heart.end(0)
     return 0
