@@ -64,7 +64,7 @@ def test_any_text_encodes_and_comes_back(text):
 
 
 def test_states_of_captions_tell_every_attribute():
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools" / "make_demo_model.py")
+    spec = importlib.util.spec_from_file_location("text", ROOT / "tools" / "shapes_text.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     shares = tool.probe(PICTURES)
