@@ -17,49 +17,38 @@ out of a worker; the time until then, in which worker processes start, has a lin
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import PIL.Image
 import torch
+from cores import Cores, divide_cores, pin
+from drawn_media import FRAMES, draw_media, even_size
 
 from diffnext.data import media
 from diffnext.data.cache import build, make_order
 from diffnext.data.cache_identity import MadeBy
 from diffnext.data.cache_plan import Plan, make_plan
-from diffnext.data.decoding import Order, decode_ahead
-from diffnext.data.decoding import decode as decode_medium
+from diffnext.data.decoding import decode_ahead
 from diffnext.data.encoding import KEPT_BYTES, Encoder
 from diffnext.data.journal import Journal
 from diffnext.data.latents import Latents
-from diffnext.data.location import File
 from diffnext.data.records import open_writer
 from diffnext.data.sources import scan
 from diffnext.data.view_rules import ViewRules
-from diffnext.data.views import View
 from diffnext.models.autoencoders.loading import describe_vae, load_vae
 from diffnext.models.autoencoders.modeling_utils import strides
-from diffnext.shapes import files
-from diffnext.shapes.draw import draw, draw_video
-from diffnext.shapes.world import random_scene
 from diffnext.utils.malloc import keep_freed_memory
 
 VAES = {"image": "assets/nova_shapes", "video": "assets/nova_shapes_video"}
-FRAMES = {"image": 1, "video": 17}
 COUNTS = {"image": 512, "video": 24}
 STAGES = ("decode", "encode", "write")
-GRAIN = 6.0  # of the noise that is laid over drawn pictures, so that they decode like photographs
-DIFFERENT = 8  # media that are drawn; the others are copies
-LARGEST = 1024  # pixels of their side
 
 
 def parse_args() -> argparse.Namespace:
@@ -84,104 +73,6 @@ def parse_args() -> argparse.Namespace:
     if args.small:
         args.count, args.size, args.resolution, args.turns = 12, 96, 64, 1
     return args
-
-
-# ------------------------------------------------------------------------------------------ cores
-
-
-@dataclass(frozen=True)
-class Cores:
-    """Which cores a stage may use; empty: any."""
-
-    encode: frozenset[int] = frozenset()
-    decode: frozenset[int] = frozenset()
-
-    def __str__(self) -> str:
-        if not self.encode:
-            return "no stage has cores of its own"
-        return f"decoding on cores {sorted(self.decode)}, encoding on {sorted(self.encode)}"
-
-
-def divide_cores(args: argparse.Namespace) -> Cores:
-    """Cores for the autoencoder, as many as its threads, and the rest for the workers."""
-    if args.device != "cpu" or not hasattr(os, "sched_setaffinity"):
-        return Cores()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) <= args.threads:
-        return Cores()
-    return Cores(frozenset(cores[: args.threads]), frozenset(cores[args.threads :]))
-
-
-def pin(cores: Cores) -> None:
-    """Keep this thread and those that it starts from now on to their cores, and the processes that
-    there are to theirs."""
-    if cores.encode:
-        os.sched_setaffinity(0, cores.encode)
-        for children in Path("/proc/self/task").glob("*/children"):
-            for process in children.read_text().split():
-                os.sched_setaffinity(int(process), cores.decode)
-
-
-# ------------------------------------------------------------------------------------------ media
-
-
-def draw_media(folder: Path, args: argparse.Namespace) -> str:
-    """Fill a folder with captioned pictures, or videos. Returns its name."""
-    folder.mkdir()
-    drawn: list[bytes] = []
-    for number in range(args.count):
-        path = folder / f"{number:06d}{'.mp4' if args.kind == 'video' else '.jpg'}"
-        path.with_suffix(".txt").write_text(f"Number {number} of a benchmark.")
-        if number < DIFFERENT:
-            draw_medium(path, number, args.size)
-            drawn.append(path.read_bytes())
-        else:
-            path.write_bytes(drawn[number % DIFFERENT])
-    return str(folder)
-
-
-def draw_medium(path: Path, number: int, size: int) -> None:
-    """Write a picture or a video."""
-    rng = np.random.default_rng(number)
-    scene = random_scene(rng, video=path.suffix == ".mp4")
-    if path.suffix == ".mp4":
-        files.write_video(path, draw_video(scene, size, FRAMES["video"]))
-        return
-    pixels = draw(scene, size) + rng.normal(0, GRAIN, (size, size, 3))
-    PIL.Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
-
-
-def even_size(folder: Path, args: argparse.Namespace, encoder: Encoder) -> int:
-    """The size of media that takes a worker as long as a sample takes the autoencoder, up to `LARGEST`.
-
-    Both are measured here; the time of decoding goes with the pixels of the medium.
-    """
-    frames, side, size = FRAMES[args.kind], args.resolution, 4 * args.resolution
-    batch = np.zeros((args.batch_size, frames, side, side, 3), np.uint8)
-    view = View(side, side, tuple(range(frames)))
-    path = folder / f"medium{'.mp4' if args.kind == 'video' else '.jpg'}"
-    for _ in range(2):  # once more near the size that is wanted
-        draw_medium(path, 0, size)
-        location = File(str(path))
-        work = partial(decode_medium, Order(location, (view,), location.stamp(), hashed=True))
-        encode = best(partial(encoder, batch)) / args.batch_size * args.workers
-        decode = best(work)
-        size = max(side, round(size * (encode / decode) ** 0.5 / 16) * 16)
-        size = min(size, LARGEST)
-    return size
-
-
-def best(work: Callable[[], object]) -> float:
-    """The least seconds that something takes, of what fits into a second and of two at least."""
-    seconds: list[float] = []
-    while sum(seconds) < 1 or len(seconds) < 2:
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-# --------------------------------------------------------------------------------- what is measured
 
 
 @dataclass

@@ -24,6 +24,7 @@ def run_benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         try:
             runpy.run_path(path, run_name="__main__")
         finally:
-            sys.modules.pop("models", None)
+            for sibling in FOLDER.glob("*.py"):
+                sys.modules.pop(sibling.stem, None)
 
     return run
