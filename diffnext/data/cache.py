@@ -21,7 +21,7 @@ from diffnext.data.batching import Batcher
 from diffnext.data.cache_folder import open_journal
 from diffnext.data.cache_plan import Item, Plan, Task
 from diffnext.data.cache_sink import RecordSink, Row
-from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead, view_bytes
+from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead
 from diffnext.data.encoding import Encode, PatientEncoder, flaw, is_out_of_memory
 from diffnext.data.fetching import FETCH, is_of_network
 from diffnext.data.journal import Entry
@@ -106,7 +106,7 @@ def build(
                 meter = make_meter(plan.tasks, workers)
                 orders = ((task, make_order(task, plan)) for task in plan.tasks)
                 decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
-                batcher = Batcher(batch_size, map(view_bytes, {i.view for i in plan.items}))
+                batcher = Batcher(batch_size, {item.view.num_bytes for item in plan.items})
                 with (
                     RecordSink(
                         plan.output, plan.fields, plan.journal, lock=held, stage=meter.write
@@ -166,7 +166,7 @@ class Line:
         if isinstance(outcome, WorkError):
             for item in task.items:
                 self._report.fail(item, _decode_failure(item, outcome))
-            self._meter.advance(len(task.items), sum(view_bytes(i.view) for i in task.items))
+            self._meter.advance(len(task.items), task.num_bytes)
             return
         self._meter.decode.add(len(task.items), outcome.seconds)
         content = task.content or outcome.content
@@ -213,8 +213,8 @@ def make_order(task: Task, recipe: Recipe) -> Order:
 
 def make_meter(tasks: Sequence[Task], workers: int) -> Meter:
     """A meter for what is to be built."""
-    sizes = [view_bytes(item.view) for task in tasks for item in task.items]
-    return Meter(total=len(sizes), total_bytes=sum(sizes), workers=workers)
+    samples = sum(len(task.items) for task in tasks)
+    return Meter(samples, sum(task.num_bytes for task in tasks), workers)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,11 @@ class Task:
     stamp: tuple[int, int]
     content: str = ""
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the frames that are decoded for it."""
+        return sum(item.view.num_bytes for item in self.items)
+
 
 @dataclass
 class Plan:
@@ -247,7 +252,7 @@ def _groups(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
     size = 0
     for _, same in groupby(sorted(items, key=_frames), key=_frames):
         batch = list(same)
-        more = sum(3 * i.view.num_frames * i.view.height * i.view.width for i in batch)
+        more = sum(item.view.num_bytes for item in batch)
         if group and size + more > TASK_BYTES:
             yield tuple(group)
             group, size = [], 0

@@ -38,6 +38,11 @@ class View:
         """Frames, height and width: samples that agree in them can share a batch."""
         return self.num_frames, self.height, self.width
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of its frames: (T, H, W, 3) uint8."""
+        return 3 * self.num_frames * self.height * self.width
+
     def state(self) -> dict[str, Any]:
         """The view as JSON holds it. It is part of the key of a sample, so it must not change."""
         return dict(_state(self))

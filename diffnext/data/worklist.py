@@ -26,7 +26,6 @@ from dataclasses import astuple, dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from diffnext.data.decoding import view_bytes
 from diffnext.data.latents import Latents
 from diffnext.data.leases import LEASE_S
 from diffnext.data.ledger import write_ledger
@@ -157,7 +156,7 @@ def create(
             ticket += units[-1].samples
         stream.flush()
         os.fsync(stream.fileno())
-    smallest = min(view_bytes(item.view) for item in plan.items)
+    smallest = min(item.view.num_bytes for item in plan.items)
     known = {"asked": dict(asked), "leader": leader, "fields": plan.fields, "smallest": smallest}
     write_head(folder, [astuple(unit) for unit in units], lease_s, **known)
     return Worklist(folder)
@@ -191,12 +190,8 @@ def clear(output: str) -> None:
 
 def _groups(plan: Plan) -> Iterator[list[Task]]:
     """The tasks of each unit; their frames decide how much work they are."""
-    total = sum(map(_frame_bytes, plan.tasks))
-    return in_units(plan.tasks, _frame_bytes, min(UNIT_BYTES, total // UNITS))
-
-
-def _frame_bytes(task: Task) -> int:
-    return sum(view_bytes(item.view) for item in task.items)
+    total = sum(task.num_bytes for task in plan.tasks)
+    return in_units(plan.tasks, lambda task: task.num_bytes, min(UNIT_BYTES, total // UNITS))
 
 
 def _write_unit(stream: io.BufferedWriter, first: int, tasks: list[Task]) -> Unit:
@@ -206,7 +201,7 @@ def _write_unit(stream: io.BufferedWriter, first: int, tasks: list[Task]) -> Uni
         items = tuple(replace(item, ticket=next(tickets)) for item in task.items)
         numbered.append(replace(task, items=items))
     pickle.dump(numbered, stream, protocol=5)
-    return Unit(offset, first, next(tickets) - first, sum(map(_frame_bytes, tasks)))
+    return Unit(offset, first, next(tickets) - first, sum(task.num_bytes for task in tasks))
 
 
 class _Tasks(pickle.Unpickler):
