@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Collection, Sequence
 
+LONG_S = 300.0  # that nothing takes that comes at all, on whatever machine
 STACKS_S = 5.0  # for processes that are aborted to write where they are
 
 

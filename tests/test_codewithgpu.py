@@ -57,7 +57,7 @@ assert not heavy, heavy
 def failure(code: str, *arguments: str) -> str:
     """What a program in a process of its own failed with; "" where all that it asserts holds."""
     command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return done.stderr or "exit code without a word" if done.returncode else ""
 
 

@@ -14,6 +14,7 @@ from diffnext.data.cache_part import Tools
 from diffnext.data.cache_ranks import build_shared, lead_or_follow, lock_of, settle
 from diffnext.data.records import open_reader
 from diffnext.data.records.lock import InUse
+from tests.children import LONG_S
 from tests.data.cache_builds import assert_complete, encode, interrupting, plan_for, run
 
 ASKED = {"rules": {"sizes": ((32, 48),)}, "dtype": "float32"}
@@ -40,7 +41,7 @@ class Leader(threading.Thread):
 
     def encode(self, frames):
         self.at_work.set()
-        self.go_on.wait(60)
+        self.go_on.wait(LONG_S)
         return encode(frames)
 
     def run(self):
@@ -58,7 +59,7 @@ class Leader(threading.Thread):
 def leader(photos, tmp_path):
     leader = Leader(photos, tmp_path / "cache")
     leader.start()
-    assert leader.at_work.wait(60)
+    assert leader.at_work.wait(LONG_S)
     yield leader
     leader.go_on.set()
     leader.join()

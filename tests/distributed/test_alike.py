@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from diffnext.cli.train_args import facts, parse_args, read_config
 from diffnext.distributed import env as processes
 from diffnext.distributed.alike import check_alike
+from tests.children import LONG_S
 
 
 def meet(monkeypatch, *found):
     """What `check_alike` says to each of several processes, which are threads here."""
     box, ranks = list(found), threading.local()
-    barrier = threading.Barrier(len(found), timeout=10)
+    barrier = threading.Barrier(len(found), timeout=LONG_S)
 
     def gather(value):
         box[ranks.mine] = value

@@ -18,6 +18,7 @@ from diffnext.engine.checkpoint import manager as managers
 from diffnext.engine.hooks.heartbeat import phase_of
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
+from tests.children import LONG_S
 from tests.engine.runs import Interrupted, toy_run
 from tests.engine.toy import ToyNet
 
@@ -217,7 +218,7 @@ def test_what_is_written_beside_the_steps_does_not_move_with_them(tmp_path, monk
     write = managers.save_tensors
 
     def late(*args, **kwargs):
-        assert go_on.wait(30)
+        assert go_on.wait(LONG_S)
         write(*args, **kwargs)
 
     trainer = toy_run(tmp_path, snapshot_every=5)

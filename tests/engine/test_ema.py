@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diffnext.engine.ema import EMA, Staging
+from tests.children import LONG_S
 from tests.engine.runs import toy_run
 
 
@@ -41,7 +42,7 @@ def test_an_update_in_the_background_is_waited_for_before_the_average_is_read():
     go, move, seen = threading.Event(), ema._move, []
 
     def slow(current):
-        seen.append(go.wait(10))
+        seen.append(go.wait(LONG_S))
         move(current)
 
     ema._move = slow

@@ -24,7 +24,7 @@ from diffnext.distributed.env import Env
 from diffnext.engine.stop import StopVote
 rank, world, asks_at = map(int, sys.argv[2:])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=world,
-                        timeout=datetime.timedelta(seconds=60))
+                        timeout=datetime.timedelta(seconds=600))
 vote, step = StopVote(Env(rank, world, rank, torch.device("cpu"))), 0
 while not vote.agreed:
     vote.ask()
@@ -73,7 +73,7 @@ def test_a_process_that_was_asked_takes_the_others_along(tmp_path):
         subprocess.Popen([*command, str(rank), "2", "3"], cwd=ROOT, stdout=-1, text=True)
         for rank in range(2)
     ]
-    first, second = (process.communicate(timeout=100)[0] for process in running)
+    first, second = (process.communicate()[0] for process in running)
     # asked in step 4, when that step's question was already under way
     assert first == "5 process 1 was asked to\n"
     assert second == "5 SIGUSR1\n" or second.endswith("\n5 SIGUSR1\n")

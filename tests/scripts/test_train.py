@@ -26,7 +26,7 @@ ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELER
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     words = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(words, env=ENV, capture_output=True, text=True, timeout=200)
+    return subprocess.run(words, env=ENV, capture_output=True, text=True)
 
 
 def losses(run: Path) -> list[float]:
