@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffnext.data.records import open_reader, open_writer
+from diffnext.data.records import DamagedRecord, open_reader, open_writer
+from diffnext.data.records.folder_reader import FolderReader
 
 FIELDS = {"moments": "bytes", "shape": ["int64"], "caption": "string", "flow": "float64"}
 SHAPES = ([8, 4, 6], [8, 6, 4], [8, 2, 4, 6])
@@ -37,3 +38,14 @@ def write(path: Path, count: int, first: int = 0, **options) -> Path:
 def read_all(path: Path) -> list[dict]:
     reader = open_reader(path)
     return [reader[i] for i in range(len(reader))]
+
+
+def damaged(reader: FolderReader) -> dict[int, str]:
+    """The records that cannot be trusted, and why."""
+    found = {}
+    for number in range(len(reader)):
+        try:
+            reader[number]
+        except DamagedRecord as error:
+            found[number] = str(error)
+    return found

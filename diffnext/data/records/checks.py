@@ -9,17 +9,12 @@ it goes over scattered parts and releases the interpreter lock. A sum of 0 stand
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
 from xxhash import xxh3_64
 
-from diffnext.data.records.base import Buffer, DamagedRecord
-
-if TYPE_CHECKING:
-    from diffnext.data.records.folder_reader import FolderReader
+from diffnext.data.records.base import Buffer
 
 CHECK = ".check"
 
@@ -42,30 +37,3 @@ def load(path: str, count: int) -> np.ndarray:
         found = np.fromfile(path, "<u8", count)
         sums[: len(found)] = found
     return sums
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A record that cannot be trusted."""
-
-    record: int  # its number in the folder
-    reason: str  # names shard, record and sample
-
-
-def verify(
-    reader: FolderReader, advance: Callable[[int], None] = lambda count: None
-) -> Iterator[Damage]:
-    """Read a whole folder, in the order of its bytes, and yield what is damaged.
-
-    Records without a checksum are only decoded; `reader.checked` counts those that have one.
-
-    Args:
-        reader: the folder.
-        advance: called with the number of records that were read.
-    """
-    for number in range(len(reader)):
-        try:
-            reader[number]
-        except (DamagedRecord, OSError) as error:  # a failing disk is damage as well
-            yield Damage(number, str(error))
-        advance(1)

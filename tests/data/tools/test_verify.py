@@ -13,6 +13,7 @@ from diffnext.cli import main
 from diffnext.data.journal import JOURNAL, Journal
 from diffnext.data.prune import recover
 from diffnext.data.records import open_reader
+from diffnext.data.records.files import Files
 from diffnext.data.records.index import SIDECAR
 from diffnext.data.tools import repair
 from diffnext.data.tools.remake import Remedy
@@ -80,6 +81,17 @@ def test_a_flipped_byte_is_named(cache, tmp_path, capsys):
     assert main(["cache", "verify", str(broken), "--json"]) == 1
     [problem] = json.loads(capsys.readouterr().out)["problems"]
     assert (problem["part"], problem["record"]) == ("record", 4)
+
+
+def test_a_failing_disk_is_damage(cache, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Files, "read", fail)
+    problems = check(str(cache)).problems
+    assert [(p.record, p.what) for p in problems] == [
+        (i, "[Errno 5] Input/output error") for i in range(7)
+    ]
 
 
 def shorten(path, cut):
