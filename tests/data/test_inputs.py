@@ -129,6 +129,8 @@ def test_a_compressed_tar_in_a_folder_is_told(tmp_path):
     assert greys(listing) == [1]
     assert [failure.file[-5:] for failure in listing.failures] == ["ar.gz", "b.TGZ"]
     assert "unpack it" in reasons(listing)[0]
+    with pytest.raises(ValueError, match=r"a\.tar\.gz: a compressed tar; unpack it"):
+        scan(str(tmp_path / "a.tar.gz"))
 
 
 def write_saved(folder, table):

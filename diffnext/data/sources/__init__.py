@@ -10,7 +10,7 @@ from diffnext.data import urls
 from diffnext.data.fetching import FetchError
 from diffnext.data.location import kind_of
 from diffnext.data.sources.columns import Columns, parse_columns
-from diffnext.data.sources.folder import add_file, list_folder, walk
+from diffnext.data.sources.folder import COMPRESSED, UNPACK, add_file, list_folder, walk
 from diffnext.data.sources.huggingface import ARROW, list_table, media_column
 from diffnext.data.sources.listing import Failure, Listing, Source
 from diffnext.data.sources.manifest import MANIFESTS, list_manifest
@@ -64,6 +64,8 @@ def _scan_one(listing: Listing, path: str, columns: Columns) -> None:
         return list_table(listing, path, columns)
     if suffix in MANIFESTS:
         return list_manifest(listing, path, columns)
+    if COMPRESSED.search(path):
+        raise ValueError(f"--input {path}: {UNPACK}")
     if kind_of(path) is None:
         known = ", ".join(sorted({*MANIFESTS, *ARROW, ".tar"}))
         raise ValueError(f"--input {path}: a folder, a medium or one of {known} is wanted")

@@ -25,6 +25,7 @@ from diffnext.data.sources.manifest import name_of, place, read_rows
 from diffnext.data.sources.webdataset import list_tar
 
 COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+UNPACK = "a compressed tar; unpack it, as media are read from where they lie"
 # Tables of a folder whose rows name files in it: those of Hugging Face, and FastVideo's.
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "videos2caption.json")
 
@@ -49,7 +50,7 @@ def list_folder(listing: Listing, root: str, columns: Columns) -> None:
         elif suffix == ".tar":
             list_tar(listing, path, columns)
         elif COMPRESSED.search(path):
-            listing.fail(path, "a compressed tar; unpack it, as media are read from where they lie")
+            listing.fail(path, UNPACK)
         elif suffix in ARROW and not path.endswith(TABLES) and holds_media(listing, path, columns):
             list_table(listing, path, columns)
         elif suffix not in (*ARROW, ".txt", ".json") and not path.endswith(TABLES):

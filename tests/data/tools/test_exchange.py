@@ -181,7 +181,7 @@ def test_webdataset(tmp_path, name):
     members = {}
     for number in range(3):
         members |= {
-            f"a/{number}.npy": npy(NORMAL[number, 0]),
+            f"a/{number}{'.moments' * (number == 1)}.npy": npy(NORMAL[number, 0]),
             f"a/{number}.txt": f"Words {number}.\n".encode(),
             f"a/{number}.cls": str(number).encode(),
             f"a/{number}.json": json.dumps({"flow": number / 2, "url": "x"}).encode(),
@@ -193,6 +193,9 @@ def test_webdataset(tmp_path, name):
         fields = {name: record[name] for name in ("caption", "label", "flow")}
         assert fields == {"caption": f"Words {number}.", "label": number, "flow": number / 2}
         assert np.array_equal(record["moments"], NORMAL[number, 0].astype(np.float16).ravel())
+    write_tar(tmp_path / "none.tar", {"0.latent.pth": b"x", "0.txt": b"A cat."})
+    with pytest.raises(ValueError, match=r"holds no .* of moments, only \['\.latent\.pth'\]"):
+        import_cache("webdataset", str(tmp_path / "none.tar"), str(tmp_path / "d"))
     with tarfile.open(tmp_path / "link.tar", "w") as tar:
         link = tarfile.TarInfo("b.npy")
         link.type, link.linkname = tarfile.LNKTYPE, "a/0.npy"

@@ -13,7 +13,7 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ from diffnext.data.tools.exchange.sample import (
 )
 
 KNOWN: dict[str, Any] = {}
-PARTS = ("npy", "npz", "txt", "json", "cls")
+ARRAYS = ("npy", "npz", "moments.npy")
+PARTS = (*ARRAYS, "txt", "json", "cls")
 SHARD_BYTES = 1 << 30
 
 
@@ -39,7 +40,7 @@ def read(source: str, options: Options) -> tuple[Iterator[Sample], None, dict[st
     """Samples of a tar or a folder of tars; how many is not known before they are read.
 
     Raises:
-        ValueError: no tar there.
+        ValueError: no tar there, or no sample in any.
     """
     files = [source]
     if os.path.isdir(source):
@@ -79,15 +80,26 @@ def _members(row: Row) -> dict[str, bytes]:
     return {"npz": packed.getvalue(), "json": json.dumps(plain, ensure_ascii=False).encode()}
 
 
-def _samples(files: Iterable[str], options: Options) -> Iterator[Sample]:
+def _samples(files: Sequence[str], options: Options) -> Iterator[Sample]:
+    others: set[str] = set()
+    count = 0
     for path in files:
-        for name, parts in _groups(path):
-            if "npy" in parts or "npz" in parts:
+        for name, parts in _groups(path, others):
+            if parts.keys() & {*ARRAYS}:
+                count += 1
                 yield from _sample(parts, f"{path}/{name}", options)
+    if not count:
+        raise ValueError(
+            f"{files[0]} holds no .npy or .npz of moments, only {sorted(others) or 'other members'}"
+        )
 
 
-def _groups(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Members of one name, which lie one after another."""
+def _groups(path: str, others: set[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Members of one name, which lie one after another.
+
+    Args:
+        others: gets the endings that are passed over.
+    """
     name, parts = "", {}
     try:
         with tarfile.open(path, "r|*") as tar:
@@ -96,6 +108,7 @@ def _groups(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 stem, _, suffix = base.partition(".")
                 is_file = member.isfile() or member.islnk() or member.issym()
                 if not is_file or suffix.lower() not in PARTS:
+                    others.update({f".{suffix}"} if is_file else ())
                     continue
                 if reason := away(member):
                     raise ValueError(f"{path}: {reason}")
@@ -130,8 +143,9 @@ def _sample(parts: Mapping[str, bytes], origin: str, options: Options) -> Iterat
 
 
 def _arrays(parts: Mapping[str, bytes]) -> dict[str, np.ndarray]:
-    if "npy" in parts:
-        return {"moments": np.load(io.BytesIO(parts["npy"]), allow_pickle=False)}
+    for name in ("npy", "moments.npy"):
+        if name in parts:
+            return {"moments": np.load(io.BytesIO(parts[name]), allow_pickle=False)}
     with np.load(io.BytesIO(parts["npz"]), allow_pickle=False) as opened:
         return dict(opened)
 
