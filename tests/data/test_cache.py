@@ -3,6 +3,7 @@
 
 import json
 import os
+import threading
 import time
 from functools import partial
 
@@ -17,6 +18,7 @@ from diffnext.data.latents import Latents
 from diffnext.data.records import open_reader
 from diffnext.data.records.index import SIDECAR
 from diffnext.data.view_rules import ViewRules
+from tests.children import LONG_S
 from tests.data import odd_work
 from tests.data.cache_builds import (
     VIEW,
@@ -140,27 +142,26 @@ def test_progress_is_told_and_ends_at_the_end(photos, tmp_path):
     assert states[-1][1] in ("decode", "encode", "write")
 
 
-def test_the_slowest_stage_sets_the_pace(photos, tmp_path, monkeypatch):
-    """Stages that sleep: one after the other they would take twice as long as the slowest."""
-    for number in range(10, 43):
+def test_stages_work_side_by_side(photos, tmp_path, monkeypatch):
+    """While a batch is encoded its lines go to the disk, and the media of later ones are decoded."""
+    for number in range(10, 15):
         write_picture(photos, f"p{number}", number)
-    begun, append = [], Journal.append
+    at_once, append = threading.Barrier(2, timeout=LONG_S), Journal.append
 
-    def slow_append(self, entries):
-        time.sleep(0.01 * len(entries))
+    def append_meanwhile(self, entries):
+        at_once.wait()
         return append(self, entries)
 
-    def slow_encode(frames):
-        begun.append(time.monotonic())
-        time.sleep(0.02 * len(frames))
+    def encode_meanwhile(frames):
+        at_once.wait()
+        while (photos / odd_work.DECODED).stat().st_size < 12:
+            time.sleep(0.001)
         return encode(frames)
 
-    monkeypatch.setattr(Journal, "append", slow_append)
-    monkeypatch.setattr(cache, "decode_ahead", partial(decode_ahead, work=odd_work.slow_decode))
-    build(plan_for(photos, tmp_path / "cache"), slow_encode, batch_size=4, workers=2)
-    taken = time.monotonic() - begun[0]  # without the start of the workers
-    slowest, all_in_turn = 40 * 0.02, 40 * (0.02 + 0.01 + odd_work.SLOW_S / 2)
-    assert taken < (slowest + all_in_turn) / 2
+    monkeypatch.setattr(Journal, "append", append_meanwhile)
+    monkeypatch.setattr(cache, "decode_ahead", partial(decode_ahead, work=odd_work.noted_decode))
+    plan = plan_for(photos, tmp_path / "cache")
+    assert build(plan, encode_meanwhile, batch_size=4, workers=2).written == 12
 
 
 def encode_video(frames):

@@ -126,11 +126,11 @@ def test_a_decoder_that_hangs_costs_one_sample(photos, tmp_path):
     plan = plan_for(photos, tmp_path / "cache")
     (photos / "p3.png").unlink()
     os.mkfifo(photos / "p3.png")  # to open it is to wait for a writer
-    report = build(plan, encode, batch_size=3, workers=2, decode_timeout_s=2)
+    report = build(plan, encode, batch_size=3, workers=2, decode_timeout_s=5)
     assert report.written == 6
     [failure] = report.failures
     assert (Path(failure.file).name, failure.stage) == ("p3.png", "decode")
-    assert failure.reason == "timed out after 2 s"
+    assert failure.reason == "timed out after 5 s"
 
 
 def test_a_file_that_changes_while_the_cache_is_built_comes_next_time(photos, tmp_path):

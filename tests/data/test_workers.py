@@ -18,6 +18,7 @@ import pytest
 from diffnext.data import worker
 from diffnext.data.worker import WorkError
 from diffnext.data.workers import Pool
+from tests.children import LONG_S
 from tests.data import odd_work
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def pool():
-    with Pool(odd_work.work, workers=1, limit_s=20) as pool:
+    with Pool(odd_work.work, workers=1, limit_s=LONG_S) as pool:
         yield pool
 
 
@@ -80,11 +81,11 @@ def test_a_call_that_fails_says_why_and_the_next_one_works(pool, order, reason):
     assert after.result() == 2
 
 
-@pytest.mark.parametrize("order", [("segfault", None), ("raise", "no"), ("sleep", 60)])
+@pytest.mark.parametrize("order", [("segfault", None), ("raise", "no"), ("sleep", 600)])
 def test_a_call_that_was_sent_ahead_of_a_bad_one_is_made_once(order, tmp_path, monkeypatch):
     """It waits in the pipe of a process that goes away, or stays."""
-    monkeypatch.setattr(worker, "QUICK_S", 60)
-    with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
+    monkeypatch.setattr(worker, "QUICK_S", LONG_S)
+    with Pool(odd_work.work, workers=1, limit_s=2) as pool:
         pool.submit(("double", 1)).result()  # now the process counts as quick
         bad = pool.submit(order)
         after = [pool.submit(("note", (str(tmp_path / "log"), i))) for i in range(5)]
@@ -102,7 +103,7 @@ def test_memory_that_a_worker_frees_is_used_again(pool):
 
 def test_large_calls_are_not_sent_ahead(pool, monkeypatch):
     """Both ends would wait for the other to read."""
-    monkeypatch.setattr(worker, "QUICK_S", 60)
+    monkeypatch.setattr(worker, "QUICK_S", LONG_S)
     block = np.ones(4 << 20, np.uint8)
     calls = [pool.submit(("echo", block)) for _ in range(3)]
     assert all(len(call.result()) == len(block) for call in calls)
@@ -119,21 +120,19 @@ def test_nothing_is_sent_ahead_through_small_pipes(monkeypatch):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
         return process
 
-    monkeypatch.setattr(worker, "QUICK_S", 60)
+    monkeypatch.setattr(worker, "QUICK_S", LONG_S)
     monkeypatch.setattr(worker, "_start", start)
-    with Pool(odd_work.work, workers=1, limit_s=20) as pool:
+    with Pool(odd_work.work, workers=1, limit_s=LONG_S) as pool:
         calls = [pool.submit(("echo", bytes(20_000))) for _ in range(5)]
-        assert [len(call.result(timeout=30)) for call in calls] == [20_000] * 5
+        assert [len(call.result()) for call in calls] == [20_000] * 5
 
 
 def test_a_call_that_hangs_is_ended_in_time(many_open_files):
-    with Pool(odd_work.work, workers=1, limit_s=0.5) as pool:
+    with Pool(odd_work.work, workers=1, limit_s=2) as pool:
         first = pool.submit(("pid", None)).result()
-        start = time.monotonic()
-        with pytest.raises(WorkError, match=r"^timed out after 0\.5 s$") as caught:
-            pool.submit(("sleep", 60)).result()
+        with pytest.raises(WorkError, match=r"^timed out after 2 s$") as caught:
+            pool.submit(("sleep", 2 * LONG_S)).result()
         assert caught.value.kind == "TimeoutError"
-        assert time.monotonic() - start < 10
         assert not alive(first)
         assert pool.submit(("pid", None)).result() != first
 
@@ -144,12 +143,12 @@ def test_what_a_library_prints_is_no_result(pool, capfd):
 
 
 def test_closing_ends_calls_at_work_and_drops_the_rest():
-    pool = Pool(odd_work.work, workers=1, limit_s=60)
+    pool = Pool(odd_work.work, workers=1, limit_s=2 * LONG_S)
     child = pool.submit(("pid", None)).result()
-    calls = [pool.submit(("sleep", 60)) for _ in range(3)]
+    calls = [pool.submit(("sleep", 2 * LONG_S)) for _ in range(3)]
     start = time.monotonic()
     pool.close()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < LONG_S
     assert all(call.cancelled() or call.exception() for call in calls)
     assert not alive(child)
     with pytest.raises(WorkError, match="the workers were ended"):
@@ -158,7 +157,7 @@ def test_closing_ends_calls_at_work_and_drops_the_rest():
 
 def test_closing_ends_a_process_that_is_being_started(monkeypatch):
     begun, start_process = threading.Event(), worker._start
-    pool = Pool(odd_work.work, workers=1, limit_s=60)
+    pool = Pool(odd_work.work, workers=1, limit_s=2 * LONG_S)
 
     def slowly(limit_s):
         process = start_process(limit_s)
@@ -168,11 +167,11 @@ def test_closing_ends_a_process_that_is_being_started(monkeypatch):
         return process
 
     monkeypatch.setattr(worker, "_start", slowly)
-    pool.submit(("sleep", 60))
-    assert begun.wait(10)
+    pool.submit(("sleep", 2 * LONG_S))
+    assert begun.wait(LONG_S)
     start = time.monotonic()
     pool.close()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < LONG_S
 
 
 def test_without_workers_calls_are_made_here():
@@ -200,10 +199,10 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from diffnext.data.workers import Pool
 from tests.data import odd_work
-pool = Pool(odd_work.work, workers=1, limit_s=60)
+pool = Pool(odd_work.work, workers=1, limit_s=600)
 child = pool.submit(("pid", None)).result()
 pool.submit(("print", "at work"))
-pool.submit(("sleep", 60))
+pool.submit(("sleep", 600))
 print(child, flush=True)
 sys.stdin.readline()
 """
@@ -218,7 +217,7 @@ def test_workers_end_with_a_caller_that_was_killed():
         assert caller.stderr.read(7) == b"at work"
         assert alive(child)
         caller.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LONG_S
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not alive(child)

@@ -201,7 +201,7 @@ def prompts(output):
 
 def sleeper(output):
     """One of two sleeps for longer than its lease, while it has units; then it wakes."""
-    crowd = Crowd(output, lease_s=1.0)
+    crowd = Crowd(output, lease_s=3.0)
     leader = crowd.start()
     while find(crowd.output) is None:
         time.sleep(0.001)
