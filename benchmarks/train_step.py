@@ -170,9 +170,9 @@ def plain_step(trainer: Trainer) -> Tensor:
     inputs = pipe.prepare(batch, draws=draws)
     with trainer.backend.autocast():
         loss = pipe.loss(learner.wrapped, inputs).loss
-    if hasattr(learner.wrapped, "zero_optimization"):  # an engine of DeepSpeed
-        learner.wrapped.backward(loss)
-        learner.wrapped.step()
+    if hasattr(learner, "engine"):  # of DeepSpeed
+        learner.engine.backward(loss)
+        learner.engine.step()
     else:
         loss.backward()
         learner.optimizer.step()

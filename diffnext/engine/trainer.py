@@ -14,9 +14,9 @@ from diffnext.data.schema import Batch
 from diffnext.engine.backends.base import Backend
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.stop import StopVote
-from diffnext.methods.base import TrainingMethod
+from diffnext.methods.base import Round, TrainingMethod
 from diffnext.pipelines.train_base import Inputs, TrainPipeline
-from diffnext.utils.metrics import Metrics, StepTimer
+from diffnext.utils.metrics import Metrics, StepTimer, average
 from diffnext.utils.seeding import Draws
 
 if TYPE_CHECKING:
@@ -106,32 +106,49 @@ class Trainer:
         self.data_wait_s = 0.0
         self.phase = "data"
         inputs = [self._next_inputs() for _ in range(self.accum_steps)]
-        metrics = Metrics()
+        rounds, norms = [], []
         for rnd in self.method.rounds(inputs, self.step):
-            self.phase = "loss"
-            count = len(rnd.inputs)
-            for i, micro in enumerate(rnd.inputs):
-                for role in rnd.roles:
-                    with self.backend.micro(role, last=i == count - 1):
-                        with self.backend.autocast():
-                            out = self.method.loss(role, micro, self.step)
-                        self.backend.backward(role, poison(out.loss) / count)
-                    for hook in self.hooks:
-                        hook.after_loss(self, role, micro, out)
-                    losses = {self.label("loss", role): out.loss} | dict(out.metrics)
-                    metrics.add(losses, weight=1 / count)
-            self.phase = "update"
-            for role in rnd.roles:
-                lr = self.schedules[role](self.step)
-                norm = self.backend.step(role, lr=lr, max_norm=self.max_norm)
-                metrics.add({self.label("lr", role): lr, self.label("grad_norm", role): norm})
-                metrics.add({"skipped": ~norm.isfinite()})
+            metrics = self._losses(rnd)
+            norms += self._update(rnd, metrics)
+            rounds.append(metrics)
+        metrics = average(rounds)
+        metrics.add({"skipped": ~torch.stack(norms).isfinite().all()})
         metrics.add(self.method.after_step(self.step))
         return metrics
 
+    def _losses(self, rnd: Round) -> Metrics:
+        """Forward and backward of all micro-batches of a round."""
+        self.phase = "loss"
+        metrics, count = Metrics(), len(rnd.inputs)
+        for i, micro in enumerate(rnd.inputs):
+            for role in rnd.roles:
+                with self.backend.micro(role, last=i == count - 1):
+                    with self.backend.autocast():
+                        out = self.method.loss(role, micro, self.step)
+                    self.backend.backward(role, poison(out.loss) / count)
+                for hook in self.hooks:
+                    hook.after_loss(self, role, micro, out)
+                numbers = {"loss": out.loss} | dict(out.metrics)
+                named = {self.label(name, role): value for name, value in numbers.items()}
+                metrics.add(named, weight=1 / count)
+        return metrics
+
+    def _update(self, rnd: Round, metrics: Metrics) -> list[Tensor]:
+        """Let the optimizers of a round step; return the norms of their gradients."""
+        self.phase = "update"
+        norms = []
+        for role in rnd.roles:
+            lr = self.schedules[role](self.step)
+            norm = self.backend.step(role, lr=lr, max_norm=self.max_norm)
+            metrics.add({self.label("lr", role): lr, self.label("grad_norm", role): norm})
+            if self.max_norm > 0:
+                metrics.add({self.label("clipped", role): norm > self.max_norm})
+            norms.append(norm)
+        return norms
+
     def label(self, name: str, role: str) -> str:
-        """The name of a role's number: that of the first role is plain, others say whose they are."""
-        return name if role == self.method.roles[0].name else f"{name}/{role}"
+        """The name of a role's number: plain for the first role that learns, others say whose they are."""
+        return name if role == self.method.learning[0] else f"{name}/{role}"
 
     def _next_inputs(self) -> Inputs:
         begin = time.perf_counter()

@@ -51,13 +51,21 @@ class TrainingMethod(ABC):
         self.pipe = pipe
         self.nets = nets
 
+    @property
+    def learning(self) -> list[str]:
+        """Names of the roles that learn; the first is the one that is averaged, evaluated and exported."""
+        return [role.name for role in self.roles if role.learns]
+
     def rounds(self, inputs: Sequence[Inputs], step: int) -> Iterator[Round]:
         """The optimizer steps of one training step. Lazy: a later round may depend on an earlier one."""
         yield Round(("student",), inputs)
 
     @abstractmethod
     def loss(self, role: str, inputs: Inputs, step: int) -> StepOutput:
-        """What `role` minimises on this micro-batch."""
+        """What `role` minimises on this micro-batch.
+
+        Other networks that learn hold still: a loss may pass through them and leaves them no gradient.
+        """
 
     def after_step(self, step: int) -> Mapping[str, float]:
         """What happens after the optimizers have moved (targets, phases); returns metrics."""

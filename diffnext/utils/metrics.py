@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,16 @@ class Metrics:
                 value = value.detach().float()
             term = value * weight
             self.values[name] = self.values[name] + term if name in self.values else term
+
+
+def average(parts: Sequence[Metrics]) -> Metrics:
+    """The mean of each number over those parts that have it."""
+    counts = Counter(name for part in parts for name in part.values)
+    total = Metrics()
+    for part in parts:
+        for name, value in part.values.items():
+            total.add({name: value}, weight=1 / counts[name])
+    return total
 
 
 class StepTimer:

@@ -21,6 +21,7 @@ from diffnext.engine.hooks.snapshot import SnapshotHook
 from diffnext.engine.lr_scheduler import make_schedule
 from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.trainer import Trainer
+from diffnext.methods.base import TrainingMethod
 from diffnext.methods.finetune import Finetune
 from diffnext.pipelines.train_base import Grid
 from diffnext.utils.metrics import Metrics
@@ -53,6 +54,7 @@ class ToyOptions:
     max_steps: int = 8
     snapshot_every: int = 4
     env: Env = ALONE
+    method: type[TrainingMethod] = Finetune
     backend: str = "single"
     options: Mapping[str, Any] | None = None  # of the backend
     batch_size: int = 4
@@ -105,20 +107,27 @@ def toy_run(folder, **options) -> Trainer:
 
 def _trainer(told: ToyOptions) -> Trainer:
     """The loop at step 0, without hooks."""
-    env, pipe = told.env, ToyPipeline(toy_net())
+    env, roles = told.env, told.method.roles
+    nets = {role.name: toy_net(seed) for seed, role in enumerate(roles)}
+    pipe = ToyPipeline(nets["student"])
+    pipe.configure()
     backend = BACKENDS.get(told.backend)(env, precision=told.precision, **(told.options or {}))
     make = optimizer_factory(told.optimizer, lr=1e-2, weight_decay=0.02, beta2=0.95)
     schedule = make_schedule(
         "cosine_decay", base_lr=1e-2, max_steps=told.max_steps, warm_up_steps=2
     )
+    wrapped = {
+        role.name: backend.add(role.name, nets[role.name], make if role.learns else None)
+        for role in roles
+    }
     return Trainer(
         pipe=pipe,
-        method=Finetune(pipe, {"student": backend.add("student", pipe.configure(), make)}),
+        method=told.method(pipe, wrapped),
         backend=backend,
         batches=ToyLoader(
             told.batch_size, rank=env.rank, world=env.world, accum=told.accum, bad=told.bad
         ),
-        schedules={"student": schedule},
+        schedules={role.name: schedule for role in roles if role.learns},
         max_steps=told.max_steps,
         seed=3,
         accum_steps=told.accum,

@@ -274,7 +274,7 @@ def test_a_host_without_memory_for_a_copy_saves_between_the_steps(tmp_path, monk
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, monkeypatch):
     finish(tmp_path)
-    monkeypatch.setattr("tests.engine.runs.toy_net", lambda: ToyNet(depth=3))
+    monkeypatch.setattr("tests.engine.runs.toy_net", lambda seed: ToyNet(depth=3))
     with pytest.raises(ValueError, match=r"does not fit role 'student'.*blocks\.2"):
         toy_run(tmp_path, max_steps=9)
 

@@ -65,16 +65,18 @@ def test_accumulated_micro_batches_equal_one_batch(tmp_path, optimizer):
 
 
 def test_rows_carry_what_a_curve_needs(tmp_path):
-    toy_run(tmp_path).train()
+    toy_run(tmp_path, max_norm=3.0).train()
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 9))
     wanted = (
         "step loss loss_toy lr grad_norm step_time samples_per_s data_wait data_read data_decode"
     )
-    wanted += " data_transfer memory skipped"
+    wanted += " data_transfer memory skipped clipped"
     assert set(wanted.split()) == set(rows[0])
     assert rows[1]["lr"] == 1e-2  # host numbers are not rounded to float32
     assert rows[0]["loss"] == rows[0]["loss_toy"]
+    clipped = [float(row["grad_norm"] > 3.0) for row in rows]
+    assert [row["clipped"] for row in rows] == clipped and 0 < sum(clipped) < 8
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,23 @@ class Backend:
 
     @contextmanager
     def micro(self, role: str, *, last: bool) -> Iterator[None]:
-        """Around forward and backward of one micro-batch; gradients are exchanged only on the last."""
-        yield
+        """Around forward and backward of one micro-batch; gradients are exchanged only on the last.
+
+        Within, the networks of other roles hold still: a loss that passes through them leaves no
+        gradient there.
+        """
+        others = [p for other in self._others(role) for p in other.learning()]
+        for param in others:
+            param.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for param in others:
+                param.requires_grad_(True)
+
+    def _others(self, role: str) -> list[Learner]:
+        """The networks of other roles that learn."""
+        return [v for k, v in self.learners.items() if k != role and v.optimizer is not None]
 
     def autocast(self) -> torch.autocast:
         """Around a forward: computes in `precision`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.distributed as dist
@@ -63,9 +63,12 @@ class DDPBackend(Backend):
 
     @contextmanager
     def micro(self, role: str, *, last: bool) -> Iterator[None]:
-        wrapped = self.learners[role].wrapped
-        exchange = last or not isinstance(wrapped, DistributedDataParallel)
-        with nullcontext() if exchange else wrapped.no_sync():
+        alone = [other.wrapped for other in self._others(role)]
+        if not last:
+            alone.append(self.learners[role].wrapped)
+        with super().micro(role, last=last), ExitStack() as stack:
+            for wrapped in alone:
+                stack.enter_context(wrapped.no_sync())
             yield
 
     def _tell_missing(self, role: str, names: list[str], learning: Mapping[str, object]) -> None:

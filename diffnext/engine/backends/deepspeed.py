@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -65,8 +65,9 @@ def check_float16() -> None:
 
 @dataclass
 class Engine(Learner):
-    """A network in DeepSpeed's hands."""
+    """A network in DeepSpeed's hands; `wrapped` is its Entrance."""
 
+    engine: Any = None  # of DeepSpeed
     fixed: dict[str, Tensor] = field(
         default_factory=dict
     )  # what does not learn, in its own precision
@@ -91,6 +92,32 @@ class Autocast(nn.Module):
         enabled = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=enabled):
             return self.net(*args, **kwargs)
+
+
+class Entrance(nn.Module):
+    """What a method calls: the engine, or the network alone while another role's loss passes through.
+
+    An engine expects that a backward through it is its own.
+    """
+
+    def __init__(self, engine: nn.Module, inside: nn.Module) -> None:
+        super().__init__()
+        self.engine = engine
+        self.inside = inside
+        self._still = False
+
+    @contextmanager
+    def holding_still(self) -> Iterator[None]:
+        """Within, the engine hears of nothing."""
+        self._still = True
+        try:
+            yield
+        finally:
+            self._still = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        called = self.inside if self._still else self.engine
+        return called(*args, **kwargs)
 
 
 @BACKENDS.register("deepspeed")
@@ -128,7 +155,7 @@ class DeepSpeedBackend(Backend):
         engine, _, _, _ = deepspeed.initialize(
             model=inside, optimizer=made, config=self.config, dist_init_required=False
         )
-        learner = Engine(net, engine, made, fixed=fixed)
+        learner = Engine(net, Entrance(engine, inside), made, fixed=fixed, engine=engine)
         scaler = getattr(engine.optimizer, "loss_scaler", None)
         if scaler is not None and scaler.dynamic:
             learner.scaler = ZeroScale(scaler)
@@ -144,20 +171,23 @@ class DeepSpeedBackend(Backend):
     def micro(self, role: str, *, last: bool) -> Iterator[None]:
         learner = self.learners[role]
         if isinstance(learner, Engine):
-            learner.wrapped.set_gradient_accumulation_boundary(last)
-        yield
+            learner.engine.set_gradient_accumulation_boundary(last)
+        with super().micro(role, last=last), ExitStack() as stack:
+            for other in self._others(role):
+                stack.enter_context(other.wrapped.holding_still())
+            yield
 
     def backward(self, role: str, loss: Tensor) -> None:
         scaler = self.learners[role].scaler
         if self.grad_scaling and scaler is not None:
             loss = loss * scaler.scale
-        self.learners[role].wrapped.backward(loss, scale_wrt_gas=False)
+        self.learners[role].engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, role: str, *, lr: float, max_norm: float) -> Tensor:
         self._check_gradients(role)
         if self.stage == 0:
             return super().step(role, lr=lr, max_norm=max_norm)
-        engine = self.learners[role].wrapped
+        engine = self.learners[role].engine
         set_lr(engine.optimizer, lr)
         engine.step()
         norm = float("inf") if engine.optimizer.overflow else engine.get_global_grad_norm()
@@ -279,7 +309,7 @@ class DeepSpeedBackend(Backend):
     def _flat(self, learner: Learner) -> list[Tensor]:
         """The flat float32 pieces that ZeRO's optimizer steps in place of the parameters."""
         if self.stage == 3:
-            return learner.wrapped.optimizer.fp32_partitioned_groups_flat
+            return learner.engine.optimizer.fp32_partitioned_groups_flat
         return [p for group in learner.optimizer.param_groups for p in group["params"]]
 
     def _link(self, learner: Learner) -> None:
@@ -287,7 +317,7 @@ class DeepSpeedBackend(Backend):
 
         DeepSpeed does so in the first step, when only the first group of parameters has a state.
         """
-        zero = learner.wrapped.optimizer
+        zero = learner.engine.optimizer
         if self.stage == 3:
             return
         link = load_deepspeed().utils.lazy_init_hp_params_optimizer_state

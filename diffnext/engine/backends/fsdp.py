@@ -23,10 +23,14 @@ from diffnext.engine.optim import OptimizerFactory
 class Sharded(Learner):
     """A network whose parameters are parts."""
 
-    def named_learning(self) -> dict[str, nn.Parameter]:
+    def reshard(self) -> None:
+        """Put the parts in the place of whole weights that a forward without backward has left."""
         for module in self.net.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # a forward without backward has left whole weights in their place
+                module.reshard()
+
+    def named_learning(self) -> dict[str, nn.Parameter]:
+        self.reshard()
         return super().named_learning()
 
     def learning(self) -> list[nn.Parameter]:
@@ -90,7 +94,10 @@ class FSDPBackend(Backend):
         net = self.learners[role].wrapped
         net.set_requires_gradient_sync(last)
         net.set_is_last_backward(last)
-        yield
+        with super().micro(role, last=last):
+            yield
+        for other in self._others(role):
+            other.reshard()  # or its whole weights would hold still from now on
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
         norm = torch.nn.utils.get_total_norm([local(grad) for grad in grads])

@@ -39,7 +39,7 @@ def attach(
     Args:
         start: where it goes on from.
     """
-    student = trainer.method.roles[0].name
+    student = trainer.method.learning[0]
     ema = make_ema(cfg, trainer.backend, student, coordinator.env)
     content = Content(module=cfg.MODEL.TYPE, loader=loader, ema=ema)
     manager = make_manager(cfg, coordinator.folder, content, start=start, plan=plan)

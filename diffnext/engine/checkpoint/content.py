@@ -52,7 +52,7 @@ class Content:
             begin: step at which the schedules have begun.
         """
         tensors: dict[str, Tensor] = {"random_state.seed": torch.tensor(trainer.seed)}
-        for role in learning_roles(trainer):
+        for role in trainer.method.learning:
             backend, scaler = trainer.backend, trainer.backend.learners[role].scaler
             tensors |= _under(f"roles.{role}.{self.module}", backend.weights(role))
             tensors |= _under(f"optimizers.{role}", backend.optimizer_state(role))
@@ -60,7 +60,7 @@ class Content:
             if scaler is not None:
                 tensors |= _under(f"scalers.{role}", scaler.state_dict())
         for name, average in self.averages().items():
-            tensors |= _under(f"{name}.{learning_roles(trainer)[0]}.{self.module}", average)
+            tensors |= _under(f"{name}.{trainer.method.learning[0]}.{self.module}", average)
         tensors |= _under("method", _split(trainer.method.state_dict())[0])
         return tensors
 
@@ -87,7 +87,7 @@ class Content:
             ValueError: names that the checkpoint or the run lacks.
         """
         counts = {"weights": 0, "optimizer": 0, "average": 0}
-        for role in learning_roles(trainer):
+        for role in trainer.method.learning:
             weights = saved.below(f"roles.{role}.{self.module}.")
             optimizer = saved.below(f"optimizers.{role}.")
             trainer.backend.load(role, weights, Nothing() if "optimizer" in resets else optimizer)
@@ -107,13 +107,13 @@ class Content:
         self.loader.load_state_dict(position)
         trainer.step = run["step"]
         if not counts["weights"]:
-            raise ValueError(f"{saved.folder} holds no weights of {learning_roles(trainer)}")
+            raise ValueError(f"{saved.folder} holds no weights of {trainer.method.learning}")
         told = ", ".join(f"{count} of {name}" for name, count in counts.items())
         logger.info(f"loaded {sum(counts.values())} tensors: {told}")
 
     def _load_averages(self, saved: SavedTensors, trainer: Trainer) -> int:
         """Fill the averages; return the number of their tensors."""
-        role, count = learning_roles(trainer)[0], 0
+        role, count = trainer.method.learning[0], 0
         held = {name.split(f".{role}.")[0] for name in saved.shapes() if name.startswith("ema")}
         wanted = self.averages()
         if held != set(wanted):
@@ -132,7 +132,7 @@ class Content:
 
     @torch.no_grad()
     def _restart_averages(self, trainer: Trainer) -> None:
-        weights = trainer.backend.weights(learning_roles(trainer)[0], learning=True)
+        weights = trainer.backend.weights(trainer.method.learning[0], learning=True)
         for average in self.averages().values():
             for name, value in average.items():
                 local(value).copy_(local(weights[name]))
@@ -146,11 +146,6 @@ class Nothing:
 
     def read(self, tensors: Mapping[str, Tensor]) -> None:
         """Fill nothing."""
-
-
-def learning_roles(trainer: Trainer) -> list[str]:
-    """Names of the roles whose networks move, in order."""
-    return [role.name for role in trainer.method.roles if role.learns]
 
 
 def _load_scaler(scaler: LossScaler | ZeroScale, saved: SavedTensors) -> None:

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from diffnext.distributed import env as processes
 from diffnext.distributed.side import SideChannel
-from diffnext.engine.checkpoint.content import Content, learning_roles
+from diffnext.engine.checkpoint.content import Content
 from diffnext.engine.checkpoint.folders import Checkpoint, find_flaw
 from diffnext.engine.checkpoint.pointers import Score, point_at_best, point_at_latest
 from diffnext.engine.checkpoint.publish import Export, clear, draft_of, publish
@@ -190,7 +190,7 @@ class CheckpointManager:
     def _job(self, trainer: Trainer, score: Score | None) -> Job:
         """Take what is to be written; the step waits for this."""
         tensors = self.content.tensors(trainer, begin=self._begin)
-        role = learning_roles(trainer)[0]
+        role = trainer.method.learning[0]
         averages = list(self.content.averages())
         net = trainer.backend.learners[role].net
         weights = {k: t for k, t in tensors.items() if k.startswith(f"roles.{role}.")}

@@ -125,7 +125,7 @@ class LogHook(Hook):
         names = dict.fromkeys(name for row in rows for name in row)  # a role may rest in some steps
         losses = [name for name in names if name not in _RATES]
         parts = [f"{name} {mean(rows, name):.4f}" for name in losses]
-        parts.append(f"lr {mean(rows[-1:], 'lr'):.2e}")
+        parts.append(f"lr {mean([row for row in rows if 'lr' in row][-1:], 'lr'):.2e}")
         parts.append(f"grad_norm {mean(rows, 'grad_norm'):.3f}")
         parts.append(f"{seconds:.3f} s/step")
         parts.append(f"{self.samples_per_step / max(seconds, 1e-9):.1f} samples/s")
