@@ -31,7 +31,8 @@ def open_journal(output: str, progress: Progress = silent) -> tuple[Journal, boo
             f"{output} was interrupted while records were {what}; a build without --dry-run finishes "
             "that"
         )
-    finished = os.path.exists(os.path.join(output, METADATA))
+    is_writing = os.path.exists(os.path.join(output, WRITING))
+    finished = os.path.exists(os.path.join(output, METADATA)) and not is_writing
     if not finished:
         check_indexes(output)
     if not holds_records(output):
@@ -41,7 +42,7 @@ def open_journal(output: str, progress: Progress = silent) -> tuple[Journal, boo
     view = upgrade_identity(read_identity(output) or {})[1]
     reader.close()
     journal = Journal(output, len(reader), view, progress)
-    if not finished and not os.path.exists(os.path.join(output, WRITING)):
+    if not finished and not is_writing:
         check_lines(output, len(reader))
     return journal, finished
 
