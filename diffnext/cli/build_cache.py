@@ -91,20 +91,36 @@ def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> i
         asked: by all processes that take part; None: this one builds alone.
     """
     from diffnext.data.cache_ranks import settle
+    from diffnext.data.prompt_store import PromptStore
     from diffnext.data.prune import recover
     from diffnext.data.shelf import Shelf
 
     recover(args.output)
     settle(args.output)
     with Shelf(args.output) as shelf:
-        plan = plan_build(args, latents, dtype, shelf)
+        plan = plan_whole(args, lock, latents, dtype, shelf)
         store = embed_plan(args, plan, many=asked is not None) if args.encode_prompts else None
         report = encode(plan, lock, tools, asked)
-    if store is not None:
-        store.discard()
+    (
+        store or PromptStore(args.output)
+    ).discard()  # that of a build that embedded them and was killed
     if args.prune:
         plan.drop_stale()
     return summarise(plan, report, args)
+
+
+def plan_whole(args: argparse.Namespace, lock, latents, dtype, shelf):
+    """The plan; records of which it is not known any more what they were made of are dropped before."""
+    from diffnext.data.journal import DamagedJournal
+    from diffnext.data.journal_mend import drop_unknown
+
+    try:
+        return plan_build(args, latents, dtype, shelf)
+    except DamagedJournal as error:
+        print(error)
+        dropped = drop_unknown(args.output, lock)
+        print(f"{len(dropped)} records were dropped, the first of them number {dropped[0]}")
+        return plan_build(args, latents, dtype, shelf)
 
 
 def encode(plan, lock, tools, asked):

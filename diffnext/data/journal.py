@@ -30,6 +30,10 @@ def sample_key(content: str, fields: Mapping[str, Any], view: View) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class DamagedJournal(ValueError):
+    """A line is damaged; see `journal_mend`."""
+
+
 class Journal:
     """The entries of a folder of records, in the order of the records.
 
@@ -40,6 +44,7 @@ class Journal:
         progress: wraps the lines, to show how far their reading is.
 
     Raises:
+        DamagedJournal: a line of a record is damaged.
         ValueError: records that no line speaks of.
     """
 
@@ -48,24 +53,23 @@ class Journal:
     ) -> None:
         self.path = os.path.join(folder, JOURNAL)
         self.entries, size = _load(self.path, records, view, progress)
+        found = self._num_bytes()
         if len(self.entries) < records:
+            what = f"{folder} holds {records} records, {JOURNAL} in it knows {len(self.entries)}:"
+            if size < found:
+                raise DamagedJournal(
+                    f"{what} its line {len(self.entries) + 1} is damaged; a build without --dry-run makes "
+                    "its record again"
+                )
             raise ValueError(
-                f"{folder} holds {records} records, {JOURNAL} in it knows {len(self.entries)}: "
-                f"{self._why_short(size)} or choose another --output"
+                f"{what} it was not built by this tool, or the file was lost; choose another --output"
             )
         self.moved = 0  # entries whose file has another place or time of change than the lines say
-        found = self._num_bytes()
         self._is_exact = view is None and size == found  # the file says the entries, and no more
 
     def _num_bytes(self) -> int:
         """Size of the file; -1: there is none."""
         return os.path.getsize(self.path) if os.path.exists(self.path) else -1
-
-    def _why_short(self, size: int) -> str:
-        """What became of the lines behind the first `size` bytes, and what to do."""
-        if size < self._num_bytes():
-            return f"its line {len(self.entries) + 1} is damaged; put the file back from a copy,"
-        return "it was not built by this tool, or the file was lost;"
 
     def move(self, index: int, path: str, stamp: tuple[int, int]) -> None:
         """Note where the file of an entry is now."""
@@ -122,7 +126,7 @@ def _load(path: str, most: int, view: View | None, progress: Progress) -> tuple[
 
 def open_lines(path: str) -> TextIO:
     """Open a journal; bytes that are no text, as damage leaves them, do not keep lines from coming."""
-    return open(path, encoding="utf-8", errors="surrogateescape")
+    return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def parse_line(line: str, views: dict[str, View], view: View | None = None) -> Entry:

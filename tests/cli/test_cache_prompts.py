@@ -139,13 +139,16 @@ def test_a_build_that_ends_early_keeps_its_embeddings(photos, model, tmp_path, a
         patch.setattr(build_cache, "encode", interrupted)
         build(photos, cache, model, "--encode-prompts", code=130)
     assert len(asked) == 1
-    shutil.copytree(cache, tmp_path / "other")
+    for name in ("other", "texts"):
+        shutil.copytree(cache, tmp_path / name)
     build(photos, cache, model, "--encode-prompts")
     assert len(asked) == 1 and len(open_reader(cache)) == 4
     assert_embedded(cache)
     build(photos, tmp_path / "other", model, "--encode-prompts", "--together")
     assert_embedded(tmp_path / "other")
-    assert not (tmp_path / "other" / "diffnext.prompts").exists()
+    build(photos, tmp_path / "texts", model)
+    for name in ("other", "texts"):
+        assert not (tmp_path / name / "diffnext.prompts").exists()
 
 
 def interrupted(*_):

@@ -11,6 +11,7 @@ import pytest
 
 from diffnext.data.choices import Choices
 from diffnext.data.records import open_reader
+from diffnext.data.records.layout import JOURNAL
 from diffnext.data.tools.verify import check
 from tests.data.cache_builds import (
     assert_complete,
@@ -131,7 +132,7 @@ def test_without_what_made_them_records_are_read_and_nothing_is_added(
         ("METADATA", "METADATA is not JSON"),
         ("00000.index", r"00000\.index line"),
         ("diffnext.json", r"diffnext\.json is not JSON"),
-        ("diffnext.samples.jsonl", r"samples\.jsonl in it knows 3: its line 4 is damaged; put the"),
+        ("diffnext.samples.jsonl", r"samples\.jsonl in it knows 3: its line 4 is damaged; a "),
     ],
 )
 def test_a_byte_that_is_no_text_is_named(whole, cache, name, message):
@@ -165,6 +166,17 @@ def test_damaged_choices_are_not_taken_for_those_of_others(whole, cache):
     known = Choices(str(cache), rules, store=False)
     path, *stamp = bad[1][:3]
     assert known.get(path, tuple(stamp)) is None
+
+
+def test_a_build_that_was_killed_when_all_its_records_counted_is_ended(whole, cache):
+    """Of what was left to do, nothing stays undone, nor what said so."""
+    names = sorted(os.listdir(cache))
+    remove(cache / "diffnext.index.bin")
+    features = json.loads((cache / "METADATA").read_text())["features"]
+    (cache / JOURNAL).write_text(json.dumps({"features": features}))
+    assert run(whole / "photos", cache).written == 0
+    assert sorted(os.listdir(cache)) == names
+    assert_complete(whole / "photos", cache)
 
 
 @pytest.mark.parametrize("damage", [remove, halve])
