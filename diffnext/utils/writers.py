@@ -6,13 +6,18 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import av
 
 from diffnext.utils.logging import logger
 from diffnext.utils.metrics import Row, cut_rows
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Writer(Protocol):
@@ -62,8 +67,11 @@ class JsonlWriter:
 class TensorBoardWriter:
     """The same numbers as curves.
 
+    Where the disk takes none, rows wait for the next time, which begins a new file: a writer of
+    TensorBoard that has failed once fails for ever.
+
     Args:
-        folder: where the event file is written.
+        folder: where the event files are written.
         step: number of finished steps; later points of an earlier run are hidden.
     """
 
@@ -72,28 +80,57 @@ class TensorBoardWriter:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError("--tensorboard needs tensorboard: pip install tensorboard") from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        self._begin = partial(SummaryWriter, str(folder))
+        self._writer = self._begin(purge_step=step + 1)
+        self._unwritten: list[Row] = []
 
     def write(self, rows: Sequence[Row]) -> None:
-        for row in rows:
+        self._unwritten += rows
+        try:
+            self._add_rows()
+        except OSError as error:
+            self._drop()
+            logger.warning(f"{len(self._unwritten)} rows wait for TensorBoard: {error}")
+
+    def _add_rows(self) -> None:
+        writer = self._opened()
+        for row in self._unwritten:
             for name, value in row.items():
                 if name != "step" and value is not None:
-                    self._writer.add_scalar(name, value, row["step"])
-        self._writer.flush()
+                    writer.add_scalar(name, value, row["step"])
+        writer.flush()
+        self._unwritten = []
 
     def show(self, step: int, samples: Sequence[tuple[Path, str]]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        for path, caption in samples:
-            image = Summary.Image(encoded_image_string=_picture(path))
-            summary = Summary(
-                value=[Summary.Value(tag=f"samples/{path.stem} {caption}", image=image)]
-            )
-            self._writer.file_writer.add_summary(summary, step)
-        self._writer.flush()
+        writer = self._opened()
+        try:
+            for path, caption in samples:
+                image = Summary.Image(encoded_image_string=_picture(path))
+                value = Summary.Value(tag=f"samples/{path.stem} {caption}", image=image)
+                writer.file_writer.add_summary(Summary(value=[value]), step)
+            writer.flush()
+        except OSError:
+            self._drop()
+            raise
 
     def close(self) -> None:
-        self._writer.close()
+        if self._unwritten:
+            self.write([])
+        self._drop()
+
+    def _opened(self) -> SummaryWriter:
+        if self._writer is None:
+            self._writer = self._begin()
+        return self._writer
+
+    def _drop(self) -> None:
+        """Let go of the writer, which may have failed."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(OSError):  # it says once more what it has said
+                writer.close()
 
 
 def _picture(path: Path) -> bytes:
