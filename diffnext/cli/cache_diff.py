@@ -17,6 +17,12 @@ from typing import Any
 from diffnext.cli.common import bar, guarded, make_parser
 
 SHOWN = 5  # records that are named
+ODD = {
+    "other_shapes": "of different shapes",
+    "other_fields": "with other captions or other fields",
+    "not_finite": "with NaN or infinite moments in one, and others in the other",
+    "damaged": "with a damaged record, which `diffnext cache verify` names",
+}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -64,14 +70,6 @@ def differing(found: Mapping[str, Any], tolerance: float) -> list[str]:
     if largest > tolerance:
         reasons.append(f"moments up to {largest:.4g} apart, --tolerance is {tolerance:g}")
     return reasons
-
-
-ODD = {
-    "other_shapes": "of different shapes",
-    "other_fields": "with other captions or other fields",
-    "not_finite": "with NaN or infinite moments in one, and others in the other",
-    "damaged": "with a damaged record, which `diffnext cache verify` names",
-}
 
 
 def in_text(found: Mapping[str, Any], args: argparse.Namespace) -> str:

@@ -15,9 +15,8 @@ import functools
 import gc
 
 from diffnext.cli.common import bar, guarded, make_parser
+from diffnext.cli.devices import DTYPES
 from diffnext.data.view_options import positive
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def main(argv: list[str] | None = None) -> int:

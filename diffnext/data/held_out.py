@@ -14,7 +14,7 @@ from diffnext.data.record_digest import digest_of
 from diffnext.data.records.base import RecordReader
 from diffnext.data.sampler import GlobalBatch
 from diffnext.data.schema import Batch
-from diffnext.utils.seeding import mix
+from diffnext.utils.mixing import mix
 
 
 class HeldOut:

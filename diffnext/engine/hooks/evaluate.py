@@ -18,7 +18,8 @@ from diffnext.engine.hooks.base import PeriodicHook
 from diffnext.pipelines.train_base import Grid
 from diffnext.utils.logging import logger
 from diffnext.utils.metrics import Row, finite
-from diffnext.utils.seeding import Draws, mix
+from diffnext.utils.mixing import mix
+from diffnext.utils.seeding import Draws
 from diffnext.utils.writers import Writer
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import Any
 from diffnext.data.cache_identity import IDENTITY_VERSION
 from diffnext.data.parse import moments
 from diffnext.data.progress import Progress, silent
+from diffnext.data.prompt_cache import EMBEDDING
 from diffnext.data.records import read_identity, write_identity
 from diffnext.data.records.folder_writer import FolderWriter
 from diffnext.data.records.identity import LINEAGE
@@ -25,7 +26,6 @@ from diffnext.data.urls import is_url
 
 LAYOUTS = ("fastvideo", "lightningdit", "mar", "webdataset")
 ORDER = ("caption", "captions", "text", "label", "flow", "flip")
-EMBEDDING = {"data": "bytes", "shape": ["int64"]}
 
 
 def import_cache(
