@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
@@ -26,6 +27,9 @@ from diffnext.models.autoencoders.modeling_utils import strides
 from diffnext.pipelines import components
 from diffnext.pipelines.loading import scheduler_class
 
+RELEASE = tuple(map(int, diffusers.__version__.split(".")[:2]))
+# what diffusers calls the precision of a pipeline; of the other name it warns, or takes no notice
+DTYPE = "dtype" if RELEASE >= (0, 40) else "torch_dtype"
 DOWNLOADS = ("*.json", "*.txt", "*.model", "*.safetensors")
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 
@@ -58,14 +62,21 @@ class PipelineMixin(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> PipelineMixin:
-        """Load a pipeline as diffusers does.
+        """Load a pipeline as diffusers does; its `dtype` may be called `torch_dtype`, as guides do.
 
         No code of the folder is run: `trust_remote_code`, which guides of NOVA pass, is without
         effect, and classes of diffnext are those that are installed.
+
+        Raises:
+            ValueError: both names of the precision are given.
         """
-        return super().from_pretrained(
-            pretrained_model_name_or_path, **(kwargs | {"trust_remote_code": False})
-        )
+        options = kwargs | {"trust_remote_code": False}
+        given = [options.pop(name) for name in ("dtype", "torch_dtype") if name in options]
+        if len(given) == 2:
+            raise ValueError("dtype and torch_dtype are two names of one argument; pass dtype")
+        if given:
+            options[DTYPE] = given[0]
+        return super().from_pretrained(pretrained_model_name_or_path, **options)
 
     @classmethod
     def load_config(

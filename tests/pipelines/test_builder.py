@@ -58,6 +58,15 @@ def test_a_pipeline_for_sampling(folder):
     assert pipe.transformer.dtype == pipe.vae.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.filterwarnings("error:.*torch_dtype")
+def test_the_precision_has_two_names(folder, name):
+    pipe = NOVAPipeline.from_pretrained(folder, text_encoder=None, **{name: torch.bfloat16})
+    assert pipe.transformer.dtype == pipe.vae.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="two names of one argument"):
+        NOVAPipeline.from_pretrained(folder, dtype=torch.float16, torch_dtype=torch.float16)
+
+
 def test_training_and_sampling_may_have_different_schedulers(folder, tmp_path):
     path = tmp_path / "scheduler"
     DDPMScheduler().save_pretrained(path)
