@@ -92,6 +92,9 @@ _C.SOLVER.WARM_UP_STEPS = 250
 _C.SOLVER.WARM_UP_FACTOR = 1e-3
 # Class of torch.optim, muon, a class of bitsandbytes of 8 bits such as AdamW8bit, or module:Class.
 _C.SOLVER.OPTIMIZER = "AdamW"
+# Further arguments of the optimizer's class, by name, such as {momentum: 0.9} of SGD or {eps: 1e-6}; betas
+# among them take the place of ADAM_BETA2.
+_C.SOLVER.OPTIMIZER_CONFIG = CfgNode(new_allowed=True)
 # Decay rate of the second moment of Adam's kind; that of the first is 0.9.
 _C.SOLVER.ADAM_BETA2 = 0.95
 # Decay of weights, in units of the learning rate.

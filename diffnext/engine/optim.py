@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,12 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _OPTIMIZERS = Registry("optimizer", package="torch.optim")
 # one kernel for all weights, on a CPU six times as fast as a loop; elsewhere torch chooses
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+_KERNELS = {"fused", "foreach", "capturable", "differentiable"}  # arguments that choose one
+_SET_ELSEWHERE = {  # arguments that an option of the run decides
+    "params": "MODEL",
+    "lr": "SOLVER.BASE_LR",
+    "weight_decay": "SOLVER.WEIGHT_DECAY",
+}
 
 
 def learning_parameters(net: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
@@ -68,13 +75,13 @@ def param_groups(
     Args:
         no_decay: see `decays`.
         lr_scale: pattern of names -> factor of the learning rate, kept as "lr_scale" of a group; the
-            factors of several patterns multiply.
+            factors of several patterns multiply, and so does the attribute `lr_scale` of a parameter.
         matrices: parameters that get groups of their own, marked `"muon": True`.
     """
     groups: dict[tuple[bool, float, bool], dict] = {}
     for name, param, owner in learning_parameters(net):
         decay, muon = decays(name, param, owner, no_decay), param in matrices
-        scale = 1.0
+        scale = getattr(param, "lr_scale", 1.0)
         for pattern, factor in (lr_scale or {}).items():
             scale *= factor if matches(name, pattern) else 1.0
         group = {"params": [], "weight_decay": weight_decay if decay else 0.0, "lr_scale": scale}
@@ -124,6 +131,20 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     return classes[name.lower()]
 
 
+def _check_config(
+    cls: type, config: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]
+) -> None:
+    """Compare SOLVER.OPTIMIZER_CONFIG with the arguments of the class."""
+    for name in sorted(config):
+        if name in _SET_ELSEWHERE:
+            raise ValueError(
+                f"SOLVER.OPTIMIZER_CONFIG has {name!r}, which {_SET_ELSEWHERE[name]} sets; take it out"
+            )
+        if name not in accepted:
+            known = [key for key in accepted if key not in _SET_ELSEWHERE]
+            raise ValueError(f"SOLVER.OPTIMIZER_CONFIG has {name!r}; {cls.__name__} takes {known}")
+
+
 def _classes(module: object) -> dict[str, type[torch.optim.Optimizer]]:
     return {
         key.lower(): value
@@ -150,6 +171,7 @@ def optimizer_factory(
     beta2: float,
     no_decay: Collection[str] = ("norm",),
     lr_scale: Mapping[str, float] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> OptimizerFactory:
     """Return a function that makes the optimizer of a network, fused where that is faster.
 
@@ -157,13 +179,20 @@ def optimizer_factory(
         name: see `optimizer_class`.
         beta2: second decay rate of optimizers that have two or more; the first is 0.9.
         no_decay, lr_scale: see `param_groups`.
+        config: further arguments of the class, such as its momentum.
+
+    Raises:
+        ValueError: no such optimizer, or an argument that it does not take.
     """
-    cls = optimizer_class(name)
+    cls, config = optimizer_class(name), dict(config or {})
     accepted = inspect.signature(cls).parameters
+    _check_config(cls, config, accepted)
     options: dict = {"lr": lr}
     if "betas" in accepted:
         options["betas"] = (0.9, beta2, *accepted["betas"].default[2:])
-    fused = {"fused": True} if issubclass(cls, _FUSED) and "fused" in accepted else {}
+    options |= config
+    kernel_chosen = _KERNELS.intersection(config)
+    fused = {"fused": True} if issubclass(cls, _FUSED) and not kernel_chosen else {}
 
     def make(net: nn.Module) -> torch.optim.Optimizer:
         groups = param_groups(

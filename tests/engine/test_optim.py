@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from diffnext.engine.backends.steps import set_lr
 from diffnext.engine.optim import check_patterns, optimizer_class, optimizer_factory, param_groups
@@ -58,13 +59,14 @@ def test_what_does_not_decay(no_decay, decaying):
 
 def test_factors_of_the_learning_rate_multiply():
     net = toy_net()
+    net.head.bias.lr_scale = 2.0  # as a family of networks may mark its parameters
     groups = param_groups(
         net, weight_decay=0.02, lr_scale={"blocks": 0.5, "blocks.0": 0.1, "head.bias": 3}
     )
     names = {param: name for name, param in net.named_parameters()}
     scales = {names[p]: group["lr_scale"] for group in groups for p in group["params"]}
     assert scales["blocks.0.0.weight"] == scales["blocks.0.1.bias"] == pytest.approx(0.05)
-    assert (scales["blocks.1.0.weight"], scales["head.bias"], scales["head.weight"]) == (0.5, 3, 1)
+    assert (scales["blocks.1.0.weight"], scales["head.bias"], scales["head.weight"]) == (0.5, 6, 1)
 
 
 def test_a_scaled_parameter_moves_by_its_share():
@@ -102,6 +104,41 @@ def test_adamw_has_the_published_settings():
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["betas"] == (0.9, 0.95)
     assert optimizer.defaults["fused"]
+
+
+def make_sgd(**config):
+    return optimizer_factory("SGD", lr=0.1, weight_decay=0.0, beta2=0.95, config=config)
+
+
+def test_further_arguments_of_the_class_are_given_by_name():
+    net, plain = nn.Linear(3, 1), nn.Linear(3, 1)
+    plain.load_state_dict(net.state_dict())
+    steps = make_sgd(momentum=0.9, nesterov=True)(net)
+    by_hand = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    for factor in (1.0, -2.0, 0.5):
+        for one, optimizer in ((net, steps), (plain, by_hand)):
+            (factor * one(torch.ones(3))).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(net.weight, plain.weight)
+    assert not make_sgd(foreach=True)(net).defaults["fused"]  # torch takes one of the two
+    make = optimizer_factory(
+        "Adam", lr=1.0, weight_decay=0.0, beta2=0.95, config={"betas": [0.8, 0.99], "eps": 1e-6}
+    )
+    assert tuple(make(net).defaults["betas"]) == (0.8, 0.99) and make(net).defaults["eps"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"momentun": 0.9}, r"has 'momentun'; SGD takes \['momentum', 'dampening', 'nesterov',"),
+        ({"lr": 1.0}, r"has 'lr', which SOLVER\.BASE_LR sets; take it out"),
+        ({"weight_decay": 1.0}, r"has 'weight_decay', which SOLVER\.WEIGHT_DECAY sets"),
+    ],
+)
+def test_arguments_that_the_class_does_not_take_are_refused(config, what):
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER_CONFIG " + what):
+        make_sgd(**config)
 
 
 @pytest.mark.parametrize("name", ["AdEMAMix8bit", "adamw8bit", "Lion8bit"])

@@ -32,6 +32,7 @@ def check_single(cfg: Config) -> None:
     check.check_choice("TRAIN.DEVICE_EMA", cfg.TRAIN.DEVICE_EMA, ("cpu", "cuda", "gpu"))
     check_decays(decays_of(cfg))
     check.check_prefix(cfg.SOLVER.SNAPSHOT_PREFIX)
+    check.check_choice("TRAIN.OTHER_SHAPES", cfg.TRAIN.OTHER_SHAPES, ("refuse", "skip"))
     for kind in cfg.TRAIN.CHECKPOINT_KEEP:
         check.check_choice("TRAIN.CHECKPOINT_KEEP", kind, KEEPS)
     check_grid(cfg.EVAL.TIMESTEPS, cfg.EVAL.MASK_RATIOS)
@@ -89,6 +90,7 @@ def optimizer_of(cfg: Config) -> OptimizerFactory:
         beta2=cfg.SOLVER.ADAM_BETA2,
         no_decay=cfg.SOLVER.NO_DECAY,
         lr_scale=cfg.SOLVER.LR_SCALE,
+        config=cfg.SOLVER.OPTIMIZER_CONFIG,
     )
 
 
