@@ -86,6 +86,7 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
     from diffnext.distributed import env as processes
     from diffnext.distributed.alike import check_alike
     from diffnext.engine.coordinator import Coordinator
+    from diffnext.engine.launchers.peers import own_word, put_first
     from diffnext.engine.writer import only_writer
 
     try:
@@ -97,6 +98,7 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
     try:
         if env.world > 1:
             check_alike(facts(args, cfg))
+            put_first(processes.broadcast(own_word()))
         folder = only_writer(coordinator.folder, env)
     except USER_ERRORS as error:
         return fail_together(error, code=2)

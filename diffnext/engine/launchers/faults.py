@@ -10,8 +10,9 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -85,6 +86,21 @@ def find_hang(beats: Sequence[Beat]) -> Fault | None:
 def _behind(beat: Beat) -> tuple[int, int, float]:
     """For the order of processes that stand still."""
     return beat.step, _order(beat.phase), beat.moved
+
+
+def to_message(fault: Fault) -> dict[str, Any]:
+    """A fault for another machine, whose clock is not this one's: its times count from now."""
+    return asdict(replace(fault, beat=_later(fault.beat, -time.monotonic())))
+
+
+def from_message(message: dict[str, Any]) -> Fault:
+    """A fault of another machine, with times of this one's clock."""
+    fault = Fault(**message | {"beat": Beat(**message["beat"])})
+    return replace(fault, beat=_later(fault.beat, time.monotonic()))
+
+
+def _later(beat: Beat, seconds: float) -> Beat:
+    return replace(beat, moved=beat.moved + seconds, written=beat.written + seconds)
 
 
 def earliest(found: Sequence[Fault]) -> Fault:

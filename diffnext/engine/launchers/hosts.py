@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from diffnext.engine.heartbeat import Beat
@@ -123,10 +122,7 @@ class Hosts(Group):
         if "host" in message:
             self._welcome(node)
         elif "fault" in message:
-            beat = Beat(**message["fault"].pop("beat"))
-            ahead = now - message["now"]
-            beat = replace(beat, moved=beat.moved + ahead, written=beat.written + ahead)
-            self.found[node] = Fault(beat, **message["fault"])
+            self.found[node] = faults.from_message(message["fault"])
         else:
             self.codes[node] = message["code"]
         if self.found or any(self.codes.values()):

@@ -15,9 +15,9 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -54,9 +54,9 @@ class Hub:
 
     def __init__(self) -> None:
         self.secret = secrets.token_hex(16)
-        self._server = socket.create_server(("", 0), backlog=1024)
+        self._server = _serve()
         self._nodes: dict[int, socket.socket] = {}
-        self._told: SimpleQueue[tuple[int, dict[str, Any] | None]] = SimpleQueue()
+        self._told: SimpleQueue[tuple[int, dict[str, Any] | None] | None] = SimpleQueue()
         threading.Thread(target=self._accept, name="diffnext-hub", daemon=True).start()
 
     def word(self, command: Sequence[str], num_processes: int, devices: str) -> Word:
@@ -77,6 +77,10 @@ class Hub:
                 found.append(self._told.get_nowait())
         return found
 
+    def wait_for_news(self) -> tuple[int, dict[str, Any] | None] | None:
+        """The next of them, as soon as it comes; None once this is closed."""
+        return self._told.get()
+
     def send(self, node: int, **message: Any) -> None:
         """Tell a node something; one that has just gone does not hear it."""
         line = self._nodes.get(node)
@@ -90,6 +94,7 @@ class Hub:
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)  # which wakes who waits for it; to close does not
         self._server.close()
+        self._told.put(None)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed
@@ -148,7 +153,7 @@ class Link:
     def tell(self, **message: Any) -> None:
         """Tell the command something; it may have gone."""
         with contextlib.suppress(OSError):
-            self._line.sendall(_line(message | {"now": time.monotonic()}))
+            self._line.sendall(_line(message))
 
     def close(self) -> None:
         """Hang up, after the last message has been read."""
@@ -194,15 +199,29 @@ def _keep_alive(line: socket.socket) -> None:
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def _serve() -> socket.socket:
+    """A free port, at the addresses of IPv6 too where the system has them."""
+    with contextlib.suppress(OSError, ValueError):
+        return socket.create_server(
+            ("::", 0), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True
+        )
+    return socket.create_server(("", 0), backlog=1024)
+
+
 def own_addresses() -> list[str]:
-    """The IPv4 addresses of this machine, those that only itself can reach at the end."""
+    """The addresses of this machine, those of IPv4 first, those that only itself can reach at the end.
+
+    Those that hold for one cable, such as fe80::1%eth0, have no meaning on other machines.
+    """
     found = [
         entry.address
         for entries in psutil.net_if_addrs().values()
         for entry in entries
-        if entry.family == socket.AF_INET
+        if entry.family in (socket.AF_INET, socket.AF_INET6)
     ]
-    return sorted(found, key=lambda address: address.startswith("127."))
+    known = [ip_address(address.partition("%")[0]) for address in found]
+    known.sort(key=lambda address: (address.is_loopback, address.version))
+    return [str(address) for address in known if not address.is_link_local]
 
 
 def _line(message: dict[str, Any]) -> bytes:

@@ -12,11 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from diffnext.engine.launchers.base import Job
-from diffnext.engine.launchers.faults import Fault, say
+from diffnext.engine.launchers.faults import Fault, say, to_message
 from diffnext.engine.launchers.group import run_group
 from diffnext.engine.launchers.link import Link, Word
 from diffnext.engine.launchers.torchrun import command_of
@@ -44,7 +43,7 @@ def run(word: Word) -> int:
             say("the command that started this run is gone: asking for an end with a checkpoint")
 
     def report(fault: Fault) -> None:
-        link.tell(fault=asdict(fault))
+        link.tell(fault=to_message(fault))
 
     link.listen(hear, lost)
     share_machine(word)

@@ -8,6 +8,7 @@ import sys
 from diffnext.engine.launchers import LAUNCHERS
 from diffnext.engine.launchers.base import Job
 from diffnext.engine.launchers.group import run_group
+from diffnext.engine.launchers.peers import run_peers
 
 
 @LAUNCHERS.register("torch")
@@ -15,9 +16,10 @@ def launch(job: Job) -> int:
     """Start `num_processes` on this node; return the exit code of the first one that failed.
 
     Without rendezvous options the run is of one node, on a free port. With them (--nnodes,
-    --node-rank, --master-addr, --rdzv-endpoint, ...) the same command is started on each node.
+    --node-rank, --master-addr, --rdzv-endpoint, ...) the same command is started on each node, and
+    a process that ends the run is named on all of them.
     """
-    return run_group(command_of(job))
+    return run_peers(command_of(job)) if job.rendezvous else run_group(command_of(job))
 
 
 def command_of(job: Job) -> list[str]:

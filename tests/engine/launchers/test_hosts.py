@@ -10,9 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from diffnext.engine.launchers import hosts, link, node
@@ -196,6 +199,28 @@ def test_a_node_that_comes_by_a_second_line_is_not_lost_with_the_first():
     hub.send(0, signal=signal.SIGTERM, times=1)
     heard.wait()
     hub.close()
+
+
+def test_a_line_goes_over_ipv6_too():
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6 here")
+    hub = Hub()
+    Link(replace(hub.word(["x"], 1, "0"), addresses=["::1"]), 0)  # raises where nobody answers
+    hub.close()
+
+
+def test_addresses_of_one_cable_are_not_told(monkeypatch):
+    found = [
+        (socket.AF_INET, "127.0.0.1"),
+        (socket.AF_INET6, "::1"),
+        (socket.AF_INET6, "fe80::1%eth0"),
+        (socket.AF_INET6, "fd00::2"),
+        (socket.AF_INET, "10.0.0.2"),
+        (psutil.AF_LINK, "02:00:00:00:00:01"),
+    ]
+    entries = [SimpleNamespace(family=family, address=address) for family, address in found]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0": entries})
+    assert link.own_addresses() == ["10.0.0.2", "fd00::2", "127.0.0.1", "::1"]
 
 
 def test_a_watcher_whose_reader_is_gone_asks_for_an_end_all_the_same():

@@ -16,9 +16,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from diffnext.distributed import launched
 from diffnext.engine.heartbeat import FOLDER, Beat, Heartbeat, read_beats
+from diffnext.engine.launchers import peers
 from diffnext.engine.signals import ECHO_S, on_signals
+from diffnext.utils.files import replacing
 
 STEPS, BAD_STEP = 400, 3
 LIMIT_S, HANG_S = 600.0, 4.0  # how long a step may take; of the one that is to be found
@@ -51,9 +55,29 @@ def meet_by_files(folder: Path) -> Callable[[int], None]:
         (folder / f"met{rank}").write_text(f"{step:4}")
         other = folder / f"met{1 - rank}"
         while not other.exists() or int(other.read_text() or 0) < step:
+            if os.environ.get("NOTICES") and is_gone(folder / f"pid{1 - rank}"):
+                time.sleep(0.5)  # this takes its time, as the news of other nodes do
+                raise RuntimeError("connection closed by peer")
             time.sleep(0.01)
 
     return meet
+
+
+def is_gone(path: Path) -> bool:
+    """Whether the process of a file is; only its parent sees more of it."""
+    pid = path.read_text() if path.exists() else ""
+    return bool(pid) and psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+def introduce(folder: Path) -> None:
+    """As a run of several nodes does: all launchers get the word of the first process's."""
+    shared = folder / "word"
+    if launched.rank() == 0:
+        with replacing(shared, durable=False) as draft:
+            draft.write_text(peers.own_word())
+    while not shared.exists():
+        time.sleep(0.01)
+    peers.put_first(shared.read_text())
 
 
 def meet_by_gloo() -> Callable[[int], None]:
@@ -81,6 +105,8 @@ def main(kind: str, folder: Path) -> int:
             heart.end(2)
             return 2
         meet = meet_by_gloo() if "GLOO" in os.environ else meet_by_files(folder)
+        if peers.own_word():
+            introduce(folder)
         heart.train(lambda: "loss", logs=folder)
         wait_for_sign(heart, lambda beat: beat.state == "training")
         (folder / f"pid{rank}").write_text(str(os.getpid()))
@@ -114,8 +140,8 @@ def main(kind: str, folder: Path) -> int:
 def start(arguments: list[str], ranks: str = "01") -> int:
     """Start some; note their exit codes, and return that of the first that fails."""
     running = {}
-    for rank in ranks:
-        number = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    for local, rank in enumerate(ranks):
+        number = {"RANK": rank, "LOCAL_RANK": str(local), "WORLD_SIZE": "2"}
         command = [sys.executable, __file__, *arguments]
         running[rank] = subprocess.Popen(command, env=os.environ | number)
     codes = dict.fromkeys(running)
