@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,37 +52,58 @@ def probe_rates(
 ) -> Rates:
     """Decode and encode `count` media, spread over the plan, as a build would. Nothing is written.
 
+    What there are more frames of comes more often: a few videos may take longer than all pictures.
+
     Media that fail are left out; the build will report them.
 
     Raises:
         ValueError: the autoencoder fails on everything.
     """
-    count = min(count, len(plan.tasks))
-    tasks = [plan.tasks[i * len(plan.tasks) // count] for i in range(count)]
-    orders = ((task, make_order(task, plan)) for task in tasks)
+    orders = ((task, make_order(task, plan)) for task in _spread(plan.tasks, count))
     decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
     with contextlib.closing(decoded):
         good = [outcome for _, outcome in decoded if isinstance(outcome, Decoded)]
     busy_s = sum(outcome.seconds for outcome in good)
     num_bytes = sum(clip.nbytes for outcome in good for clip in outcome.clips)
     decode = num_bytes * max(1, workers) / busy_s if busy_s else 0.0
-    return Rates(decode, _encode_rate(good, encode, batch_size))
-
-
-def _encode_rate(decoded: Sequence[Decoded], encode: Encode, batch_size: int) -> float:
-    """Bytes a second that are encoded, in batches as a build would make them."""
-    patient = PatientEncoder(encode)
-    clips = [clip for outcome in decoded for clip in outcome.clips]
-    batcher: Batcher[np.ndarray] = Batcher(batch_size, [clip.nbytes for clip in clips])
+    clips = [clip for outcome in good for clip in outcome.clips]
+    views = Counter(item.view for item in plan.items)
+    batcher: Batcher[np.ndarray] = Batcher(batch_size, [view.num_bytes for view in views])
     batches = [batch for clip in clips for batch in batcher.add(clip.shape, clip)]
-    num_bytes, busy_s = 0, 0.0
-    for batch in [*batches, *batcher.rest()]:
+    held: Counter[tuple[int, ...]] = Counter()
+    for view, number in views.items():
+        held[(*view.bucket, 3)] += number * view.num_bytes
+    return Rates(decode, _encode_rate([*batches, *batcher.rest()], encode, held))
+
+
+def _spread(tasks: Sequence[Task], count: int) -> list[Task]:
+    """At most `count` tasks, each in the middle of as many bytes of frames."""
+    ends = np.cumsum([task.num_bytes for task in tasks])
+    marks = (np.arange(count) + 0.5) / count * ends[-1] if tasks else []
+    return [tasks[place] for place in np.unique(np.searchsorted(ends, marks))]
+
+
+def _encode_rate(
+    batches: Sequence[Sequence[np.ndarray]], encode: Encode, held: Mapping[tuple[int, ...], int]
+) -> float:
+    """Bytes a second of a whole plan that are encoded; each size has a speed of its own.
+
+    Args:
+        batches: as a build would make them, of the media that are probed.
+        held: bytes of frames of each size in the plan.
+    """
+    patient = PatientEncoder(encode)
+    num_bytes: Counter[tuple[int, ...]] = Counter()
+    busy_s: defaultdict[tuple[int, ...], float] = defaultdict(float)
+    for batch in batches:
         taken_s, good = _timed(patient, batch)
         if taken_s < SHORT_S:
             taken_s, good = _timed(patient, batch)
-        busy_s += taken_s
-        num_bytes += good * batch[0].nbytes
-    return num_bytes / busy_s if busy_s else 0.0
+        busy_s[batch[0].shape] += taken_s
+        num_bytes[batch[0].shape] += good * batch[0].nbytes
+    seen = [shape for shape in held if num_bytes[shape]]
+    seconds = sum(held[shape] * busy_s[shape] / num_bytes[shape] for shape in seen)
+    return sum(held[shape] for shape in seen) / seconds if seconds else 0.0
 
 
 def _timed(encode: PatientEncoder, batch: Sequence[np.ndarray]) -> tuple[float, int]:

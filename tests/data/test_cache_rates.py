@@ -3,6 +3,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from diffnext.data import cache_rates
@@ -60,7 +61,24 @@ def test_no_medium_is_probed_twice(photos, tmp_path, monkeypatch):
     assert probed == [f"p{number}.png" for number in range(7)]
     probed.clear()
     probe_rates(plan, encode, count=3, workers=0)
-    assert probed == ["p0.png", "p2.png", "p4.png"]
+    assert probed == ["p1.png", "p3.png", "p5.png"]
+
+
+def test_a_few_videos_among_pictures_decide(monkeypatch):
+    """Of 99 pictures and a video of nearly all bytes, which takes twice as long for each of them."""
+    tasks = [SimpleNamespace(num_bytes=size) for size in (*[1] * 99, 900)]
+    assert [task.num_bytes for task in cache_rates._spread(tasks, 8)] == [1, 900]
+    now = [0.0]
+    monkeypatch.setattr(cache_rates, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    picture, video = (np.zeros((length, 2, 2, 3), np.uint8) for length in (1, 17))
+
+    def encoder(frames):
+        now[0] += frames.nbytes * (1 if frames.shape[1] == 1 else 2)
+        return encode(np.zeros((len(frames), 1, 8, 8, 3), np.uint8))
+
+    held = {picture.shape: 100, video.shape: 900}
+    rate = cache_rates._encode_rate([[picture] * 50, [video]], encoder, held)
+    assert rate == pytest.approx(1000 / (100 + 2 * 900))
 
 
 def test_every_size_is_probed_in_batches_of_its_own(photos, tmp_path):
