@@ -4,31 +4,22 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from diffnext import cli
+from tests.cpu import fastest
 
 ROOT = Path(__file__).parents[2]
 ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
+COMMAND = [sys.executable, "-c", "import sys; from diffnext.cli import main; sys.exit(main())"]
+
+
 def run(*words):
-    command = [sys.executable, "-c", "import sys; from diffnext.cli import main; sys.exit(main())"]
-    return subprocess.run([*command, *words], env=ENV, capture_output=True, text=True)
-
-
-def fastest(*words):
-    """Seconds of the best of three: other processes may hold the cores."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = run(*words)
-        times.append(time.perf_counter() - start)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, min(times)
+    return subprocess.run([*COMMAND, *words], env=ENV, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -62,7 +53,7 @@ def test_plans_and_tools_that_encode_nothing_load_no_torch():
 
 
 def test_help_is_quick():
-    text, seconds = fastest("--help")
+    text, seconds = fastest([*COMMAND, "--help"], ENV)
     assert all(name in text for name in cli.COMMANDS)
     assert seconds < 1
 

@@ -17,6 +17,7 @@ from diffnext.data.motion import motion_score
 from diffnext.data.views import View
 from diffnext.data.worker import WorkError
 from diffnext.data.workers import Pool
+from tests.children import LONG_S
 from tests.data import odd_work
 from tests.data.clips import numbers, write_clip
 from tests.data.odd_work import OddOrder
@@ -45,16 +46,16 @@ def test_a_crash_and_a_hang_cost_one_result_each():
         OddOrder("echo", 1),
         OddOrder("segfault"),
         OddOrder("echo", 2),
-        OddOrder("sleep", 60),
+        OddOrder("sleep", 600),
         OddOrder("raise", "no codec"),
         OddOrder("echo", 3),
     ]
-    results = values(ahead(orders, limit_s=1))
+    results = values(ahead(orders, limit_s=2))
     errors = [str(value) for value in results if isinstance(value, WorkError)]
     assert [value for value in results if not isinstance(value, WorkError)] == [1, 2, 3]
     assert errors == [
         "the decoder crashed with signal 11 (SIGSEGV)",
-        "timed out after 1 s",
+        "timed out after 2 s",
         "OddError: no codec",
     ]
 
@@ -87,11 +88,11 @@ def test_a_medium_larger_than_the_bound_passes_alone():
 
 
 def test_a_consumer_that_stops_ends_the_workers():
-    results = ahead([OddOrder("echo", 0), *[OddOrder("sleep", 60)] * 4])
+    results = ahead([OddOrder("echo", 0), *[OddOrder("sleep", 600)] * 4])
     next(results)
     start = time.monotonic()
     results.close()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < LONG_S
 
 
 def test_nothing_to_decode():
@@ -104,7 +105,7 @@ def test_workers_start_quickly_and_without_torch():
         modules, seconds = pool.submit(order).result()
     assert {"diffnext.data.decoding", "av", "PIL"} <= modules
     assert "torch" not in modules
-    assert seconds < 0.5
+    assert seconds < 2.5  # a tenth of that on a fast machine, where torch takes two seconds
 
 
 def order_for(location, *views, **options):

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from diffnext.config import get_cfg
 from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.utils.metrics import read_rows
+from tests.cpu import fastest
 from tests.runs.test_overfit import SCRIPT, train
 from tests.runs.tiny_nova import make_cache, make_run
 
@@ -34,15 +34,8 @@ def losses(run: Path) -> list[float]:
 
 
 def test_help_is_quick():
-    fastest = min(_seconds_of_help() for _ in range(3))  # the machine may be busy
-    assert fastest < 1.0
-
-
-def _seconds_of_help() -> float:
-    begin = time.perf_counter()
-    done = command("--help")
-    assert done.returncode == 0 and "--deepspeed" in done.stdout
-    return time.perf_counter() - begin
+    text, seconds = fastest([sys.executable, str(SCRIPT), "--help"], ENV)
+    assert "--deepspeed" in text and seconds < 1.0
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def model(tmp_path):
     folder = make_model(tmp_path / "model", "t2i")
     (folder / "vae" / WEIGHTS).write_bytes(b"weights of the autoencoder")
     with open(folder / "transformer" / WEIGHTS, "wb") as stream:
-        stream.truncate(1 << 36)  # sparse: whoever reads it takes minutes, or fails
+        stream.truncate(1 << 40)  # sparse: whoever reads it takes minutes, or fails
     return folder
 
 
@@ -37,7 +37,7 @@ def dry_run(model, cache, *options):
     config = make_config(model.parent / "run.yml", "t2i")
     begin = time.process_time()
     code = train("--cfg", str(config), "--dry-run", "TRAIN.DATASET", str(cache), *options)
-    assert time.process_time() - begin < 5
+    assert time.process_time() - begin < 30
     return code
 
 
