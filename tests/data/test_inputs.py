@@ -174,6 +174,21 @@ def test_a_saved_data_set(tmp_path):
         scan(str(folder))
 
 
+def test_splits_by_the_names_of_shards(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number, name in enumerate(("train-00000", "train-00001", "test-00000")):
+        write_parquet(tmp_path / "data" / f"{name}-of-00002.parquet", media_table([png(number)]))
+    train = f"{tmp_path}/data/train-*.parquet"
+    with pytest.raises(
+        ValueError, match=r"several splits; give one of .*/test-\*\.parquet"
+    ) as told:
+        scan(str(tmp_path))
+    assert train in str(told.value)
+    assert greys(scan(train)) == greys(scan(f"file://{train}")) == [0, 1]
+    with pytest.raises(ValueError, match=r"none-\*\.parquet: no such file"):
+        scan(str(tmp_path / "none-*.parquet"))
+
+
 def test_parquet_shards_of_pictures(tmp_path):
     for shard in range(2):
         values = [png(10 * shard + n) for n in range(5)]

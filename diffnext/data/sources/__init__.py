@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 
 from diffnext.data import urls
 from diffnext.data.fetching import FetchError
@@ -29,8 +31,8 @@ def scan(
 
     Args:
         path: a folder (with its sub-folders), a manifest (.csv, .jsonl, .json, .parquet), a table of
-            media (.parquet, .arrow), a tar, a pattern of these such as shards-{0000..0009}.tar, or a
-            single medium; a local path or a URL.
+            media (.parquet, .arrow), a tar, a pattern of these such as shards-{0000..0009}.tar or
+            train-*.parquet, or a single medium; a local path or a URL.
         columns: field -> column, for tables whose columns have names of their own.
         tick: see `Listing`.
 
@@ -41,7 +43,8 @@ def scan(
     parts = [path] if os.path.exists(path) else expand(path)
     for part in parts:
         try:
-            _scan_one(listing, part, Columns(columns or {}))
+            for found in _matching(part):
+                _scan_one(listing, found, Columns(columns or {}))
         except FileNotFoundError as error:  # of a server; it says no more than the URL
             raise ValueError(
                 f"--input {part}: its server has no such file, or asks who wants it ({error})"
@@ -49,6 +52,17 @@ def scan(
         except FetchError as error:
             raise ValueError(f"--input {error}") from error
     return listing
+
+
+def _matching(pattern: str) -> list[str]:
+    """The files that a pattern with `*` stands for; itself where there are none, or no `*`."""
+    if "*" not in pattern or os.path.exists(pattern):
+        return [pattern]
+    if not urls.is_url(pattern):
+        return sorted(glob.glob(pattern)) or [pattern]
+    folder, name = os.path.split(pattern)
+    found = [path for path in urls.find(folder) if os.path.dirname(path) == folder]
+    return sorted(path for path in found if fnmatchcase(os.path.basename(path), name)) or [pattern]
 
 
 def _scan_one(listing: Listing, path: str, columns: Columns) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from diffnext.data.sources.listing import Listing
 
 ARROW = (".parquet", ".arrow")
 STATE, SPLITS = "state.json", "dataset_dict.json"  # of a data set that was saved to a folder
+# Splits as the shards of data sets on the hub have them: train-00000-of-00002.parquet
+SHARD = re.compile(r"/(train|val|valid|validation|dev|eval|test)-\d+-of-\d+[^/]*\.parquet$")
 KINDS = {
     "image": "image",
     "img": "image",
@@ -40,14 +43,21 @@ def check_splits(root: str, paths: Sequence[str]) -> None:
         paths: all files below it.
 
     Raises:
-        ValueError: with the folders to choose from.
+        ValueError: with the folders, or patterns of files, to choose from.
     """
     path = urls.join(root, SPLITS)
     if path in paths:
         splits = _read_object(path).get("splits", [])
         if len(splits) > 1:
-            choice = ", ".join(urls.join(root, split) for split in splits)
-            raise ValueError(f"--input {root} has several splits; give one of {choice}")
+            raise _several(root, [urls.join(root, split) for split in splits])
+    found = {match[1]: path for path in paths if (match := SHARD.search(path))}
+    if len(found) > 1:
+        kinds = [f"{os.path.dirname(path)}/{split}-*.parquet" for split, path in found.items()]
+        raise _several(root, kinds)
+
+
+def _several(root: str, choice: Sequence[str]) -> ValueError:
+    return ValueError(f"--input {root} has several splits; give one of {', '.join(choice)}")
 
 
 def arrow_files(state: str) -> list[str]:
