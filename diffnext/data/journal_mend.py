@@ -10,7 +10,6 @@ a whole one.
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass, field
 
 from diffnext.data.cache_identity import upgrade_identity
@@ -18,7 +17,7 @@ from diffnext.data.entries import HASH, Entries, Entry
 from diffnext.data.journal import JOURNAL, parse_line
 from diffnext.data.prune import prune
 from diffnext.data.records import open_reader, open_writer, read_identity
-from diffnext.data.records.layout import METADATA
+from diffnext.data.records.layout import METADATA, unfinished_ok
 from diffnext.data.records.lock import FolderLock
 from diffnext.data.views import View
 
@@ -40,8 +39,7 @@ def drop_unknown(cache: str, lock: FolderLock) -> list[int]:
         ValueError: it is not sure which other lines speak of which records; or the disk is too small for
             a copy of the shards that lose records, or one that is to be kept is damaged.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unfinished folder: to go on with it is the purpose
+    with unfinished_ok():  # to go on with it is the purpose
         reader = open_reader(cache)
         records, fields = len(reader), dict(reader.fields)
         reader.close()
@@ -62,9 +60,8 @@ class _Lines:
     path: str
     entries: Entries = field(default_factory=Entries)
     damaged: list[int] = field(default_factory=list)
-    misplaced: list[int] = field(
-        default_factory=list
-    )  # of them those that may not be one line each
+    # of these, those that may not be one line each
+    misplaced: list[int] = field(default_factory=list)
     num_bytes: int = 0
     count: int = 0  # of all, those without records too
 
