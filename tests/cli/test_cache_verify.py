@@ -45,6 +45,10 @@ def test_what_is_whole_of_a_damaged_record_is_kept(photos, model, tmp_path, caps
     flip_in(cache, 3, bytes(record["moments"]))
     mend(cache, model)
     assert files_of(cache) == whole
+    flip_in(cache, 3, b"words")  # the name of a field, without which nothing can be read
+    mend(cache, model, code=1)
+    mend(cache, model, "--input", str(photos))
+    assert files_of(cache) == whole
     flip_in(cache, 3, bytes(record["caption"]["data"]))
     mend(cache, model)
     assert "00000.data" not in files_of(cache)

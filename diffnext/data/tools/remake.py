@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records made again from the media, captions and views that the journal of their cache names.
 
-A record has a checksum, so it can be seen whether it is what it was, bit for bit. It mostly is, with what
-is whole of it kept, and with frames that are encoded twice in one batch: batches of two have the last
-digits of larger ones, with the autoencoders measured here, and one sample alone does not.
+A record has a checksum, so it can be seen whether it is what it was, bit for bit. It mostly is, with those
+of its moments and embeddings kept that are whole, and with frames that are encoded twice in one batch:
+batches of two have the last digits of larger ones, with the autoencoders measured here, and one sample
+alone does not.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +27,14 @@ from diffnext.data.prompt_cache import TYPES, WORDS, embed, fields_of, words_of
 from diffnext.data.prompt_encoding import EncodeTexts, encode_texts
 from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records import Record, wire, wire_write
-from diffnext.data.records.base import Buffer
 from diffnext.data.records.checks import checksum
 from diffnext.data.records.folder_writer import in_order
 from diffnext.data.sources import Source
 from diffnext.data.tools.finding import locate
 from diffnext.data.tools.opening import Cache
 from diffnext.data.worker import WorkError
+
+MOST_DAMAGED = 2  # of moments and embeddings of one record, that are looked for
 
 
 @dataclass(frozen=True)
@@ -161,11 +164,18 @@ def _readable(cache: Cache, row: int) -> Iterator[dict[str, Any]]:
 
 def _decoded(cache: Cache, row: int) -> Record:
     """A damaged record as its bytes have it; empty if they cannot be decoded."""
-    reader = cache.reader
     try:
-        return wire.decode(reader.raw(row, verify=False)[0], reader.fields)
-    except (OSError, ValueError):
+        return wire.decode(_stored(cache, row), cache.reader.fields)
+    except ValueError:
         return {}
+
+
+def _stored(cache: Cache, row: int) -> bytes:
+    """The bytes of a damaged record; none where they cannot be read."""
+    try:
+        return bytes(cache.reader.raw(row, verify=False)[0])
+    except (OSError, ValueError):
+        return b""
 
 
 # ---------------------------------------------------------------------------------- how it is done
@@ -209,31 +219,27 @@ def _record(
     encode: PatientEncoder,
     remedy: Remedy,
 ) -> Record:
-    """The record as it was, if one of the ways to make it gives that; else all of it anew."""
-    stored, wanted = _decoded(cache, case.row), cache.reader.index.locate(case.row)[-1]
-    kept = {
-        **fields,
-        **{name: stored[name] for name in TYPES if WORDS in stored and name in stored},
-    }
-    shape = remedy.latents.shape(case.entry.view)
-    types, record = in_order(cache.reader.fields), {}
-    for moments in _ways(outcome.clips[0], shape, stored.get("moments", b""), encode):
-        for known in (kept, fields):
-            known = {name: known[name] for name in types if name in known}
-            record = {"shape": list(shape), "moments": moments, **known}
-            if checksum(wire_write.encode(record, types)) == wanted:
-                return record
+    """The record as it was, if that can be put together; else all of it anew."""
+    stored, wanted = _stored(cache, case.row), cache.reader.index.locate(case.row)[-1]
+    shape, types = remedy.latents.shape(case.entry.view), in_order(cache.reader.fields)
+    record: Record = {}
+    for moments in _ways(outcome.clips[0], shape, encode):
+        values = {**fields, "shape": list(shape), "moments": moments}
+        record = {name: values[name] for name in types if name in values}
+        for data in _mixtures(b"".join(wire_write.encode(record, types)), stored, types):
+            if checksum([data]) == wanted and not flaw(_moments(data, types)):
+                return wire.decode(data, types)
     return record
 
 
-def _ways(
-    clip: np.ndarray, shape: tuple[int, ...], stored: Buffer, encode: PatientEncoder
-) -> Iterator[Buffer]:
-    """Moments as they are, which may be whole; as one of two samples gives them; and one alone."""
-    if len(stored) == 2 * math.prod(shape) and not flaw(
-        np.frombuffer(stored, "<f2").reshape(shape)
-    ):
-        yield stored
+def _moments(data: bytes, types: Mapping[str, wire.FeatureType]) -> np.ndarray:
+    """Those of a record, flat."""
+    return np.frombuffer(wire.decode(data, types)["moments"], "<f2")
+
+
+def _ways(clip: np.ndarray, shape: tuple[int, ...], encode: PatientEncoder) -> Iterator[bytes]:
+    """Moments: none yet, as those that are stored may be whole; as one of two samples; and one alone."""
+    yield bytes(2 * math.prod(shape))
     for copies in (2, 1):
         moments = encode([clip] * copies)[0]
         if isinstance(moments, Exception):
@@ -243,3 +249,35 @@ def _ways(
         if problem := flaw(moments):
             raise problem
         yield np.ascontiguousarray(moments, dtype="<f2").tobytes()
+
+
+def _mixtures(made: bytes, stored: bytes, types: Mapping[str, wire.FeatureType]) -> Iterator[bytes]:
+    """The bytes of a record made anew with moments and embeddings as they are stored, but for a few.
+
+    These parts are nearly all of a record, and may have other last digits each time they are made.
+    """
+    if len(stored) != len(made):
+        return
+    parts = list(_parts(made, types))
+    for count in range(min(len(parts), MOST_DAMAGED) + 1):
+        for anew in itertools.combinations(parts, count):
+            mixed = bytearray(made)
+            for part in parts:
+                if part not in anew:
+                    mixed[part[0] : part[1]] = stored[part[0] : part[1]]
+            yield bytes(mixed)
+
+
+def _parts(data: bytes, types: Mapping[str, wire.FeatureType]) -> Iterator[tuple[int, int]]:
+    """Where the values of the type BYTES begin and end."""
+    begin = np.frombuffer(data, np.uint8).ctypes.data
+    values = [wire.decode(data, types)]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
+        elif isinstance(value, memoryview) and len(value):
+            start = np.frombuffer(value, np.uint8).ctypes.data - begin
+            yield start, start + len(value)
