@@ -144,6 +144,14 @@ def test_motion_is_a_condition_of_videos(t2v):
     assert not torch.allclose(wanted[0], wanted[1])
 
 
+def test_videos_are_of_12_frames_a_second_and_move_with_and_without_prompt(t2v):
+    seen = []
+    hook = t2v.transformer.motion_embed.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    images(t2v, ["a cat", "a dog"], 1, motion_flow=[3.0, 8.0])
+    hook.remove()
+    assert [one.tolist() for one in seen] == [[3, 8, 3, 8], [12, 12, 12, 12]]
+
+
 def test_decoding_in_parts_changes_nothing(t2i):
     options = FEW | {"output_type": "pt"}
     prompts = ["a cat", "a dog", "a cow"]
