@@ -16,11 +16,13 @@ from diffnext.cli.common import bar
 def what_is_asked(args: argparse.Namespace, latents, dtype) -> dict:
     """What processes that build one cache must agree on."""
     from diffnext.data.cache_identity import as_compared
-    from diffnext.models.autoencoders.loading import default_config, describe_vae
+    from diffnext.models.autoencoders.kinds import class_defaults
+    from diffnext.models.autoencoders.loading import describe_vae
 
     rules = dataclasses.asdict(view_rules(args, latents))
-    options = {name: getattr(args, name) for name in ("input", "columns", "motion")}
-    made_by = as_compared({"vae": describe_vae(args.vae)}, default_config(args.vae))
+    options = {"input": args.input, "columns": args.columns, "motion": may_score(args)}
+    vae = describe_vae(args.vae)
+    made_by = as_compared({"vae": vae}, class_defaults(vae["class"]))
     if args.encode_prompts:
         made_by["text_encoder"] = describe_encoder(args)
     return {**options, **rules, "dtype": str(dtype), **made_by}
@@ -38,10 +40,11 @@ def plan_build(args: argparse.Namespace, latents, dtype, shelf=None):
     listing = list_media(args)
     if shelf is not None:
         listing.sources = shelf.serve(listing.sources)
-    if args.motion:
+    scored = is_scored(args, listing)
+    if scored:
         motion.load_opencv()  # to be told now, not by every video, if it is missing
     start = time.perf_counter()
-    plan = compare(args, listing, latents, dtype)
+    plan = compare(args, listing, latents, dtype, scored)
     if shelf is not None:
         shelf.expect(task.source.location for task in plan.tasks)
     print(table(plan, prune=args.prune))
@@ -65,7 +68,33 @@ def list_media(args: argparse.Namespace):
         return scan(args.input, parse_columns(args.columns), tick=tally)
 
 
-def compare(args: argparse.Namespace, listing, latents, dtype):
+def may_score(args: argparse.Namespace) -> bool:
+    """Whether this process computes motion scores, should there be videos without one."""
+    from diffnext.data import motion
+
+    if args.motion is not None:
+        return args.motion
+    return max(args.num_frames) > 1 and motion.has_opencv()
+
+
+def is_scored(args: argparse.Namespace, listing) -> bool:
+    """Whether motion scores are computed: as is asked; or else as in the cache that is added to; in a
+    new one where a video has none."""
+    from diffnext.data.records import holds_records, read_identity
+
+    if args.motion is not None:
+        return args.motion
+    if holds_records(args.output):
+        return "flow" in (read_identity(args.output) or {}).get("rules", {})
+    videos = (source for source in listing.sources if source.location.kind == "video")
+    if max(args.num_frames) == 1 or all(source.flow is not None for source in videos):
+        return False
+    if not may_score(args):
+        print("no motion scores: they need OpenCV, pip install diffnext[motion]; or --no-motion")
+    return may_score(args)
+
+
+def compare(args: argparse.Namespace, listing, latents, dtype, scored: bool):
     """The plan: what is listed, held against what the cache holds."""
     from diffnext.data.cache_plan import make_plan
 
@@ -75,7 +104,7 @@ def compare(args: argparse.Namespace, listing, latents, dtype):
             args.output,
             rules=view_rules(args, latents),
             latents=latents,
-            made_by=made_by(args, dtype),
+            made_by=made_by(args, dtype, scored),
             workers=4 if args.workers is None else args.workers,
             limit_s=args.decode_timeout,
             retry_failed=args.retry_failed,
@@ -84,17 +113,18 @@ def compare(args: argparse.Namespace, listing, latents, dtype):
         )
 
 
-def made_by(args: argparse.Namespace, dtype):
+def made_by(args: argparse.Namespace, dtype, scored: bool):
     """What will encode the media and their captions."""
     from diffnext.data import motion
     from diffnext.data.cache_identity import MadeBy
-    from diffnext.models.autoencoders.loading import default_config, describe_vae
+    from diffnext.models.autoencoders.kinds import class_defaults
+    from diffnext.models.autoencoders.loading import describe_vae
 
     return MadeBy(
         vae=describe_vae(args.vae),
         dtype=str(dtype).removeprefix("torch."),
-        vae_defaults=default_config(args.vae),
-        computed={"flow": motion.RULE} if args.motion else {},
+        vae_defaults=class_defaults,
+        computed={"flow": motion.RULE} if scored else {},
         text_encoder=describe_encoder(args) if args.encode_prompts else None,
     )
 
@@ -125,17 +155,11 @@ def view_rules(args: argparse.Namespace, latents):
 
 def latents_of(path: str):
     """Latent sizes of the autoencoder in a folder, by its configuration alone."""
-    import torch
-
     from diffnext.data.latents import Latents
-    from diffnext.models.autoencoders.loading import find_vae, vae_class
-    from diffnext.models.autoencoders.modeling_utils import strides
+    from diffnext.models.autoencoders.loading import find_vae, settings_of
 
-    folder = find_vae(path)
-    made = vae_class(folder)
-    with torch.device("meta"):  # layers without memory
-        vae = made.from_config(made.load_config(folder))
-    return Latents(vae.config["latent_channels"], *strides(vae))
+    settings = settings_of(find_vae(path))
+    return Latents(settings["latent_channels"], *settings.strides())
 
 
 def estimate_time(count: int, plan, tools) -> None:

@@ -32,14 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     from diffnext.data.tools.algebra import merge_caches
+    from diffnext.models.autoencoders.kinds import class_defaults
 
-    count, double = merge_caches(args.caches, args.output, vae_defaults=vae_defaults, progress=bar)
+    count, double = merge_caches(
+        args.caches, args.output, vae_defaults=class_defaults, progress=bar
+    )
     print(f"{args.output}: {count} records; {double} left out, which an earlier cache has")
     return 0
-
-
-def vae_defaults(name: str) -> dict:
-    """What an autoencoder's class has for settings that are left out; torch is imported for it alone."""
-    from diffnext.models.autoencoders.loading import class_defaults
-
-    return class_defaults(name)

@@ -45,14 +45,14 @@ def check_vae(identity: Mapping[str, Any] | None, vae: str, cache: str) -> None:
     Raises:
         ValueError: with what differs, both values.
     """
-    from diffnext.data.cache_identity import as_compared, differences
-    from diffnext.models.autoencoders.loading import default_config, describe_vae
+    from diffnext.data.cache_identity import comparable, differences
+    from diffnext.models.autoencoders.kinds import class_defaults
+    from diffnext.models.autoencoders.loading import describe_vae
 
     stated = (identity or {}).get("vae")
     if stated is None:
         return
-    defaults, found = default_config(vae), describe_vae(vae)
-    both = (as_compared({"vae": made}, defaults) for made in (stated, found))
+    both = comparable({"vae": stated}, {"vae": describe_vae(vae)}, class_defaults)
     if lines := differences(*both, "the cache", "--vae"):
         raise ValueError(f"--vae {vae} is not what made {cache}:\n" + "\n".join(lines))
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,14 @@ NOT_OF_ENCODING = (
 )
 OF_DECODER = "decoder_"  # so begin others
 
+# What an autoencoder's class, by name, has for settings that are left out; may take seconds to answer.
+Defaults = Callable[[str], Mapping[str, Any]]
+
+
+def no_defaults(name: str) -> dict[str, Any]:
+    """Of classes of which nothing is known."""
+    return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MadeBy:
@@ -34,14 +42,14 @@ class MadeBy:
     Args:
         vae: class, configuration and hash of the weights of the autoencoder.
         dtype: precision of the encoding.
-        vae_defaults: settings of its class, for what this configuration or that of the cache leaves out.
+        vae_defaults: for settings that its configuration or that of the cache leaves out.
         computed: fields that the build computes for media that do not have them, and how.
         text_encoder: what embeds captions; None: they are stored as texts.
     """
 
     vae: Mapping[str, Any]
     dtype: str
-    vae_defaults: Mapping[str, Any] = field(default_factory=dict)
+    vae_defaults: Defaults = no_defaults
     computed: Mapping[str, str] = field(default_factory=dict)
     text_encoder: Mapping[str, Any] | None = None
 
@@ -82,12 +90,12 @@ def upgrade_identity(held: Mapping[str, Any]) -> tuple[dict[str, Any], View | No
 
 
 def check_identity(
-    output: str, identity: Mapping[str, Any], vae_defaults: Mapping[str, Any]
+    output: str, identity: Mapping[str, Any], vae_defaults: Defaults
 ) -> dict[str, Any]:
     """Refuse to add to a cache that was made in another way; a folder without records is free.
 
     Args:
-        vae_defaults: settings of the autoencoder's class, where a configuration leaves them out.
+        vae_defaults: for settings of the autoencoder that a configuration leaves out.
 
     Returns:
         The identity of the cache with what is added: of an autoencoder that encodes alike, what the
@@ -106,14 +114,27 @@ def check_identity(
     if ("text_encoder" in held) != ("text_encoder" in identity):
         raise ValueError(f"{output} {_other_prompts(held)}")
     made = upgrade_identity(held)[0]
-    both = (as_compared(one, vae_defaults) for one in (made, identity))
-    lines = differences(*both, "the cache", "this build")
+    lines = differences(*comparable(made, identity, vae_defaults), "the cache", "this build")
     if lines:
         raise ValueError(
             f"{output} was built in another way; choose another --output or the same options:\n"
             + "\n".join(lines)
         )
     return {**identity, "vae": made["vae"]}
+
+
+def comparable(
+    one: Mapping[str, Any], other: Mapping[str, Any], vae_defaults: Defaults
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two identities as `as_compared` has them; defaults are asked for where one leaves out a setting."""
+    both = as_compared(one), as_compared(other)
+    stated = [_config(identity) for identity in both]
+    if None in stated or stated[0].keys() == stated[1].keys():
+        return both
+    return tuple(
+        as_compared(identity, vae_defaults(identity["vae"].get("class", "")))
+        for identity in (one, other)
+    )
 
 
 def as_compared(
@@ -123,16 +144,22 @@ def as_compared(
 
     Those that are left out get the defaults of the class; those of scales and of the decoder go.
     """
-    vae = identity.get("vae")
-    if not isinstance(vae, Mapping) or not isinstance(vae.get("config", {}), Mapping):
+    config = _config(identity)
+    if config is None:
         return dict(identity)
-    config = {**(vae_defaults or {}), **vae.get("config", {})}
     kept = {
         key: value
-        for key, value in config.items()
+        for key, value in {**(vae_defaults or {}), **config}.items()
         if key not in NOT_OF_ENCODING and not key.startswith(("_", OF_DECODER))
     }
-    return {**identity, "vae": {**vae, "config": kept}}
+    return {**identity, "vae": {**identity["vae"], "config": kept}}
+
+
+def _config(identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of the autoencoder; None: it is not said which one it is."""
+    vae = identity.get("vae")
+    config = vae.get("config", {}) if isinstance(vae, Mapping) else None
+    return config if isinstance(config, Mapping) else None
 
 
 def differences(

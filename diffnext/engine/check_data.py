@@ -11,7 +11,7 @@ import torch
 from diffnext.data.datasets import identity_of
 from diffnext.data.parse import moments, moments_shape
 from diffnext.data.records import DamagedRecord, Record, RecordReader
-from diffnext.models.autoencoders.modeling_utils import LatentConfig
+from diffnext.models.autoencoders.latent_scale import LatentConfig, std_of
 from diffnext.pipelines.train_base import Expected
 from diffnext.utils.moments import latent_channels, split_moments
 
@@ -166,7 +166,7 @@ def latent_level(
         parameters = torch.from_numpy(moments(record).copy()).float()
         mean, log_variance = (part.unsqueeze(0) for part in split_moments(parameters))
         zero = scale.scale_(torch.zeros_like(mean))
-        noise = scale.scale_(log_variance.clamp(-30, 20).mul(0.5).exp()) - zero
+        noise = scale.scale_(std_of(log_variance)) - zero
         mean = scale.scale_(mean)
         means.append(mean.mean().item())
         squares.append((mean.square() + noise.square()).mean().item())

@@ -7,16 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffnext.data.cache_identity import as_compared, options_of
+from diffnext.data.cache_identity import comparable, options_of
 from diffnext.data.datasets import identity_of
 from diffnext.data.records import RecordReader
-from diffnext.engine.check import has_weights, read_config
-from diffnext.models.autoencoders.loading import (
-    complete_config,
-    hash_weights,
-    strides_of,
-    vae_class,
-)
+from diffnext.engine.component_files import has_weights, read_config
+from diffnext.models.autoencoders.kinds import class_defaults
+from diffnext.models.autoencoders.loading import class_name, hash_weights, strides_of
 from diffnext.models.text_encoders.loading import describe_text_encoder
 from diffnext.pipelines.train_base import Expected
 
@@ -144,33 +140,31 @@ def _vae_differences(
     identity: Mapping[str, Any], vae: Path, config: Mapping[str, Any]
 ) -> list[str]:
     stated = identity.get("vae", {})
-    cls = _known_class(vae)
-    name = config.get("_class_name") if cls is None else cls.__name__
+    known = _known_class(vae)
+    name = known or config.get("_class_name")
     if stated.get("class", name) != name:
         return [_difference("vae.class", stated["class"], name)]
-    defaults = {} if cls is None else complete_config(cls, {})
-    ours, theirs = (
-        as_compared({"vae": {"config": made}}, defaults)["vae"]["config"]
-        for made in (config, stated.get("config", {}))
-    )
+    both = ({"vae": {"class": name, "config": made}} for made in (config, stated.get("config", {})))
+    ours, theirs = (made["vae"]["config"] for made in comparable(*both, class_defaults))
     differs = [
         _difference(f"vae.config.{key}", theirs.get(key), ours.get(key))
         for key in sorted(ours.keys() | theirs.keys())
         if theirs.get(key) != ours.get(key)
     ]
     strides = identity.get("strides")
-    if cls is not None and strides is not None and not differs:
+    if known and strides is not None and not differs:
         time, space = strides_of(vae)
         if strides != {"time": time, "space": space}:
             differs = [_difference("strides", strides, {"time": time, "space": space})]
     return differs
 
 
-def _known_class(vae: Path) -> type | None:
+def _known_class(vae: Path) -> str:
+    """The name of the autoencoder's class; "" of one that diffnext lacks: its configuration is enough."""
     try:
-        return vae_class(vae)
+        return class_name(vae)
     except ValueError:
-        return None  # training reads its configuration alone
+        return ""
 
 
 def _difference(key: str, cache: Any, model: Any) -> str:
@@ -191,7 +185,7 @@ def _refusal(reader: RecordReader, differs: list[str], vae: Path, expected: Expe
 def rebuild_command(reader: RecordReader, vae: Path, expected: Expected) -> str:
     """The command that builds a cache like this one for the network; words in capitals are the user's."""
     size, frames = "HxW", ""
-    if _known_class(vae) is not None and expected.size is not None:
+    if _known_class(vae) and expected.size is not None:
         time, space = strides_of(vae)
         height, width = (space * side for side in expected.size)
         size = f"{height}x{width}"

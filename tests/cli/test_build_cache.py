@@ -10,9 +10,9 @@ import torch
 
 from diffnext.cli import build_cache, build_plan
 from diffnext.cli.build_args import parse_args
-from diffnext.cli.cache_merge import vae_defaults
 from diffnext.data.cache_plan import Plan
 from diffnext.data.shelf import SHELF
+from diffnext.models.autoencoders.kinds import class_defaults
 from tests.data.packed import png
 from tests.data.remote.web import serving
 
@@ -58,8 +58,8 @@ def test_autoencoders_that_encode_alike_are_asked_for_alike(tmp_path):
     """By the processes of one build: another scale, and defaults of the class left out or not."""
     other = Path(shutil.copytree(VAE / "vae", tmp_path / "vae"))
     config = json.loads((other / "config.json").read_text())
-    defaults = vae_defaults("AutoencoderKL")
-    assert vae_defaults("Stub") == {} and "act_fn" in defaults
+    defaults = class_defaults("AutoencoderKL")
+    assert class_defaults("Stub") == {} and "act_fn" in defaults
     kept = {key: value for key, value in config.items() if defaults.get(key, 0) != value}
     assert kept.keys() < config.keys()
 

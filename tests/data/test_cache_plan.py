@@ -298,7 +298,7 @@ def test_an_autoencoder_that_encodes_alike_adds_to_a_cache(photos, tmp_path):
     run(photos, tmp_path / "cache", vae=stated)
     write_picture(photos, "p7", 7)
     alike = {"class": "Stub", "config": {"act": "silu", "scaling_factor": 0.25, "shift_factor": 1}}
-    defaults = {"width": 8, "act": "silu"}
+    defaults = {"Stub": {"width": 8, "act": "silu"}}.__getitem__
     assert run(photos, tmp_path / "cache", vae=alike, vae_defaults=defaults).written == 1
     assert read_identity(tmp_path / "cache")["vae"] == stated
     other = {"class": "Stub", "config": {"width": 4, "scaling_factor": 0.5}}

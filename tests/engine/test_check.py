@@ -7,24 +7,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffnext.engine import check
+from diffnext.engine import check, component_files
 
 
 def test_weights_of_another_format_are_not_taken_for_none(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    assert not check.has_weights(tmp_path)
+    assert not component_files.has_weights(tmp_path)
     (tmp_path / "diffusion_pytorch_model.bin").touch()
-    assert check.has_weights(tmp_path)
-    assert check.saved_shapes(tmp_path) is None
+    assert component_files.has_weights(tmp_path)
+    assert component_files.saved_shapes(tmp_path) is None
 
 
 def test_weights_that_were_cut_off_are_named(tmp_path):
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     save_file({"weight": torch.zeros(3, 5)}, path)
-    assert check.saved_shapes(tmp_path) == {"weight": (3, 5)}
+    assert component_files.saved_shapes(tmp_path) == {"weight": (3, 5)}
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match=rf"^{path} is damaged: .* save it again$"):
-        check.saved_shapes(tmp_path)
+        component_files.saved_shapes(tmp_path)
 
 
 class Evil:
@@ -42,9 +42,9 @@ def test_pickled_weights_run_no_code_and_are_refused_early(tmp_path, hostile):
     content = Evil(tmp_path / "trace") if hostile else torch.zeros(2)
     torch.save({"weight": content}, tmp_path / "diffusion_pytorch_model.bin")
     if not hostile:
-        return check.check_weights(tmp_path, {})
+        return component_files.check_weights(tmp_path, {})
     with pytest.raises(ValueError, match=r"bin is damaged, or holds more than tensors"):
-        check.check_weights(tmp_path, {})
+        component_files.check_weights(tmp_path, {})
     assert not (tmp_path / "trace").exists()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffnext.data.schema import Batch
-from diffnext.models.autoencoders.modeling_utils import sample_moments
+from diffnext.models.autoencoders.latent_scale import sample_moments
 from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.pipelines.builder import PIPELINES
 from diffnext.pipelines.nova.train_nova import NOVATrainPipeline, StepDraws

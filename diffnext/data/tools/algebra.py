@@ -10,12 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from diffnext.data.cache_identity import as_compared, differences, upgrade_identity
+from diffnext.data.cache_identity import (
+    Defaults,
+    comparable,
+    differences,
+    no_defaults,
+    upgrade_identity,
+)
 from diffnext.data.journal import write_line
 from diffnext.data.records import write_identity
 from diffnext.data.records.folder_writer import FolderWriter
@@ -63,7 +69,7 @@ def merge_caches(
     paths: Sequence[str],
     output: str,
     *,
-    vae_defaults: Callable[[str], Mapping[str, Any]] = lambda name: {},
+    vae_defaults: Defaults = no_defaults,
     progress: Progress = silent,
 ) -> tuple[int, int]:
     """Make a cache of the records of several, in their order.
@@ -231,16 +237,13 @@ def _values(
     return {**values, **decode(cache.reader.raw(row)[0], asked)} if asked else values
 
 
-def _check_same(
-    first: Cache, other: Cache, vae_defaults: Callable[[str], Mapping[str, Any]]
-) -> None:
+def _check_same(first: Cache, other: Cache, vae_defaults: Defaults) -> None:
     if dict(first.reader.fields) != dict(other.reader.fields):
         ours, theirs = dict(first.reader.fields), dict(other.reader.fields)
         raise ValueError(f"{first.path} has the fields {ours}, {other.path} {theirs}")
     made = [upgrade_identity(cache.identity or {})[0] for cache in (first, other)]
-    vaes = [one.get("vae") for one in made]
-    if vaes[0] != vaes[1] and all(isinstance(vae, Mapping) for vae in vaes):
-        made = [as_compared(one, vae_defaults(one["vae"].get("class", ""))) for one in made]
+    if made[0].get("vae") != made[1].get("vae"):
+        made = comparable(*made, vae_defaults)
     if lines := differences(*made, first.path, other.path):
         raise ValueError("these caches were made in different ways:\n" + "\n".join(lines))
 

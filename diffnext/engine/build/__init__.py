@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the options of a run to its objects: the one package of the library that is handed the config."""
+"""From the options of a run to its objects: the one package of the library that is handed the config.
 
-from diffnext.engine.build.describe import describe_plan
-from diffnext.engine.build.needs import survey
-from diffnext.engine.build.plan import Plan, make_plan
-from diffnext.engine.build.run import build_trainer
-from diffnext.engine.build.start import check_start, find_start
+Its names are imported when they are asked for: a run whose data do not fit its model is refused before
+the networks' libraries are imported.
+"""
 
-__all__ = [
-    "Plan",
-    "build_trainer",
-    "check_start",
-    "describe_plan",
-    "find_start",
-    "make_plan",
-    "survey",
-]
+from diffnext.utils.lazy import on_demand
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "Given": "diffnext.engine.build.given",
+        "Plan": "diffnext.engine.build.plan",
+        "build_trainer": "diffnext.engine.build.run",
+        "check_start": "diffnext.engine.build.start",
+        "compare_given": "diffnext.engine.build.given",
+        "describe_plan": "diffnext.engine.build.describe",
+        "find_start": "diffnext.engine.build.start",
+        "make_plan": "diffnext.engine.build.plan",
+        "survey": "diffnext.engine.build.needs",
+    },
+)

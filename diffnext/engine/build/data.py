@@ -14,8 +14,8 @@ from diffnext.data.records import RecordReader
 from diffnext.data.remote.reader import RemoteReader
 from diffnext.distributed.env import Env
 from diffnext.engine import check_data, check_identity
-from diffnext.engine.build.network import component_folder
-from diffnext.engine.check import check_choice, read_config
+from diffnext.engine.build.folders import component_folder
+from diffnext.engine.component_files import read_config
 from diffnext.pipelines.train_base import Expected
 from diffnext.utils.registry import check_options, construct
 
@@ -42,7 +42,6 @@ def datasets_of(cfg: Config, reads: Sequence[str], expected: Expected) -> Datase
         ValueError: what does not fit; with the values of both sides and what to do.
     """
     readers, shares = _open(cfg)
-    check_choice("TRAIN.OTHER_SHAPES", cfg.TRAIN.OTHER_SHAPES, ("refuse", "skip"))
     return _checked(cfg, readers, shares, reads, expected)
 
 

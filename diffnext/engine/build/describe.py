@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from diffnext.engine import memory
-from diffnext.engine.build.network import component_folder
+from diffnext.engine.build.folders import component_folder
 from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
 from diffnext.engine.build.samples import bytes_while_drawing, prompts_of

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from diffnext.engine import check
+from diffnext.engine import component_files
 from diffnext.pipelines.sources import newest_snapshot
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
@@ -67,7 +67,7 @@ def first_weights_of(
             "describe a new network by MODEL.CONFIG, or leave MODEL.START_FROM out"
         )
     folder = Path(start)
-    if not check.has_weights(folder):
+    if not component_files.has_weights(folder):
         try:
             folder = Path(newest_snapshot(start), cfg.MODEL.TYPE)
         except ValueError as error:
@@ -77,7 +77,7 @@ def first_weights_of(
 
 def _fitting(folder: Path, wanted: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of saved tensors that a network has too, in the same shape."""
-    found = check.saved_shapes(folder)
+    found = component_files.saved_shapes(folder)
     if found is None:
         raise ValueError(
             f"MODEL.START_FROM: {folder} has no safetensors file; name a network that was saved by a run"

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from diffnext.engine import activations, check, memory
+from diffnext.engine import activations, memory
 from diffnext.engine.backends.base import PRECISIONS
-from diffnext.engine.build.network import make_skeleton, network_folder
+from diffnext.engine.build.folders import network_folder
+from diffnext.engine.build.network import make_skeleton
 from diffnext.engine.build.options import decays_of, optimizer_of
+from diffnext.engine.component_files import read_config
 from diffnext.engine.spread import Spread, spread_of
-from diffnext.pipelines.builder import PIPELINES
+from diffnext.pipelines.families import PIPELINES
 from diffnext.pipelines.train_base import Expected, TrainPipeline
 from diffnext.utils.logging import logger
 
@@ -104,7 +106,7 @@ def survey(
         ValueError, FileNotFoundError: there is no such network.
     """
     family = PIPELINES.get(cfg.PIPELINE.TYPE)
-    config = check.read_config(network_folder(cfg, family)) | dict(cfg.MODEL.CONFIG)
+    config = read_config(network_folder(cfg, family)) | dict(cfg.MODEL.CONFIG)
     pipe = make_skeleton(cfg, dict(cfg.PIPELINE.MODULES), config)
     expected = family.expects(config)
     kept = {c: activations_of(cfg, pipe, expected, copies=c) for c in (True, False)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which network a run trains: where its parts come from, and its shape without memory."""
+"""Which network a run trains: what it is made of, and its shape without memory."""
 
 from __future__ import annotations
 
@@ -15,29 +15,6 @@ from diffnext.pipelines.builder import build_pipeline
 from diffnext.pipelines.train_base import TrainPipeline
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
-
-
-def network_folder(cfg: Config, family: type[TrainPipeline]) -> Path:
-    """Where the config of the network lies, and its weights if it has any."""
-    if cfg.MODEL.TYPE != family.trained:
-        raise ValueError(
-            f"MODEL.TYPE is {cfg.MODEL.TYPE!r}; {family.__name__} trains {family.trained!r}"
-        )
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError(
-            "MODEL.WEIGHTS is empty; name the folder of a pipeline, with model_index.json"
-        )
-    if not Path(cfg.MODEL.WEIGHTS).is_dir():
-        raise ValueError(
-            f"MODEL.WEIGHTS is {cfg.MODEL.WEIGHTS!r}, and there is no such folder; that of a pipeline "
-            "is wanted, with model_index.json"
-        )
-    return component_folder(cfg, family.trained)
-
-
-def component_folder(cfg: Config, name: str) -> Path:
-    """Where a component of the model lies: where PIPELINE.MODULES says, else in MODEL.WEIGHTS."""
-    return Path(cfg.PIPELINE.MODULES.get(name) or Path(cfg.MODEL.WEIGHTS, name))
 
 
 def taken_modules(cfg: Config, *, embedded: bool) -> dict[str, str]:

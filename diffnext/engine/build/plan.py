@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from diffnext.engine import check, memory
-from diffnext.engine.build.data import Datasets, datasets_of, held_out_of
+from diffnext.engine.build.data import Datasets
 from diffnext.engine.build.first_weights import FirstWeights, first_weights_of
+from diffnext.engine.build.given import Given, compare_given
 from diffnext.engine.build.needs import activations_of, need_of, spread_for
-from diffnext.engine.build.network import make_skeleton, network_folder, taken_modules
+from diffnext.engine.build.network import make_skeleton, taken_modules
 from diffnext.engine.build.options import (
     backend_of,
     check_names,
@@ -24,10 +23,11 @@ from diffnext.engine.build.options import (
 )
 from diffnext.engine.build.samples import check_samples
 from diffnext.engine.check_data import embedded_text
+from diffnext.engine.component_files import check_weights, has_weights
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
 from diffnext.engine.spread import Spread
-from diffnext.pipelines.builder import PIPELINES
+from diffnext.methods import METHODS
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
@@ -50,13 +50,21 @@ class Plan:
     need: memory.Need
 
 
-def make_plan(cfg: Config, *, world: int, deepspeed: str = "", resumed: bool = False) -> Plan:
+def make_plan(
+    cfg: Config,
+    *,
+    world: int,
+    deepspeed: str = "",
+    resumed: bool = False,
+    given: Given | None = None,
+) -> Plan:
     """Resolve the options and check data, configuration and weights against each other.
 
     Args:
         world: number of processes.
         deepspeed: path of a DeepSpeed json, or "".
-        resumed: whether all weights come from a checkpoint, whatever they began with.
+        resumed: whether the weights that learn come from a checkpoint, whatever they began with.
+        given: its model and data, where they have been compared.
 
     Raises:
         ValueError, FileNotFoundError: what does not fit; nothing was loaded or written.
@@ -65,30 +73,26 @@ def make_plan(cfg: Config, *, world: int, deepspeed: str = "", resumed: bool = F
     backend, options = backend_of(cfg, world=world, deepspeed=deepspeed)
     optimizer = optimizer_of(cfg)
     check.check_optimizer(cfg.SOLVER.OPTIMIZER, optimizer)
-    family = PIPELINES.get(cfg.PIPELINE.TYPE)
-    check_samples(cfg, classes="label" in family.reads)
-    folder = network_folder(cfg, family)
-    config = check.read_config(folder) | dict(cfg.MODEL.CONFIG)
-    expected = family.expects(config)
-    data = datasets_of(cfg, family.reads, expected)
-    held_out = held_out_of(cfg, family.reads, expected)
-    modules = taken_modules(cfg, embedded=_all_embedded(data, held_out))
-    settings = _random_settings(cfg, folder, config)
-    pipe = make_skeleton(cfg, modules, settings or config)
+    given = given or compare_given(cfg)
+    check_samples(cfg, classes="label" in given.family.reads)
+    modules = taken_modules(cfg, embedded=_all_embedded(given.data, given.held_out))
+    settings = _random_settings(cfg, given)
+    pipe = make_skeleton(cfg, modules, settings or given.config)
     if not settings:
-        check.check_weights(folder, pipe.model.state_dict())
+        check_weights(given.folder, pipe.model.state_dict())
     check_names(cfg, pipe.model)
     spread = spread_for(cfg, backend, options, world=world)
-    copies, shape = spread.casts_weights, data.readers[0].shapes()[0][0]
-    kept = activations_of(cfg, pipe, expected, copies=copies, shape=shape)
+    begins = not resumed or not all(role.learns for role in METHODS.get(cfg.METHOD.TYPE).roles)
+    copies, shape = spread.casts_weights, given.data.readers[0].shapes()[0][0]
+    kept = activations_of(cfg, pipe, given.expected, copies=copies, shape=shape)
     return Plan(
-        data=data,
-        held_out=held_out,
+        data=given.data,
+        held_out=given.held_out,
         backend=backend,
         options=options,
         modules=modules,
         settings=settings,
-        first_weights=None if resumed else first_weights_of(cfg, settings, pipe.model),
+        first_weights=first_weights_of(cfg, settings, pipe.model) if begins else None,
         skeleton=pipe.model,
         optimizer=optimizer,
         schedule=schedule_of(cfg),
@@ -102,8 +106,8 @@ def _all_embedded(*given: Datasets | None) -> bool:
     return all(embedded_text(reader) for data in given if data for reader in data.readers)
 
 
-def _random_settings(cfg: Config, folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a network that begins with random weights; none to load those in `folder`."""
-    if cfg.MODEL.CONFIG or check.has_weights(folder):
+def _random_settings(cfg: Config, given: Given) -> dict[str, Any]:
+    """The settings of a network that begins with random weights; none to load those in its folder."""
+    if cfg.MODEL.CONFIG or has_weights(given.folder):
         return dict(cfg.MODEL.CONFIG)
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    return {key: value for key, value in given.config.items() if not key.startswith("_")}

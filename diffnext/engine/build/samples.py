@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from diffnext.distributed.env import Env
 from diffnext.engine.backends.base import PRECISIONS
-from diffnext.engine.build.network import component_folder
-from diffnext.engine.check import saved_shapes
+from diffnext.engine.build.folders import component_folder
+from diffnext.engine.component_files import saved_shapes
 from diffnext.engine.hooks.samples import Draw
 from diffnext.pipelines import sampling, sources
 from diffnext.utils.registry import check_options

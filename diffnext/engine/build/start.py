@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffnext.data.datasets import identity_of
 from diffnext.data.record_digest import digest_of
@@ -12,8 +12,10 @@ from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.engine import checkpoint
 from diffnext.engine.build.data import make_loader
-from diffnext.engine.build.plan import Plan
 from diffnext.engine.checkpoint import Start
+
+if TYPE_CHECKING:
+    from diffnext.engine.build.plan import Plan
 
 Config = Any  # diffnext.config.CfgNode, which this layer does not import
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffnext.models.autoencoders.modeling_utils import sample_moments
+from diffnext.models.autoencoders.latent_scale import sample_moments
 
 
 def reconstruct(

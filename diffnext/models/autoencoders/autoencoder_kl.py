@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from diffusers import AutoencoderKL as DiffusersAutoencoderKL
 from diffusers.configuration_utils import register_to_config
 
-from diffnext.models.autoencoders.modeling_utils import LatentScale
+from diffnext.models.autoencoders.latent_scale import LatentScale
 
 
 class AutoencoderKL(LatentScale, DiffusersAutoencoderKL):

@@ -10,11 +10,8 @@ from diffusers import AutoencoderKLCogVideoX as DiffusersAutoencoderKLCogVideoX
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from diffnext.models.autoencoders.modeling_utils import (
-    LatentScale,
-    PicturesAsVideos,
-    TwoLayouts,
-)
+from diffnext.models.autoencoders.latent_scale import LatentScale
+from diffnext.models.autoencoders.modeling_utils import PicturesAsVideos, TwoLayouts
 
 NOVA_NAMES = (
     (r"\.scale\.(weight|bias)$", r".conv_y.conv.\1"),

@@ -12,11 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor
 
-from diffnext.models.autoencoders.modeling_utils import (
-    LatentScale,
-    PicturesAsVideos,
-    TwoLayouts,
-)
+from diffnext.models.autoencoders.latent_scale import LatentScale
+from diffnext.models.autoencoders.modeling_utils import PicturesAsVideos, TwoLayouts
 
 NOVA_NAMES = (
     ("time_embed.timestep_proj.fc1.", "time_embedder.timestep_embedder.linear_1."),

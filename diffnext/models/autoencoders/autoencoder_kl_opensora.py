@@ -16,11 +16,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from diffnext.models.autoencoders.modeling_utils import (
-    GaussianPosterior,
-    LatentScale,
-    map_time_tiles,
-)
+from diffnext.models.autoencoders.latent_scale import LatentScale
+from diffnext.models.autoencoders.modeling_utils import GaussianPosterior, map_time_tiles
 from diffnext.models.autoencoders.opensora_blocks import Decoder, Encoder, causal_conv
 
 LATENT_TILE = 5  # latent frames decoded at once; tiles share one frame

@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
-import pkgutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffnext.models.autoencoders.modeling_utils import strides
+from diffnext.models.autoencoders.kinds import KINDS, Settings, import_class
 from diffnext.utils.hashes import sha256_of
 
-PACKAGE = "diffnext.models.autoencoders"
 STEM = "diffusion_pytorch_model"
 WEIGHTS = tuple(  # in the order that from_pretrained prefers; one file or several numbered ones
     STEM + part for part in (".safetensors", "-*-of-*.safetensors", ".bin", "-*-of-*.bin")
@@ -39,8 +34,8 @@ def find_vae(path: str) -> Path:
     )
 
 
-def vae_class(folder: Path) -> type:
-    """Find the class that config.json, or else model_index.json one folder up, names.
+def class_name(folder: Path) -> str:
+    """The class that config.json, or else model_index.json one folder up, names; one of KINDS.
 
     Raises:
         ValueError: diffnext has no autoencoder of that name.
@@ -50,10 +45,18 @@ def vae_class(folder: Path) -> type:
     listed = _read_json(index).get(folder.name) if index.is_file() else None
     if listed:
         name = listed[1]
-    classes = _classes()
-    if name not in classes:
-        raise ValueError(f"{folder} is of class {name!r}; diffnext has {sorted(classes)}")
-    return classes[name]
+    if name not in KINDS:
+        raise ValueError(f"{folder} is of class {name!r}; diffnext has {sorted(KINDS)}")
+    return name
+
+
+def vae_class(folder: Path) -> type:
+    """The class itself.
+
+    Raises:
+        ValueError: diffnext has no autoencoder of that name.
+    """
+    return import_class(class_name(folder))
 
 
 def load_vae(path: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -71,49 +74,20 @@ def describe_vae(path: str) -> dict[str, Any]:
     folder = find_vae(path)
     config = _read_json(folder / "config.json")
     return {
-        "class": vae_class(folder).__name__,
+        "class": class_name(folder),
         "config": {key: config[key] for key in sorted(config) if not key.startswith("_")},
         "weights_sha256": hash_weights(folder),
     }
 
 
-def default_config(path: str) -> dict[str, Any]:
-    """What the class of the autoencoder in a folder, or in a model folder, has for what is left out."""
-    return complete_config(vae_class(find_vae(path)), {})
-
-
-def class_defaults(name: str) -> dict[str, Any]:
-    """The same of a class by its name; nothing of one that diffnext does not have."""
-    cls = _classes().get(name)
-    return {} if cls is None else complete_config(cls, {})
-
-
-def complete_config(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the defaults of a class, tuples as JSON has them: lists."""
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    full = {p.name: p.default for p in parameters if p.default is not p.empty}
-    full |= {key: value for key, value in config.items() if not key.startswith("_")}
-    return json.loads(json.dumps(full))
+def settings_of(folder: Path) -> Settings:
+    """The configuration of an autoencoder, by its files alone where they state what is asked for."""
+    return Settings(class_name(folder), _read_json(folder / "config.json"))
 
 
 def strides_of(folder: Path) -> tuple[int, int]:
     """Frames and pixels that one latent stands for, by the configuration alone."""
-    cls = vae_class(folder)
-    with torch.device("meta"):  # layers without memory
-        return strides(cls.from_config(cls.load_config(folder)))
-
-
-def _classes() -> dict[str, type]:
-    """The autoencoders of this package by class name."""
-    package = importlib.import_module(PACKAGE)
-    found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        if info.name.startswith("autoencoder_"):
-            module = importlib.import_module(f"{PACKAGE}.{info.name}")
-            for name, value in vars(module).items():
-                if isinstance(value, type) and value.__module__ == module.__name__:
-                    found[name] = value
-    return {name: value for name, value in found.items() if name.startswith("Autoencoder")}
+    return settings_of(folder).strides()
 
 
 def hash_weights(folder: Path) -> str:

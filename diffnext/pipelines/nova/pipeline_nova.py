@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from diffnext.image_processor import VaeImageProcessor, check_output_type
-from diffnext.models.autoencoders.modeling_utils import sample_moments, strides
+from diffnext.models.autoencoders.latent_scale import sample_moments
+from diffnext.models.autoencoders.modeling_utils import strides
 from diffnext.models.guidance_scaler import Guidance
 from diffnext.models.transformers.generation_3d import generate
 from diffnext.pipelines.nova.prompts import Prompt, encode_prompts

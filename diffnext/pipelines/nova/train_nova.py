@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from diffnext.data.schema import Batch
-from diffnext.models.autoencoders.modeling_utils import LatentConfig, sample_moments
+from diffnext.models.autoencoders.latent_scale import LatentConfig, sample_moments
 from diffnext.models.transformers.transformer_3d import select
-from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
 from diffnext.pipelines.nova.prompts import encode_prompts
 from diffnext.pipelines.train_base import Expected, Grid, Inputs, StepOutput, TrainPipeline
 from diffnext.schedulers import densities
-from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
-from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 from diffnext.utils.moments import latent_channels
 from diffnext.utils.seeding import Draws
+
+if TYPE_CHECKING:  # data are compared with a family before diffusers is imported
+    from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
+    from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
+    from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 
 DEFAULT_FLOW = 5.0  # motion score of a video that has none
 DEFAULT_FPS = 12.0

@@ -6,10 +6,10 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from diffnext.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffnext.models.autoencoders.latent_scale import sample_moments
 from diffnext.models.autoencoders.modeling_utils import (
     GaussianPosterior,
     map_time_tiles,
-    sample_moments,
 )
 
 
