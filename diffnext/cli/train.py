@@ -24,8 +24,8 @@ from diffnext.distributed import launched
 from diffnext.utils.streams import lead_nowhere, open_streams
 
 if TYPE_CHECKING:
-    from diffnext.engine.build import Plan
-    from diffnext.engine.checkpoint import Start
+    from diffnext.engine.build import Given, Plan
+    from diffnext.engine.checkpoint import Checkpoint, Start
     from diffnext.engine.coordinator import Coordinator
     from diffnext.engine.heartbeat import Heartbeat
     from diffnext.engine.trainer import Trainer
@@ -34,17 +34,25 @@ USER_ERRORS = (ValueError, OSError)
 
 
 def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
-    """Start the processes of the run, or do its work here."""
+    """Start the processes of the run, or do its work here; what cannot be trained starts nothing."""
     from diffnext.engine.launchers import LAUNCHERS
     from diffnext.engine.launchers.base import Job
 
+    given = None
+    if not args.host:  # whose nodes may have other disks
+        try:
+            given = look(args, cfg)
+        except USER_ERRORS as error:
+            return fail(error)
     torchrun = bool(args.distributed or rendezvous(args))
     if args.deepspeed and not torchrun:
         name = "deepspeed"
     else:
         name = "torch" if torchrun or cfg.NUM_GPUS > 1 else "simple"
+    if given is not None and name != "simple":
+        given.close()
     job = Job(
-        main=lambda: work(args, argv, cfg),
+        main=lambda: work(args, argv, cfg, given),
         command=[str(Path(__file__).resolve()), *argv],
         num_processes=max(cfg.NUM_GPUS, 1),
         hostfile=args.host,
@@ -69,19 +77,47 @@ def show_gpu(index: int) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = launched.gpu_name(index)
 
 
-def work(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
-    """Train, as one process of the run, with signs of life for whoever watches."""
+def look(args: argparse.Namespace, cfg: CfgNode) -> Given | None:
+    """Compare model and data before anything is started; None for a run that is finished and has lost them.
+
+    Raises:
+        ValueError, OSError: what does not fit.
+    """
+    from diffnext.engine import build, checkpoint
+
+    try:
+        return build.compare_given(cfg)
+    except USER_ERRORS:
+        if finished(checkpoint.find(cfg.TRAIN.RESUME, args.exp_dir), cfg):
+            return None
+        raise
+
+
+def work(
+    args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, given: Given | None = None
+) -> int:
+    """Train, as one process of the run, with signs of life for whoever watches.
+
+    Args:
+        given: model and data, where they have been compared.
+    """
     from diffnext.engine.heartbeat import Heartbeat
 
     # shorter than the others wait for it: it is to be named before they give up
     limit_s = 0.8 * group_timeout(cfg) if cfg.SOLVER.HANG_TIMEOUT else 0.0
     with Heartbeat(launched.rank(), limit_s=limit_s) as heart:
-        code = train(args, argv, cfg, heart)
+        code = train(args, argv, cfg, heart, given)
         heart.end(code)
     return code
 
 
-def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: Heartbeat) -> int:
+def train(
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    cfg: CfgNode,
+    heart: Heartbeat,
+    given: Given | None,
+) -> int:
     """Join the processes of the run, and train while nobody else writes to its folder."""
     from diffnext.distributed import env as processes
     from diffnext.distributed.alike import check_alike
@@ -103,7 +139,7 @@ def train(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, heart: He
     except USER_ERRORS as error:
         return fail_together(error, code=2)
     with folder:
-        code = train_in(coordinator, args, argv, cfg, heart)
+        code = train_in(coordinator, args, argv, cfg, heart, given)
     if code == 0:
         processes.shutdown()
     return code
@@ -115,6 +151,7 @@ def train_in(
     argv: Sequence[str],
     cfg: CfgNode,
     heart: Heartbeat,
+    given: Given | None,
 ) -> int:
     """Prepare the run, train until its end or a request, say how to go on."""
     from diffnext.engine import build
@@ -122,12 +159,12 @@ def train_in(
 
     env = coordinator.env
     try:
-        start, plan = prepare(coordinator, args, cfg)
+        start, plan = prepare(coordinator, args, cfg, given)
     except USER_ERRORS as error:
         return fail_together(error, code=2)
     if plan is None:
         if env.is_main:
-            print(finished(start, cfg))
+            print(finished(start.checkpoint, cfg))
         return 0
     coordinator.start(str(cfg))
     options = {"start": start, "tensorboard": args.tensorboard, "wandb": args.wandb}
@@ -143,7 +180,7 @@ def train_in(
 
 
 def prepare(
-    coordinator: Coordinator, args: argparse.Namespace, cfg: CfgNode
+    coordinator: Coordinator, args: argparse.Namespace, cfg: CfgNode, given: Given | None
 ) -> tuple[Start | None, Plan | None]:
     """Where the run begins and what it will be; None if there is nothing left to do. Collective.
 
@@ -155,14 +192,15 @@ def prepare(
 
     env = coordinator.env
     start = build.find_start(cfg, coordinator.folder)
-    if finished(start, cfg):
+    if start is not None and finished(start.checkpoint, cfg):
         return start, None
     plan, refusal = None, None
     try:
         if env.is_main:  # which alone draws curves
             check_packages(args)
-        resumed = start is not None
-        plan = build.make_plan(cfg, world=env.world, deepspeed=args.deepspeed, resumed=resumed)
+        given = given or build.compare_given(cfg)
+        options = {"deepspeed": args.deepspeed, "resumed": start is not None, "given": given}
+        plan = build.make_plan(cfg, world=env.world, **options)
         if start is not None:
             build.check_start(cfg, plan, start, env)
     except USER_ERRORS as error:
@@ -171,14 +209,13 @@ def prepare(
     return start, plan
 
 
-def finished(start: Start | None, cfg: CfgNode) -> str:
-    """What to say of a run that has no step left; "" of one that has."""
-    if start is None or start.checkpoint.step < cfg.SOLVER.MAX_STEPS:
+def finished(checkpoint: Checkpoint | None, cfg: CfgNode) -> str:
+    """What to say of a run that has no step left after a checkpoint; "" of one that has."""
+    if checkpoint is None or checkpoint.step < cfg.SOLVER.MAX_STEPS:
         return ""
-    made, asked = start.checkpoint.step, cfg.SOLVER.MAX_STEPS
     return (
-        f"already finished: {start.checkpoint.folder} is of step {made}, and SOLVER.MAX_STEPS is "
-        f"{asked}; raise it to go on"
+        f"already finished: {checkpoint.folder} is of step {checkpoint.step}, and SOLVER.MAX_STEPS is "
+        f"{cfg.SOLVER.MAX_STEPS}; raise it to go on"
     )
 
 
@@ -233,17 +270,19 @@ def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
 
     world = max(cfg.NUM_GPUS, 1)
     try:
+        given = build.compare_given(cfg)
         start = build.find_start(cfg, args.exp_dir)
-        resumed = start is not None
-        plan = build.make_plan(cfg, world=world, deepspeed=args.deepspeed, resumed=resumed)
+        options = {"deepspeed": args.deepspeed, "resumed": start is not None, "given": given}
+        plan = build.make_plan(cfg, world=world, **options)
         if start is not None:
             build.check_start(cfg, plan, start, Env(0, world, 0, torch.device("cpu")))
     except USER_ERRORS as error:
         return fail(error)
     print(cfg)
     print("\n".join(build.describe_plan(cfg, plan, world=world, start=start)))
-    begin = "step 0" if start is None else start.checkpoint.folder
-    print(f"start      {finished(start, cfg) or begin}")
+    checkpoint = None if start is None else start.checkpoint
+    begin = "step 0" if checkpoint is None else checkpoint.folder
+    print(f"start      {finished(checkpoint, cfg) or begin}")
     return 0
 
 

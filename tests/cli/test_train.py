@@ -11,7 +11,9 @@ import pytest
 from diffnext.cli import main as diffnext
 from diffnext.cli.train import main, show_gpu
 from diffnext.cli.train_args import parse_args
+from diffnext.config import get_cfg
 from diffnext.engine.backends.deepspeed import load_deepspeed
+from diffnext.engine.build import make_plan
 from diffnext.engine.launchers import deepspeed as by_deepspeed
 from diffnext.engine.launchers import torchrun as by_torchrun
 
@@ -30,8 +32,10 @@ BUILD = ["--input", "a", "--vae", "v", "--resolution", "64"]
 )
 def test_deepspeed_is_started_as_the_options_say(tmp_path, monkeypatch, where, module):
     started = []
-    for launcher in (by_deepspeed, by_torchrun):
-        monkeypatch.setattr(launcher, "run_group", lambda command: started.append(command) or 0)
+    starts = ((by_deepspeed, "run_hosts"), (by_torchrun, "run_group"), (by_torchrun, "run_peers"))
+    for launcher, name in starts:
+        monkeypatch.setattr(launcher, name, lambda command, *more: started.append(command) or 0)
+    monkeypatch.setattr("diffnext.cli.train.look", lambda args, cfg: None)  # there is no model
     config = tmp_path / "run.yml"
     config.write_text("NUM_GPUS: 2")
     assert main(["--cfg", str(config), *ZERO, *where]) == 0
@@ -120,16 +124,14 @@ def test_what_is_said_at_the_end_needs_no_reader():
     assert done.returncode == 0
 
 
-def test_float16_that_deepspeed_does_not_have_is_refused_before_a_run(
-    tmp_path, monkeypatch, capsys
-):
+def test_float16_that_deepspeed_does_not_have_is_refused_before_a_run(tmp_path, monkeypatch):
     accelerator = load_deepspeed().accelerator.get_accelerator()
     monkeypatch.setattr(type(accelerator), "is_fp16_supported", lambda self: False)
     (tmp_path / "zero1.json").write_text('{"zero_optimization": {"stage": 1}}')
-    (tmp_path / "run.yml").write_text("MODEL: {PRECISION: float16}")
-    command = ["--cfg", str(tmp_path / "run.yml"), "--deepspeed", str(tmp_path / "zero1.json")]
-    assert main([*command, "--dry-run"]) == 2
-    assert "'float16', which DeepSpeed does not have on" in capsys.readouterr().err
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.PRECISION", "float16"])
+    with pytest.raises(ValueError, match="'float16', which DeepSpeed does not have on"):
+        make_plan(cfg, world=1, deepspeed=str(tmp_path / "zero1.json"))
 
 
 def test_a_process_to_be_started_alone_will_see_its_gpu(monkeypatch):
