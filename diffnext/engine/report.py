@@ -58,18 +58,18 @@ def read_run(folder: str | Path) -> Run:
     file = folder / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{file} does not exist; give the experiment folder of a run (--exp-dir)")
-    text = file.read_text(encoding="utf-8")
+    config = file.read_text(encoding="utf-8")
     log = folder / "logs" / "train.log"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return Run(
         name=folder.resolve().name,
         folder=folder,
         rows=read_rows(folder / "logs" / "metrics.jsonl"),
         evaluations=read_rows(folder / "logs" / "eval.jsonl"),
-        about=dict(re.findall(r"^# ([\w-]+): (.*)$", text, re.MULTILINE)),
-        config=_flat(yaml.safe_load(text)),
+        about=dict(re.findall(r"^# ([\w-]+): (.*)$", config, re.MULTILINE)),
+        config=_flat(yaml.safe_load(config)),
         best=_json(folder / "best.json"),
-        events=[line for line in lines if EVENTS.search(line)],
+        events=[line for line in text.splitlines() if EVENTS.search(line)],
     )
 
 
@@ -180,8 +180,9 @@ def _grid(run: Run, last: Row, prefix: str) -> str:
 def _samples(run: Run) -> str:
     """Files of a few prompts, a line each, from the first time to the last."""
     found = {
-        int(folder.name[5:]): sorted(p for p in folder.iterdir() if p.suffix in html.MEDIA_TYPES)
+        int(folder.name[5:]): sorted(path for path in folder.iterdir() if _whole(path))
         for folder in run.folder.glob("samples/step_*")
+        if folder.name[5:].isdigit()
     }
     steps = _spread(sorted(step for step, files in found.items() if files), TIMES)
     lines = []
@@ -190,6 +191,11 @@ def _samples(run: Run) -> str:
         lines.append("<p>" + "".join(_figure(path, f"step {s}") for s, path in files) + "</p>")
         lines.append(html.paragraph(_prompt(files[-1][1])))
     return html.section(f"Samples of {run.name}", *lines) if lines else ""
+
+
+def _whole(path: Path) -> bool:
+    """Whether this is a sample that was written to its end, which is the file beside it."""
+    return path.suffix in html.MEDIA_TYPES and bool(_json(path.with_suffix(".json")))
 
 
 def _figure(path: Path, caption: str) -> str:
@@ -280,8 +286,11 @@ def _spread(values: Sequence[int], count: int) -> list[int]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The object in a file; empty if there is none, or its writer was killed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}
 
 
 def _text(text: str) -> str:

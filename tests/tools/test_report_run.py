@@ -155,6 +155,35 @@ def test_a_run_that_has_just_begun(tmp_path):
     assert "0 of 1000" in page and "No points to draw" in page
 
 
+def test_what_a_killed_run_has_left_half_written_is_left_out(write_report, tmp_path):
+    run = make_run(tmp_path / "run")
+    whole = run / "samples/step_700/00000.png"
+    for name, content in (("step_800", whole.read_bytes()[:99]), ("step_latest", b"")):
+        place = run / "samples" / name
+        place.mkdir(exist_ok=True)
+        (place / "00000.png").write_bytes(content)  # beside which nothing says how it was made
+    (run / "samples/step_800/00000.json").unlink()
+    (run / "samples/step_800/00001.json").write_text('{"prompt": "a')
+    with open(run / "logs/train.log", "ab") as log:
+        log.write("12:02 WARNING \u00e9".encode()[:-1])
+    assert write_report(run) == 0
+    page = (run / "report.html").read_text()
+    assert checked(page)["img"] == checked(page)["video"] == report.TIMES
+    assert "step 700</figcaption>" in page and "step 800</figcaption>" not in page
+    assert "12:02 WARNING" in page
+
+
+def test_losses_that_are_not_finite_and_a_single_step_make_a_page(write_report, tmp_path):
+    run = make_run(tmp_path / "run", steps=1, samples=False)
+    row = {"step": 1, "loss": None, "lr": 1e-3, "grad_norm": None, "skipped": 1, "step_time": 0.0}
+    (run / "logs/metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (run / "logs/eval.jsonl").write_text('{"step": 0, "eval/loss": null, "eval/loss_t100": null}\n')
+    assert write_report(run) == 0
+    found = cells((run / "report.html").read_text())
+    assert found["run"][:3] == ["1 of 1000", "nan (last 1 steps)", "not evaluated"]
+    assert found["run"][-2:] == ["1 steps", "1 times"]
+
+
 def test_what_is_no_run_is_named(write_report, tmp_path, capsys):
     assert write_report(tmp_path) == 2
     assert "config.yaml does not exist; give the experiment folder" in capsys.readouterr().err
