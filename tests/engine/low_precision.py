@@ -9,8 +9,9 @@ import sys
 import torch
 
 from diffnext.distributed import env as processes
-from diffnext.engine.backends.deepspeed import DeepSpeedBackend, load_deepspeed
+from diffnext.engine.backends.deepspeed import DeepSpeedBackend
 from diffnext.engine.backends.deepspeed_config import merge_config
+from diffnext.engine.backends.zero import load_deepspeed
 from diffnext.engine.optim import optimizer_factory
 from tests.engine.runs import ALONE
 from tests.engine.toy import WIDTH, ToyNet, toy_net

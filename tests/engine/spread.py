@@ -7,11 +7,12 @@ Each case leaves its exit codes and what it has said beside its runs, whatever b
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -20,8 +21,8 @@ from safetensors.torch import save_file
 from diffnext.distributed import env as processes
 from diffnext.engine.activations import Live
 from diffnext.engine.backends import BACKENDS
-from diffnext.engine.backends.deepspeed import load_deepspeed
 from diffnext.engine.backends.deepspeed_config import merge_config
+from diffnext.engine.backends.zero import load_deepspeed
 from diffnext.engine.gather import whole_network
 from diffnext.engine.hooks.moved import MovedHook
 from diffnext.engine.memory import estimate
@@ -228,10 +229,17 @@ def main(folder: Path, case: str) -> None:
     processes.shutdown()
 
 
-def fork(world: int, folder: Path, case: str) -> list[int]:
-    """Run `main` as so many processes, which share what takes longest: the imports; their exit codes."""
-    if CASES[case][0] == "deepspeed":
+def rehearse(folder: Path, cases: Sequence[str]) -> None:
+    """Import all that the cases do, which takes longer than they: their processes share it."""
+    torch.set_num_threads(1)
+    run("single", folder / "rehearsal", background=False)
+    if any(CASES[case][0] == "deepspeed" for case in cases):
         load_deepspeed()
+        importlib.import_module("torch._inductor.compile_fx")  # which its engines import late
+
+
+def fork(world: int, folder: Path, case: str) -> list[int]:
+    """Run `main` as so many processes; their exit codes."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     (folder / case).mkdir(parents=True, exist_ok=True)
     log = os.open(folder / case / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -260,7 +268,8 @@ def _fork(rank: int, log: int, folder: Path, case: str) -> int:
 
 
 if __name__ == "__main__":
-    world, folder = int(sys.argv[1]), Path(sys.argv[2])
-    for case in sys.argv[3:]:
+    world, folder, cases = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    rehearse(folder, cases)
+    for case in cases:
         codes = fork(world, folder, case)
         (folder / case / CODES).write_text(json.dumps(codes))

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,28 +24,10 @@ from diffnext.engine.backends.base import (
     warn_without_gradient,
 )
 from diffnext.engine.backends.deepspeed_config import zero_stage
-from diffnext.engine.backends.steps import set_lr, state_device
+from diffnext.engine.backends.steps import set_lr
+from diffnext.engine.backends.zero import Engine, full_shape, load_deepspeed
 from diffnext.engine.optim import OptimizerFactory
 from diffnext.engine.scaler import ZeroScale
-
-
-def load_deepspeed() -> Any:
-    """Import deepspeed, on a machine without GPU for its CPU.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise ValueError("the deepspeed backend needs deepspeed: pip install deepspeed") from error
-    # Only inference sums over shared memory. Without this, DeepSpeed compiles that at the first start
-    # (a build that is killed leaves a lock that every later start waits for) and keeps 66 MiB of
-    # /dev/shm a process, which nobody frees after a crash.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 def check_float16() -> None:
@@ -61,18 +41,6 @@ def check_float16() -> None:
             "MODEL.PRECISION is 'float16', which DeepSpeed does not have on the devices of this machine "
             "from stage 1 of ZeRO on; take 'bfloat16', or stage 0"
         )
-
-
-@dataclass
-class Engine(Learner):
-    """A network in DeepSpeed's hands; `wrapped` is its Entrance."""
-
-    engine: Any = None  # of DeepSpeed
-    fixed: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # what does not learn, in its own precision
-    reached: set[str] = field(default_factory=set)  # parameters that a gradient came to
-    watches: list[Any] = field(default_factory=list)  # hooks that fill `reached`
 
 
 class Autocast(nn.Module):
@@ -155,7 +123,8 @@ class DeepSpeedBackend(Backend):
         engine, _, _, _ = deepspeed.initialize(
             model=inside, optimizer=made, config=self.config, dist_init_required=False
         )
-        learner = Engine(net, Entrance(engine, inside), made, fixed=fixed, engine=engine)
+        wrapped = Entrance(engine, inside)
+        learner = Engine(net, wrapped, made, engine=engine, stage=self.stage, fixed=fixed)
         scaler = getattr(engine.optimizer, "loss_scaler", None)
         if scaler is not None and scaler.dynamic:
             learner.scaler = ZeroScale(scaler)
@@ -207,7 +176,7 @@ class DeepSpeedBackend(Backend):
 
     def weights(self, role: str, *, learning: bool = False) -> dict[str, Tensor]:
         learner = self.learners[role]
-        masters = self._gather(learner, self._master)
+        masters = self._gather(learner, learner.master)
         if learning:
             return masters
         return masters | self._share(learner.fixed)
@@ -220,12 +189,12 @@ class DeepSpeedBackend(Backend):
             if name in weights:
                 value.copy_(weights[name])
             dist.broadcast(value, src=i % self.env.world)
-            self._put_copy(param, value)
+            learner.put_copy(param, value)
         try:
             yield
         finally:
             for name, param in learner.named_learning().items():
-                self._put_copy(param, own[name] if own else self._master(param))
+                learner.put_copy(param, own[name] if own else learner.master(param))
 
     def _own(self, role: str) -> dict[str, Tensor]:
         """A copy of the weights where the network is the master itself."""
@@ -238,18 +207,18 @@ class DeepSpeedBackend(Backend):
     def pieces(self, role: str) -> list[Tensor]:
         if self.stage == 0:
             return super().pieces(role)
-        return [piece.detach() for piece in self._flat(self.learners[role])]
+        return [piece.detach() for piece in self.learners[role].flat()]
 
     def optimizer_state(self, role: str) -> dict[str, Tensor]:
         if self.stage == 0:
             return self._share(super().optimizer_state(role))
         learner = self.learners[role]
-        self._link(learner)
+        learner.link()
         state: dict[str, Tensor] = {}
-        flat = self._flat(learner)[0]
+        flat = learner.flat()[0]
         for key, value in learner.optimizer.state.get(flat, {}).items():
             if value.shape == flat.shape:
-                full = self._gather(learner, partial(_optimizer_part, key=key))
+                full = self._gather(learner, partial(learner.state_of, key=key))
             else:
                 full = self._share(dict.fromkeys(learner.named_learning(), value))
             state |= {f"{name}.{key}": tensor for name, tensor in full.items()}
@@ -262,15 +231,13 @@ class DeepSpeedBackend(Backend):
         if self.stage == 0:
             self._load_optimizer(role, optimizer)
         weights.read(learner.fixed)
-        self._put_fixed(learner)
+        learner.put_fixed()
         for name, param in learning.items():
             value = torch.empty(full_shape(param), device=self.env.device)
             weights.read({name: value})
-            self._put_master(param, value)
+            learner.put_master(param, value)
         if self.stage > 0:
-            self._load_zero_state(learner, optimizer)
-
-    # --------------------------------------------------------------------- parts of a network
+            learner.fill_state(optimizer, self.env.device)
 
     def _gather(self, learner: Learner, get: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
         """Whole tensors, one by one; each stays on the process that it belongs to."""
@@ -281,84 +248,6 @@ class DeepSpeedBackend(Backend):
                 found[name] = value.detach()
         return found
 
-    def _master(self, param: nn.Parameter) -> Tensor:
-        if self.stage == 0:
-            return param
-        return load_deepspeed().utils.safe_get_full_fp32_param(param)
-
-    def _put_master(self, param: nn.Parameter, value: Tensor) -> None:
-        if self.stage > 0:
-            load_deepspeed().utils.safe_set_full_fp32_param(param, value)
-        self._put_copy(param, value)
-
-    def _put_copy(self, param: nn.Parameter, value: Tensor) -> None:
-        """Write the values that the network computes with."""
-        gathered = load_deepspeed().zero.GatheredParameters([param], modifier_rank=0)
-        with gathered, torch.no_grad():
-            if self.stage < 3 or self.env.rank == 0:
-                param.copy_(value)
-
-    def _put_fixed(self, learner: Engine) -> None:
-        params, buffers = dict(learner.net.named_parameters()), dict(learner.net.named_buffers())
-        for name, value in learner.fixed.items():
-            if name in params:
-                self._put_copy(params[name], value)
-            else:
-                buffers[name].copy_(value)
-
-    def _flat(self, learner: Learner) -> list[Tensor]:
-        """The flat float32 pieces that ZeRO's optimizer steps in place of the parameters."""
-        if self.stage == 3:
-            return learner.engine.optimizer.fp32_partitioned_groups_flat
-        return [p for group in learner.optimizer.param_groups for p in group["params"]]
-
-    def _link(self, learner: Learner) -> None:
-        """Tell parameters where their optimizer state is.
-
-        DeepSpeed does so in the first step, when only the first group of parameters has a state.
-        """
-        zero = learner.engine.optimizer
-        if self.stage == 3:
-            return
-        link = load_deepspeed().utils.lazy_init_hp_params_optimizer_state
-        for params, flat in zip(zero.bit16_groups, self._flat(learner), strict=True):
-            if flat in learner.optimizer.state:
-                link(params, flat, learner.optimizer.state)
-
-    def _load_zero_state(self, learner: Learner, reader: TensorReader) -> None:
-        """Fill the state of the flat pieces from the state of whole parameters."""
-        shapes, learning = reader.shapes(), learner.named_learning()
-        whole: list[str] = []  # "<weight>.<field>" of the shape of the weight
-        common: dict[str, Tensor] = {}  # by field: the same for all, such as Adam's step
-        for name, shape in shapes.items():
-            weight, _, key = name.rpartition(".")
-            if shape == full_shape(learning[weight]):
-                whole.append(name)
-            elif key not in common:
-                device = state_device(learner.optimizer, key, beside=self._flat(learner)[0])
-                common[key] = torch.zeros(shape, device=device)
-                reader.read({name: common[key]})
-        for flat in self._flat(learner):
-            for key in {name.rpartition(".")[2] for name in whole}:
-                learner.optimizer.state[flat][key] = torch.zeros_like(flat, requires_grad=False)
-            for key, value in common.items():
-                learner.optimizer.state[flat][key] = value.clone()
-        self._link(learner)
-        for name in sorted(whole):
-            weight, _, key = name.rpartition(".")
-            value = torch.empty(shapes[name], device=self.env.device)
-            reader.read({name: value})
-            load_deepspeed().utils.safe_set_full_optimizer_state(learning[weight], value, key)
-
-
-def full_shape(param: nn.Parameter) -> torch.Size:
-    """Shape of a parameter, also where stage 3 holds only a piece of it."""
-    return getattr(param, "ds_shape", param.shape)
-
 
 def _note(reached: set[str], name: str, grad: Tensor) -> None:
     reached.add(name)
-
-
-def _optimizer_part(param: nn.Parameter, *, key: str) -> Tensor:
-    return load_deepspeed().utils.safe_get_full_optimizer_state(param, key)
