@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share: parsers, progress, exit codes, sizes in words."""
+"""What the commands share: parsers, progress, exit codes."""
 
 from __future__ import annotations
 
@@ -55,16 +55,6 @@ def check_vae(identity: Mapping[str, Any] | None, vae: str, cache: str) -> None:
     both = comparable({"vae": stated}, {"vae": describe_vae(vae)}, class_defaults)
     if lines := differences(*both, "the cache", "--vae"):
         raise ValueError(f"--vae {vae} is not what made {cache}:\n" + "\n".join(lines))
-
-
-def in_words(num_bytes: int) -> str:
-    """A number of bytes: 512 bytes, 1.5 MiB, 20 GiB."""
-    size, unit = float(num_bytes), "bytes"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"
 
 
 def make_parser(name: str, doc: str) -> argparse.ArgumentParser:
