@@ -23,6 +23,7 @@ from diffnext.data.cache_identity import (
     upgrade_identity,
 )
 from diffnext.data.journal import write_line
+from diffnext.data.progress import Progress, silent
 from diffnext.data.records import write_identity
 from diffnext.data.records.folder_writer import FolderWriter
 from diffnext.data.records.layout import SAMPLES
@@ -30,7 +31,7 @@ from diffnext.data.records.wire import decode
 from diffnext.data.tools.conditions import OF_JOURNAL, all_hold, parse_condition
 from diffnext.data.tools.draft import draft
 from diffnext.data.tools.lineage import derived
-from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.tools.opening import Cache
 
 
 def filter_cache(

@@ -14,9 +14,10 @@ import numpy as np
 
 from diffnext.data.cache_identity import differences, upgrade_identity
 from diffnext.data.parse import moments
+from diffnext.data.progress import Progress, silent
 from diffnext.data.records import DamagedRecord
 from diffnext.data.tools.algebra import key_array
-from diffnext.data.tools.opening import Cache, Progress, evenly_spaced, silent
+from diffnext.data.tools.opening import Cache, evenly_spaced
 from diffnext.data.tools.summary import MeanStd
 from diffnext.utils.moments import split_moments
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from diffnext.data import urls
 from diffnext.data.cache_identity import upgrade_identity
@@ -20,15 +19,6 @@ from diffnext.data.records.folder_reader import FolderReader
 from diffnext.data.records.layout import METADATA, SAMPLES
 from diffnext.data.remote.reader import RemoteReader
 from diffnext.data.views import View
-
-A = TypeVar("A")
-Progress = Callable[[Iterable[A], int, str], Iterable[A]]
-"""Wraps an iterable of known length, with a name, to show how far it is."""
-
-
-def silent(items: Iterable[A], total: int, name: str) -> Iterable[A]:
-    """A `Progress` that shows nothing."""
-    return items
 
 
 class Cache:

@@ -16,9 +16,10 @@ import torch
 from diffnext.data.decoding import LIMIT_S, Decoded, Order, decode_ahead
 from diffnext.data.journal import Entry
 from diffnext.data.parse import moments
+from diffnext.data.progress import Progress, silent
 from diffnext.data.records import Record
 from diffnext.data.tools.finding import locate
-from diffnext.data.tools.opening import Cache, Progress, silent
+from diffnext.data.tools.opening import Cache
 from diffnext.data.worker import WorkError
 from diffnext.utils.moments import split_moments
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from diffnext.data.ledger import LEDGER
 from diffnext.data.parse import moments
+from diffnext.data.progress import Progress, silent
 from diffnext.data.records import DamagedRecord
-from diffnext.data.tools.opening import Cache, Progress, evenly_spaced, silent
+from diffnext.data.tools.opening import Cache, evenly_spaced
 from diffnext.utils.moments import split_moments
 
 
