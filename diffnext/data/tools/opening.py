@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import warnings
 from collections.abc import Iterator
 
 from diffnext.data import urls
@@ -16,7 +15,7 @@ from diffnext.data.prune import is_pending
 from diffnext.data.records import read_identity
 from diffnext.data.records.files import Files, PatientFiles
 from diffnext.data.records.folder_reader import FolderReader
-from diffnext.data.records.layout import METADATA, SAMPLES
+from diffnext.data.records.layout import METADATA, SAMPLES, unfinished_ok
 from diffnext.data.remote.reader import RemoteReader
 from diffnext.data.views import View
 
@@ -107,8 +106,7 @@ def _open_local(path: str, patient: bool) -> FolderReader:
             "--repair` or a build finishes that"
         )
     finished = os.path.exists(os.path.join(path, METADATA))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is not finished; `Cache.finished` says it
+    with unfinished_ok():  # `Cache.finished` says it
         return FolderReader(path, files=PatientFiles if patient and finished else Files)
 
 
