@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sampling pipelines share: loading, progress, decoding, outputs."""
+"""What the sampling pipelines share: loading, sampling under a bar, decoding, outputs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from diffnext.image_processor import VaeImageProcessor
 from diffnext.models.autoencoders.modeling_utils import strides
+from diffnext.models.transformers.generation_3d import generate
 from diffnext.pipelines import components
 from diffnext.pipelines.loading import scheduler_class
 
@@ -113,11 +114,33 @@ class PipelineMixin(DiffusionPipeline):
         scheduler.set_shift(shift)
         return scheduler
 
-    def sampling_bar(self, total: int, *, disable: bool) -> tqdm:
-        """A progress bar over `total` sets of tokens, as `set_progress_bar_config` says."""
-        if disable:
-            return tqdm(total=total, disable=True)
-        return self.progress_bar(total=total)
+    def sample_latents(
+        self,
+        scheduler: SchedulerMixin,
+        cond: Tensor,
+        *,
+        num_frames: int,
+        num_ar_steps: int,
+        latents: Sequence[Tensor] = (),
+        disable_progress_bar: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """Sample as `generate` does, which says what the arguments are, under a progress bar over all
+        sets of tokens, as `set_progress_bar_config` wants it.
+        """
+        total = (num_frames - len(latents)) * num_ar_steps
+        bar = tqdm(disable=True) if disable_progress_bar else self.progress_bar(total=total)
+        with bar:
+            return generate(
+                self.transformer,
+                scheduler,
+                cond,
+                num_frames=num_frames,
+                num_ar_steps=num_ar_steps,
+                latents=latents,
+                progress=bar.update,
+                **options,
+            )
 
     def decode_latents(self, latents: Tensor, batch_size: int) -> Tensor:
         """Scaled latents (B, C, T, H, W) to pixels in [-1, 1].

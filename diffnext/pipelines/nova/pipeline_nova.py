@@ -22,7 +22,6 @@ from diffnext.image_processor import VaeImageProcessor, check_output_type
 from diffnext.models.autoencoders.latent_scale import sample_moments
 from diffnext.models.autoencoders.modeling_utils import strides
 from diffnext.models.guidance_scaler import Guidance
-from diffnext.models.transformers.generation_3d import generate
 from diffnext.pipelines.nova.prompts import Prompt, encode_prompts
 from diffnext.pipelines.pipeline_utils import (
     ImagePipelineOutput,
@@ -152,20 +151,17 @@ class NOVAPipeline(PipelineMixin):
             prompts, negative_prompt, motion_flow, guidance, repeats=num_images_per_prompt
         )
         given = self._given_frames(image, latents, batch, generator, most=max_latent_length)
-        total = (max_latent_length - len(given)) * num_inference_steps
-        with self.sampling_bar(total, disable=disable_progress_bar) as bar:
-            sampled = generate(
-                self.transformer,
-                scheduler,
-                cond,
-                num_frames=max_latent_length,
-                num_ar_steps=num_inference_steps,
-                num_diffusion_steps=num_diffusion_steps,
-                guidance=guidance,
-                generator=generator,
-                latents=given,
-                progress=bar.update,
-            )
+        sampled = self.sample_latents(
+            scheduler,
+            cond,
+            num_frames=max_latent_length,
+            num_ar_steps=num_inference_steps,
+            num_diffusion_steps=num_diffusion_steps,
+            guidance=guidance,
+            generator=generator,
+            latents=given,
+            disable_progress_bar=disable_progress_bar,
+        )
         return self.make_output(sampled, output_type, vae_batch_size)
 
     def _conditions(

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from diffnext.image_processor import check_output_type
 from diffnext.models.guidance_scaler import Guidance
-from diffnext.models.transformers.generation_3d import generate
 from diffnext.pipelines.pipeline_utils import (
     ImagePipelineOutput,
     PipelineMixin,
@@ -98,18 +97,16 @@ class NOVAC2IPipeline(PipelineMixin):
         check_generator(generator, len(labels) * num_images_per_prompt)
         scheduler = self.sampler(shift=flow_shift)
         cond = self._conditions(labels, guidance, repeats=num_images_per_prompt)
-        with self.sampling_bar(num_inference_steps, disable=disable_progress_bar) as bar:
-            sampled = generate(
-                self.transformer,
-                scheduler,
-                cond,
-                num_frames=1,
-                num_ar_steps=num_inference_steps,
-                num_diffusion_steps=num_diffusion_steps,
-                guidance=guidance,
-                generator=generator,
-                progress=bar.update,
-            )
+        sampled = self.sample_latents(
+            scheduler,
+            cond,
+            num_frames=1,
+            num_ar_steps=num_inference_steps,
+            num_diffusion_steps=num_diffusion_steps,
+            guidance=guidance,
+            generator=generator,
+            disable_progress_bar=disable_progress_bar,
+        )
         return self.make_output(sampled, output_type, vae_batch_size)
 
     def _conditions(self, labels: list[int], guidance: Guidance, *, repeats: int) -> Tensor:
