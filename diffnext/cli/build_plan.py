@@ -164,7 +164,7 @@ def latents_of(path: str):
 
 def estimate_time(count: int, plan, tools) -> None:
     """Say how long the build will take one process, by a few of its media."""
-    from diffnext.data.cache_rates import frame_bytes, probe_rates
+    from diffnext.data.cache_rates import probe_rates
     from diffnext.data.plan_table import expected
 
     rates = probe_rates(
@@ -175,4 +175,5 @@ def estimate_time(count: int, plan, tools) -> None:
         workers=tools.workers,
         decode_timeout_s=tools.decode_timeout_s,
     )
-    print(expected(rates.decode, rates.encode, frame_bytes(plan.tasks), len(plan.items)))
+    num_bytes = sum(task.num_bytes for task in plan.tasks)
+    print(expected(rates.decode, rates.encode, num_bytes, len(plan.items)))

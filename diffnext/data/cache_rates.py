@@ -14,7 +14,7 @@ import numpy as np
 from diffnext.data.batching import Batcher
 from diffnext.data.cache import make_order
 from diffnext.data.cache_plan import Plan, Task
-from diffnext.data.decoding import LIMIT_S, Decoded, decode_ahead, view_bytes
+from diffnext.data.decoding import LIMIT_S, Decoded, decode_ahead
 from diffnext.data.encoding import Encode, PatientEncoder
 
 SHORT_S = 5.0  # a batch that was quicker is encoded again, now that the autoencoder is warm
@@ -34,11 +34,6 @@ class Rates:
         """
         slower = min(self.decode, self.encode)
         return num_bytes / slower if slower else None
-
-
-def frame_bytes(tasks: Sequence[Task]) -> int:
-    """Size of the frames that are decoded for some tasks."""
-    return sum(view_bytes(item.view) for task in tasks for item in task.items)
 
 
 def probe_rates(

@@ -48,7 +48,7 @@ class Order:
     @property
     def num_bytes(self) -> int:
         """Size of the frames that will come back."""
-        return sum(view_bytes(view) for view in self.views)
+        return sum(view.num_bytes for view in self.views)
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,6 @@ class Decoded:
     content: str  # sha256; "" where it was not wanted
     flows: list[float | None]  # motion scores, one a view; None where they were not wanted
     seconds: float  # that it took
-
-
-def view_bytes(view: View) -> int:
-    """Size of the frames of a view: (T, H, W, 3) uint8."""
-    return 3 * view.num_frames * view.height * view.width
 
 
 def decode(order: Order) -> Decoded:
