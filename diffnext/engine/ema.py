@@ -78,7 +78,7 @@ class EMA:
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """All averages by what they are called in a checkpoint: "ema", and "ema_<decay>" for further ones."""
-        names = ["ema", *(f"ema_{decay:g}" for decay in self.decays[1:])]
+        names = ["ema", *(f"ema_{decay}" for decay in self.decays[1:])]
         return {name: self.tensors(decay) for name, decay in zip(names, self.decays, strict=True)}
 
     @contextmanager

@@ -30,8 +30,8 @@ def test_averages_follow_their_formula_in_float32(staged):
 
 
 def test_the_first_average_has_the_plain_name():
-    ema = EMA({"a": torch.ones(1)}, decays=[0.9, 0.5, 0.9999], device="cpu")
-    assert list(ema.parts()) == ["ema", "ema_0.5", "ema_0.9999"]
+    ema = EMA({"a": torch.ones(1)}, decays=[0.9, 0.5, 0.9999999], device="cpu")
+    assert list(ema.parts()) == ["ema", "ema_0.5", "ema_0.9999999"]
     assert ema.parts()["ema_0.5"]["a"] is ema.tensors(0.5)["a"]
     assert ema.tensors()["a"] is ema.tensors(0.9)["a"]
 

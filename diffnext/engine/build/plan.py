@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,6 @@ def make_plan(
         check_weights(given.folder, pipe.model.state_dict())
     check_names(cfg, pipe.model)
     spread = spread_for(cfg, backend, options, world=world)
-    begins = not resumed or not all(role.learns for role in METHODS.get(cfg.METHOD.TYPE).roles)
     copies, shape = spread.casts_weights, given.data.readers[0].shapes()[0][0]
     kept = activations_of(cfg, pipe, given.expected, copies=copies, shape=shape)
     return Plan(
@@ -92,13 +92,22 @@ def make_plan(
         options=options,
         modules=modules,
         settings=settings,
-        first_weights=first_weights_of(cfg, settings, pipe.model) if begins else None,
+        first_weights=_first_weights(cfg, settings, pipe.model, resumed=resumed),
         skeleton=pipe.model,
         optimizer=optimizer,
         schedule=schedule_of(cfg),
         spread=spread,
         need=need_of(cfg, pipe.model, spread, kept),
     )
+
+
+def _first_weights(
+    cfg: Config, settings: Mapping[str, Any], net: nn.Module, *, resumed: bool
+) -> FirstWeights | None:
+    """What a new network starts from; a checkpoint has all but the roles that do not learn."""
+    if resumed and all(role.learns for role in METHODS.get(cfg.METHOD.TYPE).roles):
+        return None
+    return first_weights_of(cfg, settings, net)
 
 
 def _all_embedded(*given: Datasets | None) -> bool:
