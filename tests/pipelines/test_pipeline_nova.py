@@ -167,6 +167,14 @@ def test_classes_are_conditions(c2i):
     assert not torch.allclose(images(c2i, 8, 2), found[1:])
 
 
+def test_the_row_after_the_last_class_stands_for_no_class(c2i):
+    seen = []
+    hook = c2i.transformer.label_embed.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    images(c2i, [3, 7], 1)
+    hook.remove()
+    assert [one.tolist() for one in seen] == [[3, 7, 1000, 1000]]
+
+
 def test_offloading_brings_each_network_in_turn_and_changes_nothing():
     pipe = tiny.t2v()
     options = {"max_latent_length": 2, **FEW, "output_type": "pt"}

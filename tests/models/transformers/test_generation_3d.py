@@ -77,6 +77,25 @@ def test_given_frames_stay_and_lead(net):
     assert not torch.allclose(found[:, :, 1], other[:, :, 1])
 
 
+def test_a_sampled_frame_has_the_condition_that_training_gives_it(net, monkeypatch):
+    seen = {}
+
+    def spy(name, plain):
+        def call(*args, **kwargs):
+            seen[name] = args, plain(*args, **kwargs)
+            return seen[name][1]
+
+        monkeypatch.setattr(net, name, call)
+
+    for name in ("embed", "encode_image"):
+        spy(name, getattr(net, name))
+    clip = torch.randn(2, 4, 3, 8, 8)
+    sample(net, Guidance(), frames=3, latents=clip.unbind(2)[:2])
+    (_, video, *_), _ = seen["encode_image"]
+    wanted = net.encode_video(clip, seen["embed"][1]).unflatten(0, (2, 3))[:, 2]
+    torch.testing.assert_close(video, wanted)
+
+
 def test_a_later_frame_does_not_change_an_earlier_one(net):
     torch.testing.assert_close(sample(net, frames=3)[:, :, :2], sample(net, frames=2))
 

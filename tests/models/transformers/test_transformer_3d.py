@@ -172,6 +172,14 @@ def test_select():
     assert torch.equal(select(tokens, ids), wanted)
 
 
+@pytest.mark.parametrize(("stride", "patch"), [(4, 4), (8, 2), (16, 1), (32, 1)])
+def test_patches_make_up_for_the_stride_of_the_autoencoder(stride, patch):
+    net = text_net(image_stride=stride)
+    encoders = net.image_encoder, net.image_decoder, net.video_encoder
+    assert [one.patch_embed.patch for one in encoders] == [patch, patch, 2 * patch]
+    assert net.latent_size == (64 // stride, 64 // stride)
+
+
 @pytest.mark.parametrize("name", ["vit_d2", "mlp_d2w64", "vit_dXw64", "xvit_d2w64"])
 def test_an_architecture_that_does_not_exist(name):
     with pytest.raises(ValueError, match=f"{name!r}, wanted vit_d"):

@@ -240,13 +240,21 @@ def test_each_frame_has_an_order_and_each_masked_token_a_timestep_and_noise_of_i
 
 
 def test_mask_ratios():
-    generator = torch.Generator().manual_seed(0)
-    ratios = torch.tensor([mask_ratio(generator) for _ in range(2000)])
-    assert ratios.min() >= 0.7 and ratios.max() <= 1
-    steps = torch.linspace(0.7, 1, 10_001)
-    density = torch.exp(-(((steps - 1) / 0.25) ** 2) / 2)
-    mean = (steps * density).sum() / density.sum()
-    assert abs(ratios.mean() - mean) < 4 * ratios.std() / 2000**0.5
+    """The share of a normal distribution around 1, cut to [0.7, 1], that lies below one is uniform."""
+    generator, wanted = (torch.Generator().manual_seed(0) for _ in range(2))
+    normal = torch.distributions.Normal(1.0, 0.25)
+    ends = normal.cdf(torch.tensor([0.7, 1.0], dtype=torch.float64))
+    for _ in range(50):
+        ratio = torch.tensor(mask_ratio(generator), dtype=torch.float64)
+        below = (normal.cdf(ratio) - ends[0]) / (ends[1] - ends[0])
+        uniform = torch.rand(1, generator=wanted, dtype=torch.float64)[0]
+        torch.testing.assert_close(below, uniform, rtol=0, atol=1e-9)
+
+
+def test_the_published_share_of_dropped_prompts_and_number_of_repeats():
+    make, scheduler = FAMILIES["nova_train_t2i"]
+    pipe = PIPELINES.get("nova_train_t2i")(make(), scheduler(), vae_config=VAE)
+    assert (pipe.dropout, pipe.loss_repeat) == (0.1, 4)
 
 
 @pytest.mark.parametrize(
