@@ -21,10 +21,9 @@ def write_all(stream: io.FileIO, pieces: Sequence[Buffer]) -> None:
     """Write every byte to an unbuffered file, which may take fewer at once."""
     done = os.writev(stream.fileno(), pieces) if _at_once(pieces) else 0
     for piece in pieces:
-        rest = memoryview(piece)[done:]
-        done = max(0, done - len(piece))
-        while len(rest):
-            rest = rest[stream.write(rest) :]
+        while done < len(piece):
+            done += stream.write(memoryview(piece)[done:] if done else piece)
+        done -= len(piece)
 
 
 def scatter(data: bytes, buffers: Sequence[bytearray | memoryview]) -> int:

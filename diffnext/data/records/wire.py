@@ -235,6 +235,7 @@ def varint(data: Buffer, pos: int, end: int) -> tuple[int, int]:
     raise ValueError(f"the record breaks off at byte {end}, inside an integer")
 
 
+@functools.lru_cache(maxsize=4096)  # most are lengths, which come again
 def encode_varint(value: int) -> bytes:
     """Write a number in [0, 2**64) in base 128, lowest digits first."""
     out = bytearray()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import struct
 from collections.abc import Mapping
@@ -31,8 +32,11 @@ def encode(record: Mapping[str, Any], types: Mapping[str, FeatureType]) -> list[
     Raises:
         ValueError: a field is missing or unknown, or a value does not fit its type.
     """
-    missing, unknown = sorted(set(types) - set(record)), sorted(set(record) - set(types))
-    if missing or unknown:
+    if record.keys() != types.keys():
+        missing, unknown = (
+            sorted(types.keys() - record.keys()),
+            sorted(record.keys() - types.keys()),
+        )
         raise ValueError(
             f"a record takes the fields {list(types)}; missing {missing}, unknown {unknown}"
         )
@@ -49,10 +53,21 @@ def _encode_entry(name: str, value: Any, kind: FeatureType) -> list[Buffer]:
         text = repr(value)
         shown = text if len(text) <= 80 else text[:77] + "..."
         raise ValueError(f"field {name!r} takes {kind}, got {shown}: {error}") from error
+    size = _length(feature)
+    header = _opening(name) + encode_varint(size)
+    return [_tag(ENTRY) + encode_varint(len(header) + size) + header, *feature]
+
+
+@functools.cache
+def _tag(tag: int) -> bytes:
+    return bytes([tag])
+
+
+@functools.lru_cache(maxsize=512)
+def _opening(name: str) -> bytes:
+    """What an entry of a field begins with, up to the size of its value."""
     key = name.encode()
-    header = bytes([KEY]) + encode_varint(len(key)) + key
-    header += bytes([VALUE]) + encode_varint(_length(feature))
-    return [bytes([ENTRY]) + encode_varint(len(header) + _length(feature)) + header, *feature]
+    return bytes([KEY]) + encode_varint(len(key)) + key + bytes([VALUE])
 
 
 def _encode_feature(value: Any, kind: FeatureType) -> list[Buffer]:
@@ -67,19 +82,19 @@ def _encode_feature(value: Any, kind: FeatureType) -> list[Buffer]:
     if kind == "STRING":
         return _sized(BYTES, [value.encode()])
     if kind == "FLOAT32":
-        return [bytes([FLOAT]) + struct.pack("<f", value)]
+        return [_tag(FLOAT) + struct.pack("<f", value)]
     number = operator.index(value)
     if not -(1 << 63) <= number < 1 << 63:
         raise OverflowError("the number needs more than 64 bits")
-    return [bytes([INT]) + encode_varint(number & 0xFFFFFFFFFFFFFFFF)]
+    return [_tag(INT) + encode_varint(number & 0xFFFFFFFFFFFFFFFF)]
 
 
 def _sized(tag: int, payload: list[Buffer]) -> list[Buffer]:
-    return [bytes([tag]) + encode_varint(_length(payload)), *payload]
+    return [_tag(tag) + encode_varint(_length(payload)), *payload]
 
 
 def _length(pieces: list[Buffer]) -> int:
-    return sum(len(piece) for piece in pieces)
+    return sum(map(len, pieces))
 
 
 def _join_small(pieces: list[Buffer]) -> list[Buffer]:
