@@ -107,7 +107,7 @@ def _held(net: nn.Module, spread: Spread, state: float) -> tuple[float, float, f
         return 4 * every + buffers, 4 * learning, state * learning
     size, parts = bytes_of(spread.precision), spread.shards
     weights = size * every / (parts if spread.stage == 3 else 1) + buffers
-    gradients = size * learning / (parts if spread.stage >= 2 else 1)
+    gradients = size * learning / (1 if spread.whole_gradients else parts)
     if (
         "optimizer" in spread.host
     ):  # where gradients become float32, and weights lie to be sent back

@@ -27,7 +27,7 @@ class Zero:
         live: weights beyond which it gathers none ahead.
         reuse: weights that it keeps whole if they are used again before so many others.
         sub_group: weights that it updates at a time.
-        overlap: whether gradients are exchanged while the next ones come; None as DeepSpeed chooses.
+        overlap: whether gradients are exchanged while the next ones come.
         contiguous: whether gradients are copied into a buffer before they are exchanged.
     """
 
@@ -65,6 +65,12 @@ class Spread:
     @property
     def stage(self) -> int:
         return self.zero.stage
+
+    @property
+    def whole_gradients(self) -> bool:
+        """Whether each process of ZeRO holds all gradients, which are exchanged at the end of a step."""
+        early = self.zero.overlap and self.accum_steps == 1
+        return self.stage == 1 and not early
 
     @property
     def shards(self) -> int:

@@ -85,10 +85,10 @@ def _zero(counts: Counts, spread: Spread) -> Traffic:
         buckets = zero.reduce_bucket * (2 if zero.overlap and zero.stage < 3 else 1)
     sent = buckets + filled
     if "optimizer" in spread.host:
-        sent += counts.largest + (counts.learning if zero.stage == 1 else 0)
+        sent += counts.largest + (counts.learning if spread.whole_gradients else 0)
         update = 0
     else:
-        if zero.stage == 1:  # whole gradients give way to what is filled
+        if spread.whole_gradients:  # which give way to what is filled
             sent = buckets + own
         elif zero.stage == 2 and spread.accum_steps > 1:  # those of the micro-batches before
             sent += own

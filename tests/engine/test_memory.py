@@ -99,6 +99,7 @@ SMALL = {  # in numbers: half of the network below, and a quarter
         # bfloat16 network and gradients, float32 rest split; bucket, own part, all laid flat
         ("deepspeed", {"stage": 0}, 4 + 4 + 8 + 4, 0),
         ("deepspeed", {"stage": 1}, 2 + 2 + 12 / 4 + 2 * (1 / 2 + 1 / 4), 0),
+        ("deepspeed", {"stage": 1, "overlap_comm": True}, 2 + 2 / 4 + 12 / 4 + 2 * (1 + 1), 0),
         ("deepspeed", {"stage": 2}, 2 + 2 / 4 + 12 / 4 + 2 * (1 / 2 + 1), 0),
         ("deepspeed", {"stage": 2, "overlap_comm": True}, 2 + 2 / 4 + 12 / 4 + 2 * (1 + 1), 0),
         ("deepspeed", {"stage": 2, "contiguous_gradients": False}, 2 + 2 / 4 + 12 / 4 + 2, 0),
