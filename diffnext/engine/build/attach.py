@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from diffnext.data.loader import Loader
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.guards import make_guards
 from diffnext.engine.build.objects import make_ema
 from diffnext.engine.build.plan import Plan
@@ -19,8 +19,6 @@ from diffnext.engine.hooks.log import LogHook
 from diffnext.engine.hooks.moved import MovedHook
 from diffnext.engine.hooks.snapshot import SnapshotHook
 from diffnext.engine.trainer import Trainer
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def attach(

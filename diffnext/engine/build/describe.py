@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from diffnext.engine import memory
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.folders import component_folder
 from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
 from diffnext.engine.build.samples import bytes_while_drawing, prompts_of
 from diffnext.engine.checkpoint import Start
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def describe_plan(cfg: Config, plan: Plan, *, world: int, start: Start | None = None) -> list[str]:

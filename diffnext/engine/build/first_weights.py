@@ -13,9 +13,8 @@ from safetensors import safe_open
 from torch import nn
 
 from diffnext.engine import component_files
+from diffnext.engine.build.config import Config
 from diffnext.pipelines.sources import newest_snapshot
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from diffnext.engine.build.config import Config
 from diffnext.pipelines.train_base import TrainPipeline
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def network_folder(cfg: Config, family: type[TrainPipeline]) -> Path:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.data import Datasets, datasets_of, held_out_of
 from diffnext.engine.build.folders import network_folder
 from diffnext.engine.component_files import read_config
 from diffnext.pipelines.families import PIPELINES
 from diffnext.pipelines.train_base import Expected, TrainPipeline
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffnext.data.loader import Loader
 from diffnext.data.origins import Origins
+from diffnext.engine.build.config import Config
 from diffnext.engine.coordinator import Coordinator
 from diffnext.engine.hooks.base import Hook
 from diffnext.engine.hooks.guard import GuardHook
 from diffnext.engine.hooks.limit import TimeLimitHook
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def make_guards(cfg: Config, coordinator: Coordinator, loader: Loader) -> list[Hook]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from diffnext.engine import activations, memory
 from diffnext.engine.backends.base import PRECISIONS
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.folders import network_folder
 from diffnext.engine.build.network import make_skeleton
 from diffnext.engine.build.options import decays_of, optimizer_of
@@ -18,8 +19,6 @@ from diffnext.engine.spread import Spread, spread_of
 from diffnext.pipelines.families import PIPELINES
 from diffnext.pipelines.train_base import Expected, TrainPipeline
 from diffnext.utils.logging import logger
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 _HOST = {"device": "cpu"}
 WAYS = {  # to spread a network: backend and its options

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from diffnext.engine.blocks import recompute_blocks
+from diffnext.engine.build.config import Config
 from diffnext.pipelines.builder import build_pipeline
 from diffnext.pipelines.train_base import TrainPipeline
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def taken_modules(cfg: Config, *, embedded: bool) -> dict[str, str]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from diffnext.distributed.env import Env
 from diffnext.engine.backends import BACKENDS
 from diffnext.engine.backends.base import Backend
 from diffnext.engine.blocks import compile_blocks
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.network import configure, recompute
 from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
@@ -23,8 +23,6 @@ from diffnext.methods.base import TrainingMethod
 from diffnext.pipelines.builder import build_pipeline
 from diffnext.pipelines.train_base import TrainPipeline
 from diffnext.utils.registry import construct
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def make_pipeline(cfg: Config, plan: Plan) -> TrainPipeline:

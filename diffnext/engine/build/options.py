@@ -16,13 +16,12 @@ from diffnext.engine.backends.base import PRECISIONS
 from diffnext.engine.backends.deepspeed import check_float16
 from diffnext.engine.backends.deepspeed_config import merge_config, read_config, zero_stage
 from diffnext.engine.blocks import KEEPS
+from diffnext.engine.build.config import Config
 from diffnext.engine.ema import check_decays
 from diffnext.engine.lr_scheduler import Schedule, make_schedule
 from diffnext.engine.optim import OptimizerFactory, check_patterns, optimizer_factory
 from diffnext.methods import METHODS
 from diffnext.utils.registry import check_options
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def check_single(cfg: Config) -> None:

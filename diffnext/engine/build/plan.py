@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from diffnext.engine import check, memory
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.data import Datasets
 from diffnext.engine.build.first_weights import FirstWeights, first_weights_of
 from diffnext.engine.build.given import Given, compare_given
@@ -29,8 +30,6 @@ from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
 from diffnext.engine.spread import Spread
 from diffnext.methods import METHODS
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffnext.data.origins import Origins
 from diffnext.distributed import env as processes
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.plan import make_plan
 from diffnext.engine.build.run import make_trainer
 from diffnext.engine.checkpoint import Checkpoint, Content, find, find_flaw, find_start, listed
 from diffnext.engine.tensors import SavedTensors
 from diffnext.engine.trainer import Trainer
 from diffnext.utils.logging import logger
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 @dataclass(frozen=True)

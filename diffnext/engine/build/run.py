@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from diffnext.distributed.env import Env
 from diffnext.engine.build.attach import attach
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.data import make_loader
 from diffnext.engine.build.describe import describe_plan
 from diffnext.engine.build.objects import make_backend, make_method, make_pipeline
@@ -18,8 +17,6 @@ from diffnext.engine.checkpoint import Start
 from diffnext.engine.coordinator import Coordinator
 from diffnext.engine.trainer import Trainer
 from diffnext.utils.logging import logger
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def build_trainer(

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from diffnext.distributed.env import Env
 from diffnext.engine.backends.base import PRECISIONS
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.folders import component_folder
 from diffnext.engine.component_files import saved_shapes
 from diffnext.engine.hooks.samples import Draw
 from diffnext.pipelines import sampling, sources
 from diffnext.utils.registry import check_options
 
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 BATCH_SIZE = 4  # samples at a time
 FPS = 12.0  # of video files
 

@@ -11,13 +11,12 @@ from diffnext.data.record_digest import digest_of
 from diffnext.distributed import env as processes
 from diffnext.distributed.env import Env
 from diffnext.engine import checkpoint
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.data import make_loader
 from diffnext.engine.checkpoint import Start
 
 if TYPE_CHECKING:
     from diffnext.engine.build.plan import Plan
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def find_start(cfg: Config, folder: str | Path) -> Start | None:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from diffnext.data.held_out import HeldOut
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.plan import Plan
 from diffnext.engine.build.samples import dtype_of, make_draw
 from diffnext.engine.coordinator import Coordinator
@@ -15,8 +15,6 @@ from diffnext.engine.hooks.evaluate import EvaluationHook
 from diffnext.engine.hooks.samples import SampleHook
 from diffnext.pipelines.train_base import Grid
 from diffnext.utils.writers import Curves, Writer
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 def make_samples(
