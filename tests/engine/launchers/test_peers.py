@@ -50,7 +50,7 @@ def outcomes(tmp_path_factory):
     }
     children = {name: pids(folder, running[name][0]) for name, folder in folders.items()}
     (folders["in order"] / "asked0").write_text("3")
-    outputs = {name: [one.communicate(timeout=100)[0] for one in running[name]] for name in KINDS}
+    outputs = {name: [one.communicate()[0] for one in running[name]] for name in KINDS}
     codes = {name: [one.returncode for one in running[name]] for name in KINDS}
     return {name: (codes[name], outputs[name], children[name]) for name in KINDS}
 
