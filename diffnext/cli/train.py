@@ -265,11 +265,13 @@ def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
     """Check everything that can be checked without training, and print the plan."""
     import torch
 
-    from diffnext.distributed.env import Env
+    from diffnext.distributed.env import Env, take_device
     from diffnext.engine import build
 
     world = max(cfg.NUM_GPUS, 1)
     try:
+        if world == 1:  # whose memory the plan is compared with
+            take_device(cfg.GPU_ID)
         given = build.compare_given(cfg)
         start = build.find_start(cfg, args.exp_dir)
         options = {"deepspeed": args.deepspeed, "resumed": start is not None, "given": given}

@@ -47,7 +47,7 @@ def init(*, gpu_id: int = 0, timeout_s: float = 1800.0) -> Env:
     rank, world, local_rank = 0, 1, 0
     if is_worker():
         rank, world, local_rank = (int(os.environ[name]) for name in VARIABLES)
-    device = _device(local_rank if is_worker() else gpu_id)
+    device = take_device(local_rank if is_worker() else gpu_id)
     if world > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         timeout = datetime.timedelta(seconds=timeout_s)
@@ -164,7 +164,12 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def _device(index: int) -> torch.device:
+def take_device(index: int) -> torch.device:
+    """The GPU of a number, which torch uses from now on; the CPU where there is none.
+
+    Raises:
+        ValueError: there are fewer GPUs.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()

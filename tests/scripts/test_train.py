@@ -179,8 +179,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(finished, tmp_path, capsys
 def test_a_dry_run_tells_where_the_run_begins_and_what_it_lacks(finished, capsys, monkeypatch):
     config, run = finished
     monkeypatch.setattr("diffnext.engine.memory.capacity_bytes", lambda: 2**10)
-    more = ["SOLVER.MAX_STEPS", "7"]
+    taken = []
+    monkeypatch.setattr("diffnext.distributed.env.take_device", taken.append)
+    more = ["SOLVER.MAX_STEPS", "7", "GPU_ID", "3"]
     assert train("--cfg", str(config), "--exp-dir", str(run), "--dry-run", *more) == 0
+    assert taken == [3]
     out = capsys.readouterr().out
     assert f"start      {run / 'checkpoints/tiny_iter_6'}" in out
     assert f"learn; weights of {run / 'checkpoints/tiny_iter_6'}\n" in out
