@@ -40,8 +40,14 @@ class Held:
         places = self._by_file.find(stamp_digest(path, stamp))
         return self.journal.entries.content(self._by_file.item(places[-1])) if places else ""
 
-    def may_hold(self, stamp: tuple[int, int]) -> bool:
-        """Whether a file of this size was encoded, and so perhaps this one, moved or touched."""
+    def may_hold(self, stamp: tuple[int, int], *, own_size: bool = True) -> bool:
+        """Whether a file of this size was encoded, and so perhaps this one, moved or touched.
+
+        Args:
+            own_size: whether the size is that of the medium alone; else any may be it.
+        """
+        if not own_size:
+            return len(self._sizes) > 0
         place = self._sizes.searchsorted(stamp[0])
         return place < len(self._sizes) and self._sizes[place] == stamp[0]
 

@@ -77,6 +77,11 @@ class Location(ABC):
         """Whether each read of it goes over a network, by its path."""
         return False
 
+    @property
+    def has_own_size(self) -> bool:
+        """Whether the size in its stamp is that of the medium alone."""
+        return True
+
     def num_bytes(self, stamp: tuple[int, int]) -> int:
         """Bytes of the medium, given its stamp; 0 if that is not known."""
         return stamp[0]
@@ -254,6 +259,10 @@ class Cell(Location):
     def stamp(self) -> tuple[int, int]:
         """Of the whole file: the size of one cell is not known before it is read."""
         return urls.stamp(self.path)
+
+    @property
+    def has_own_size(self) -> bool:
+        return False
 
     def num_bytes(self, stamp: tuple[int, int]) -> int:
         return len(self.read_bytes())  # whose row group stays in memory for a while

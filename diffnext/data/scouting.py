@@ -71,7 +71,8 @@ class Scout:
     def _content(self, source: Source, stamp: tuple[int, int]) -> str:
         """Of a medium without views too: its records of other views are not stale by that."""
         known = self._held.content(source.path, stamp)
-        if known or not self._held.may_hold(stamp):
+        own_size = source.location.has_own_size
+        if known or not self._held.may_hold(stamp, own_size=own_size):
             return known
         source.location.fetch(stamp)
         return source.location.digest()

@@ -179,6 +179,10 @@ class Kept(Location):
     def is_remote(self) -> bool:
         return self.local_path() is None
 
+    @property
+    def has_own_size(self) -> bool:
+        return self.origin.has_own_size
+
     def stamp(self) -> tuple[int, int]:
         return self.origin.stamp()
 

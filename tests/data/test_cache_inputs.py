@@ -10,7 +10,7 @@ import pytest
 
 from diffnext.data.journal import Journal
 from diffnext.data.records import open_reader
-from tests.data.cache_builds import assert_complete, plan_for, run
+from tests.data.cache_builds import assert_complete, plan_for, run, write_picture
 
 
 def as_tar(photos, path):
@@ -55,6 +55,16 @@ def test_samples_keep_their_records_when_files_move_into_a_tar(photos, tmp_path)
     run(photos, tmp_path / "cache")
     plan = plan_for(as_tar(photos, tmp_path / "a.tar"), tmp_path / "cache")
     assert plan.tasks == []
+
+
+@pytest.mark.parametrize(("pack", "name"), [(as_tar, "a.tar"), (as_parquet, "a.parquet")])
+def test_a_table_that_is_written_anew_gives_what_is_new_in_it(photos, tmp_path, pack, name):
+    run(pack(photos, tmp_path / name), tmp_path / "cache")
+    write_picture(photos, "p00", 9)  # so that all others have other numbers
+    (photos / "p6.png").unlink()
+    plan = plan_for(pack(photos, tmp_path / name), tmp_path / "cache")
+    assert (plan.present, [item.source.caption[8:11] for item in plan.items]) == (6, ["p00"])
+    assert len(plan.stale) == 1
 
 
 def test_captions_of_a_sample_are_stored_as_a_list(photos, tmp_path):
