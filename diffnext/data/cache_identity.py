@@ -126,14 +126,25 @@ def check_identity(
 def comparable(
     one: Mapping[str, Any], other: Mapping[str, Any], vae_defaults: Defaults
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Two identities as `as_compared` has them; defaults are asked for where one leaves out a setting."""
+    """Two identities as `as_compared` has them.
+
+    Settings that one leaves out have the defaults of its class where all that both state is the same;
+    else what both state is enough to tell the two apart, and no class is asked.
+    """
     both = as_compared(one), as_compared(other)
-    stated = [_config(identity) for identity in both]
-    if None in stated or stated[0].keys() == stated[1].keys():
+    ours, theirs = (_config(identity) for identity in both)
+    if ours is None or theirs is None or ours.keys() == theirs.keys():
         return both
+    classes = [identity["vae"].get("class", "") for identity in both]
+    shared = ours.keys() & theirs.keys()
+    if classes[0] == classes[1] and all(ours[key] == theirs[key] for key in shared):
+        return tuple(as_compared(made, vae_defaults(classes[0])) for made in (one, other))
     return tuple(
-        as_compared(identity, vae_defaults(identity["vae"].get("class", "")))
-        for identity in (one, other)
+        {
+            **made,
+            "vae": {**made["vae"], "config": {key: made["vae"]["config"][key] for key in shared}},
+        }
+        for made in both
     )
 
 

@@ -15,6 +15,7 @@ from diffnext.data import media
 from diffnext.data.cache import build
 from diffnext.data.cache_compare import GONE
 from diffnext.data.cache_folder import open_journal
+from diffnext.data.cache_identity import comparable, differences
 from diffnext.data.journal import JOURNAL
 from diffnext.data.latents import Latents
 from diffnext.data.location import File
@@ -305,6 +306,21 @@ def test_an_autoencoder_that_encodes_alike_adds_to_a_cache(photos, tmp_path):
     wanted = r":\n  vae.config.width: the cache has 8, this build 4$"
     with pytest.raises(ValueError, match=wanted):
         run(photos, tmp_path / "cache", vae=other, vae_defaults=defaults)
+
+
+def test_defaults_are_asked_for_where_they_decide():
+    def compared(one, other):
+        identities = ({"vae": {"class": "Stub", "config": config}} for config in (one, other))
+        return differences(*comparable(*identities, asked.append), "a", "b")
+
+    asked = []
+    assert compared({"width": 8, "act": "silu"}, {"width": 8, "act": "silu", "_name": "x"}) == []
+    assert compared({"width": 8}, {"width": 4, "act": "relu"}) == [
+        "  vae.config.width: a has 8, b 4"
+    ]
+    assert asked == []
+    compared({"width": 8}, {"width": 8, "act": "relu"})
+    assert asked == ["Stub", "Stub"]
 
 
 def test_a_build_that_was_stopped_before_its_first_record_binds_nobody(photos, tmp_path):
