@@ -153,6 +153,18 @@ def check_prompts(reader: RecordReader, records: Sequence[Record], expected: Exp
     ]
 
 
+def check_labels(reader: RecordReader, records: Sequence[Record], expected: Expected) -> None:
+    """Refuse labels that the network has no class for, such as those that count from 1."""
+    if expected.classes is None or "label" not in reader.fields:
+        return
+    wrong = [record["label"] for record in records if not 0 <= record["label"] < expected.classes]
+    if wrong:
+        raise ValueError(
+            f"{reader.path} has records with label {wrong[0]}; the network has the classes 0 to "
+            f"{expected.classes - 1}"
+        )
+
+
 def latent_level(
     records: Sequence[Record], vae_config: Mapping[str, object]
 ) -> tuple[float, float]:

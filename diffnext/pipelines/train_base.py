@@ -48,6 +48,7 @@ class Expected:
     text_width: int | None = None  # D of prompt embeddings
     text_length: int | None = None  # L of prompts; longer ones are cut
     frames: int | None = None  # T of the latents that positions are made for; 1: pictures alone
+    classes: int | None = None  # labels count from 0 to below this
 
 
 @dataclass(frozen=True)

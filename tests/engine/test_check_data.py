@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffnext.data.records import DamagedRecord
-from diffnext.engine.check_data import LOOKED_AT, latent_level, look, misfits
+from diffnext.engine.check_data import LOOKED_AT, check_labels, latent_level, look, misfits
 from diffnext.pipelines.train_base import Expected
 from tests.data.toy_reader import ToyReader
 
@@ -34,3 +34,12 @@ def test_moments_with_one_log_variance_for_all_channels_fit_and_have_the_level_o
     assert latent_level([stored], config) == pytest.approx(latent_level([repeated], config))
     assert not misfits(ToyReader([(5, 2, 2)]), Expected(channels=4))
     assert misfits(ToyReader([(5, 2, 2)]), Expected(channels=2))
+
+
+def test_labels_that_count_from_1_are_refused():
+    reader, expected = ToyReader(SHAPES), Expected(classes=10)
+    reader.fields["label"] = "INT64"
+    check_labels(reader, [{"label": 0}, {"label": 9}], expected)
+    check_labels(reader, [{"label": 10}], Expected())
+    with pytest.raises(ValueError, match=r"toy has records with label 10; .* the classes 0 to 9"):
+        check_labels(reader, [{"label": 1}, {"label": 10}], expected)

@@ -104,6 +104,7 @@ def _look(cfg: Config, reader: RecordReader, expected: Expected) -> list[str]:
     """What the values of a few records say."""
     records = check_data.look(reader)
     notes = check_data.check_prompts(reader, records, expected)
+    check_data.check_labels(reader, records, expected)
     states = identity_of(reader, "moments") is not None  # else one warning speaks of everything
     if states and check_data.embedded_text(reader) and expected.text_width is not None:
         folder = component_folder(cfg, "text_encoder")

@@ -30,5 +30,16 @@ class NOVATrainC2IPipeline(NOVATrainPipeline):
                 "integer field 'label' in each record"
             )
         absent = self.transformer.label_embed.num_classes
+        if batch.labels.device.type == "cpu":  # elsewhere the host would wait for the answer
+            _check_classes(batch, absent)
         labels = batch.labels.to(dropped.device, non_blocking=True)
         return {"labels": torch.where(dropped, absent, labels)}
+
+
+def _check_classes(batch: Batch, count: int) -> None:
+    wrong = (batch.labels < 0) | (batch.labels >= count)
+    if wrong.any():
+        raise ValueError(
+            f"records {batch.index[wrong].tolist()} have labels {batch.labels[wrong].tolist()}; "
+            f"0 to {count - 1} are wanted"
+        )

@@ -24,7 +24,7 @@ from diffnext.utils.moments import latent_channels
 from diffnext.utils.seeding import Draws
 
 if TYPE_CHECKING:  # data are compared with a family before diffusers is imported
-    from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
+    from diffnext.models.transformers.transformer_nova import NUM_CLASSES, NOVATransformer3DModel
     from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
     from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 
@@ -87,6 +87,7 @@ class NOVATrainPipeline(TrainPipeline):
             text_width=config["text_token_dim"] or None,
             text_length=config.get("text_token_len"),
             frames=config["video_base_size"][0],
+            classes=None if config["text_token_dim"] else NUM_CLASSES,
         )
 
     @property

@@ -117,6 +117,19 @@ def test_checkpointing_gives_the_same_gradients(kind, level):
     assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
 
 
+@pytest.mark.parametrize("level", range(4))
+def test_what_a_checkpointing_level_computes_again(level):
+    net, calls = video_net().train(), []
+    parts = [net.video_encoder.blocks[0].mlp, net.image_encoder.blocks[0].mlp]
+    parts.append(net.image_decoder.blocks[0])
+    for number, part in enumerate(parts):
+        part.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
+    net.set_checkpointing(level)
+    latents, cond, draws = inputs(net)
+    net(latents, cond, **draws).square().mean().backward()
+    assert [calls.count(number) for number in range(3)] == [1 + (level > n) for n in range(3)]
+
+
 def test_a_checkpointing_level_that_does_not_exist():
     with pytest.raises(ValueError, match="level is 4"):
         text_net().set_checkpointing(4)

@@ -267,6 +267,13 @@ def test_records_that_lack_the_condition(name, field, message):
         pipe.prepare(batch, draws=Draws(3, 4, batch.keys()))
 
 
+def test_classes_that_do_not_exist():
+    pipe, batch = family("nova_train_c2i"), batch_of("nova_train_c2i")
+    labels = torch.tensor([0, 999, 1000, -1, 5, 1])  # 1000 is the row of no class
+    with pytest.raises(ValueError, match=r"records \[2, 3\] have labels \[1000, -1\]; 0 to 999"):
+        pipe.prepare(replace(batch, labels=labels), draws=Draws(3, 4, batch.keys()))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_frozen(name):
     pipe = family(name)
