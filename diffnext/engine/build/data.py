@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 from diffnext.data.datasets import identity_of, open_datasets, places_of, select_shapes
 from diffnext.data.loader import Loader
@@ -14,12 +13,11 @@ from diffnext.data.records import RecordReader
 from diffnext.data.remote.reader import RemoteReader
 from diffnext.distributed.env import Env
 from diffnext.engine import check_data, check_identity
+from diffnext.engine.build.config import Config
 from diffnext.engine.build.folders import component_folder
 from diffnext.engine.component_files import read_config
 from diffnext.pipelines.train_base import Expected
 from diffnext.utils.registry import check_options, construct
-
-Config = Any  # diffnext.config.CfgNode, which this layer does not import
 
 
 @dataclass(frozen=True)
