@@ -11,6 +11,9 @@ import numpy as np
 
 from diffnext.data.parse import moments_shape
 from diffnext.data.records.base import RecordReader
+from diffnext.utils.logging import logger
+
+ROUNDED = 0.1  # of a weight; more is told
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,23 @@ def group(readers: Sequence[RecordReader], weights: Sequence[float] | None = Non
     for reader, weight in zip(readers, weights, strict=True):
         if not len(reader) or not weight > 0:
             raise ValueError(f"{reader.path} has {len(reader)} records and weight {weight}")
+        passing = 0
         for shape, members in reader.groups():
             count = len(reader) if members is None else len(members)
             part = Part(start, count, max(1, round(count * weight)), members)
             parts.setdefault(moments_shape(shape), []).append(part)
+            passing += part.take
+        _compare(reader, weight, passing)
         start += len(reader)
     return [Bucket(shape, tuple(parts[shape])) for shape in sorted(parts)]
+
+
+def _compare(reader: RecordReader, weight: float, passing: int) -> None:
+    """Warn where rounding, in each shape for itself, makes much of a weight."""
+    passes = passing / len(reader)
+    if abs(passes - weight) > ROUNDED * weight:
+        logger.warning(
+            "%s has weight %g and passes %.3g times in an epoch, as a whole number of records of each "
+            "shape does, at least one; weights that are all ten times as large are met better",
+            *(reader.path, weight, passes),
+        )

@@ -33,6 +33,15 @@ def test_datasets_share_a_bucket_and_are_counted_through():
     assert tall.parts[1].records(np.array([1, 0])).tolist() == [3, 2]
 
 
+def test_a_weight_that_rounding_changes_is_told(caplog):
+    shapes = [(4, 2, 2 + number) for number in range(20)] * 3
+    assert sum(bucket.take for bucket in group([ToyReader(shapes)], [0.1])) == 20
+    assert "toy has weight 0.1 and passes 0.333 times in an epoch" in caplog.text
+    caplog.clear()
+    assert sum(bucket.take for bucket in group([ToyReader(shapes)], [1])) == 60
+    assert caplog.text == ""
+
+
 def test_a_picture_and_a_video_of_one_frame_share_a_bucket():
     (bucket,) = group([ToyReader([(4, 2, 3), (4, 1, 2, 3), (4, 2, 3)])])
     assert sorted(np.concatenate([p.records(np.arange(p.count)) for p in bucket.parts])) == [
