@@ -30,6 +30,7 @@ from diffnext.engine.optim import optimizer_factory
 from diffnext.engine.spread import spread_of
 from diffnext.engine.trainer import Trainer
 from tests import children
+from tests.engine.duel import Duel
 from tests.engine.runs import ALONE, Interrupted, toy_run
 from tests.engine.toy import WIDTH, ToyNet
 from tests.ports import free_port
@@ -221,6 +222,8 @@ def main(folder: Path, case: str) -> None:
     run(case, folder / case / "cut", env)
     run(case, folder / case / "from_one", env, resume=str(folder / "single/cut"))
     run(case, folder / case / "bfloat16", env, precision="bfloat16", stop_at=CUT)
+    run(case, folder / case / "duel", env, method=Duel, stop_at=CUT)
+    run(case, folder / case / "duel", env, method=Duel)
     run(case, folder / case / "bad", env, bad=[GLOBAL_BATCH + 1], stop_at=3)
     count_moved(case, folder / case / "moved", env)
     count_messages(case, folder / case, env)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from diffnext.engine.tensors import SavedTensors
 from diffnext.utils.metrics import read_rows
 from tests.engine import spread
+from tests.engine.duel import Duel
 from tests.engine.toy import WIDTH, ToyNet
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,7 @@ def all_runs(tmp_path_factory):
     spread.run("single", folder / "single/whole")
     spread.run("single", folder / "single/evaluated", evaluate=1)
     spread.run("single", folder / "single/cut", stop_at=spread.CUT)
+    spread.run("single", folder / "single/duel", method=Duel)
     spread.run("single", folder / "single/bfloat16", precision="bfloat16", stop_at=spread.CUT)
     spread.run("single", folder / "single/bad", bad=[spread.GLOBAL_BATCH + 1], stop_at=3)
     processes(2, folder, *SPREAD)
@@ -125,6 +127,15 @@ def test_two_processes_go_on_as_one(runs, case, tmp_path):
     average = weights(tmp_path, "ema_checkpoints")
     for name, value in weights(runs / "single/whole", "ema_checkpoints").items():
         torch.testing.assert_close(average[name], value, **CLOSE)
+
+
+@pytest.mark.parametrize("case", SPREAD)
+def test_roles_of_a_method_learn_apart_and_go_on(runs, case):
+    names = ("loss/critic", "grad_norm/critic", "level")
+    one, two = (rows(runs / kind / "duel", names) for kind in ("single", case))
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), **CLOSE)
+    for name, value in weights(runs / "single/duel").items():  # of the student
+        torch.testing.assert_close(weights(runs / case / "duel")[name], value, **CLOSE)
 
 
 @pytest.mark.parametrize("case", SPREAD)
