@@ -161,6 +161,16 @@ def test_decoding_in_parts_changes_nothing(t2i):
     assert_near(*found)
 
 
+def test_latents_are_unscaled_before_they_take_the_type_of_the_autoencoder(monkeypatch):
+    pipe = tiny.t2i()
+    pipe.vae.bfloat16()
+    seen, latents = [], torch.randn(1, 4, 1, 4, 4)
+    decode = pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda z: seen.append(z) or decode(z))
+    pipe.decode_latents(latents, 1)
+    assert torch.equal(seen[0], (latents[:, :, 0] / 0.18215).bfloat16())
+
+
 def test_classes_are_conditions(c2i):
     found = images(c2i, [3, 7], 1, 2)
     assert_near(images(c2i, 7, 2), found[1:])

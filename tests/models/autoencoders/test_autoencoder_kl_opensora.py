@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The autoencoder of Open-Sora Plan: causal, tiled in time, fit for training."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,21 @@ def video(frames, seed=0):
 
 def encode(vae, x):
     return vae.encode(x).latent_dist.parameters
+
+
+def test_defaults_are_open_sora_plan_1_2():
+    """Hidden size 128 by 1, 2, 4, 4, two residual blocks, four channels; the scale of its latents."""
+    defaults = inspect.signature(AutoencoderKLOpenSora.__init__).parameters
+    wanted = {
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "norm_num_groups": 32,
+        "scaling_factor": 0.18215,
+        "shift_factor": None,
+        "use_quant_conv": True,
+    }
+    assert {name: defaults[name].default for name in wanted} == wanted
 
 
 def test_the_numbers_that_the_layers_of_the_original_gave(vae):

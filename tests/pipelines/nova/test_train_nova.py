@@ -171,6 +171,19 @@ def test_prompts_and_classes_are_dropped_for_the_same_samples():
     assert (text["text_length"][~dropped] == 4).all()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_share_that_is_dropped(share):
+    keys = [(0, i) for i in range(400)]
+    pipe = family("nova_train_c2i", dropout=share)
+    numbers = torch.arange(400)
+    batch = Batch(
+        torch.zeros(400, 8, 1, 8, 8).half(), numbers, torch.zeros_like(numbers), labels=numbers
+    )
+    labels = pipe.prepare(batch, draws=Draws(3, 4, keys)).cond["labels"]
+    dropped = (labels == 1000).float().mean().item()
+    assert abs(dropped - share) <= 4 * (share * (1 - share) / 400) ** 0.5
+
+
 def test_videos_are_told_their_motion():
     cond = prepared(family("nova_train_t2v"), "nova_train_t2v").cond
     assert cond["flow"].tolist() == [0, 1, 2, 3, 4, 5]
