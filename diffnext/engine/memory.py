@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diffnext.engine.optim import OptimizerFactory
-from diffnext.engine.spread import Spread
+from diffnext.engine.sharding import Sharding
 from diffnext.engine.traffic import bytes_of, traffic_of
 
 PARTS = ("weights", "gathered", "gradients", "buffers", "optimizer", "average", "activations")
@@ -54,7 +54,7 @@ class Need:
 def estimate(
     net: nn.Module,
     make: OptimizerFactory,
-    spread: Spread,
+    sharding: Sharding,
     *,
     averages: int = 1,
     average_on_host: bool = False,
@@ -69,14 +69,14 @@ def estimate(
         activations: bytes, see `activations.measure`.
     """
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    parts = 1 if spread.backend == "single" else spread.shards
-    weights, gradients, optimizer = map(round, _held(net, spread, state_bytes(make)))
+    parts = 1 if sharding.backend == "single" else sharding.shards
+    weights, gradients, optimizer = map(round, _held(net, sharding, state_bytes(make)))
     carried = 0
     if averages and average_on_host:  # one more copy carries weights to the host
-        cut = parts if spread.backend == "fsdp" else 1  # others share whole tensors out
+        cut = parts if sharding.backend == "fsdp" else 1  # others share whole tensors out
         sizes = [round(4 * p.numel() / cut) for p in net.parameters() if p.requires_grad]
         carried = round(sum(map(pinned_bytes, sizes)) * cut / parts)
-    traffic = traffic_of(net, spread)
+    traffic = traffic_of(net, sharding)
     return Need(
         weights=weights,
         gathered=traffic.gathered,
@@ -85,11 +85,11 @@ def estimate(
         optimizer=optimizer,
         average=round(4 * learning * averages / parts) + carried,
         activations=activations,
-        host=spread.host + (("average",) if average_on_host else ()),
+        host=sharding.host + (("average",) if average_on_host else ()),
     )
 
 
-def _held(net: nn.Module, spread: Spread, state: float) -> tuple[float, float, float]:
+def _held(net: nn.Module, sharding: Sharding, state: float) -> tuple[float, float, float]:
     """Bytes of weights, with all that does not learn, of gradients, and of the optimizer with its masters.
 
     Args:
@@ -98,18 +98,20 @@ def _held(net: nn.Module, spread: Spread, state: float) -> tuple[float, float, f
     every = sum(p.numel() for p in net.parameters())
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     buffers = sum(buffer.nbytes for buffer in net.buffers())
-    if spread.backend == "fsdp":
-        parts = spread.shards
+    if sharding.backend == "fsdp":
+        parts = sharding.shards
         return 4 * every / parts + buffers, 4 * learning / parts, state * learning / parts
-    if spread.backend == "deepspeed":  # where what does not learn is kept in its own precision too
-        buffers += 4 * (every - learning) + buffers
-    if spread.stage == 0:
-        return 4 * every + buffers, 4 * learning, state * learning
-    size, parts = bytes_of(spread.precision), spread.shards
-    weights = size * every / (parts if spread.stage == 3 else 1) + buffers
-    gradients = size * learning / (1 if spread.whole_gradients else parts)
     if (
-        "optimizer" in spread.host
+        sharding.backend == "deepspeed"
+    ):  # where what does not learn is kept in its own precision too
+        buffers += 4 * (every - learning) + buffers
+    if sharding.stage == 0:
+        return 4 * every + buffers, 4 * learning, state * learning
+    size, parts = bytes_of(sharding.precision), sharding.shards
+    weights = size * every / (parts if sharding.stage == 3 else 1) + buffers
+    gradients = size * learning / (1 if sharding.whole_gradients else parts)
+    if (
+        "optimizer" in sharding.host
     ):  # where gradients become float32, and weights lie to be sent back
         gradients = (size + 4) * learning / parts
     return weights, gradients, (4 + state) * learning / parts
@@ -120,12 +122,12 @@ def pinned_bytes(size: int) -> int:
     return 1 << (size - 1).bit_length() if size else 0
 
 
-def shortage(need: Need, *, processes: int, spread: Spread | None = None) -> str:
+def shortage(need: Need, *, processes: int, sharding: Sharding | None = None) -> str:
     """Why this will not fit; "" if it may.
 
     Args:
         processes: on this machine; without a GPU they share its memory.
-        spread: says whether a network that does not fit could be split.
+        sharding: says whether a network that does not fit could be split.
     """
     on_gpu = torch.cuda.is_available()
     wanted = need.on_device if on_gpu else need.total * processes
@@ -134,12 +136,12 @@ def shortage(need: Need, *, processes: int, spread: Spread | None = None) -> str
         return ""
     place = "the GPU" if on_gpu else "this machine, which has no GPU,"
     told = f"{place} has {mib(have)}, too few for {mib(wanted)}"
-    if spread is not None and spread.backend == "fsdp" and spread.shards == 1:
+    if sharding is not None and sharding.backend == "fsdp" and sharding.shards == 1:
         told += (
-            f"; replicate {spread.replicate} of {spread.world} processes splits nothing: "
+            f"; replicate {sharding.replicate} of {sharding.world} processes splits nothing: "
             "take a smaller PARALLEL.CONFIG.replicate"
         )
-    if spread is not None and spread.backend == "ddp" and spread.world > 1:
+    if sharding is not None and sharding.backend == "ddp" and sharding.world > 1:
         told += "; ddp holds the whole run in each process, PARALLEL.BACKEND fsdp splits it"
     return told
 

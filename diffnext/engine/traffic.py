@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from diffnext.engine.blocks import repeated_blocks
-from diffnext.engine.spread import Spread
+from diffnext.engine.sharding import Sharding
 
 _FLAT = 500_000_000  # gradients that DeepSpeed's stage 0 lays side by side to exchange them
 
@@ -44,69 +44,71 @@ class Counts:
         return cls(every, sum(learning), max(learning), max(blocks, default=0), outside)
 
 
-def traffic_of(net: nn.Module, spread: Spread) -> Traffic:
+def traffic_of(net: nn.Module, sharding: Sharding) -> Traffic:
     """What travels, by backend.
 
     Args:
         net: may be on the meta device.
     """
     counts = Counts.of(net)
-    if spread.backend == "ddp":  # whose buckets are the gradients themselves, but for the last one
+    if (
+        sharding.backend == "ddp"
+    ):  # whose buckets are the gradients themselves, but for the last one
         return Traffic(backward=4 * counts.largest)
-    if spread.backend == "fsdp":
-        return _fsdp(counts, spread)
-    if spread.backend == "deepspeed":
-        return _zero(counts, spread)
+    if sharding.backend == "fsdp":
+        return _fsdp(counts, sharding)
+    if sharding.backend == "deepspeed":
+        return _zero(counts, sharding)
     return Traffic()
 
 
-def _fsdp(counts: Counts, spread: Spread) -> Traffic:
+def _fsdp(counts: Counts, sharding: Sharding) -> Traffic:
     """Blocks are gathered one ahead; gradients of one are copied, and sent while the next ones come."""
-    size = bytes_of(spread.gather_dtype)
-    held = counts.outside + 2 * counts.block if spread.reshard else counts.every
+    size = bytes_of(sharding.gather_dtype)
+    held = counts.outside + 2 * counts.block if sharding.reshard else counts.every
     sent = max(
         (4 + size) * counts.block + size * counts.outside,
         (4 + size) * counts.outside,  # which come last
     )
-    if spread.accum_steps > 1:  # whole gradients stay until the last micro-batch
+    if sharding.accum_steps > 1:  # whole gradients stay until the last micro-batch
         sent = 4 * counts.learning + (4 + size) * counts.block
     return Traffic(gathered=size * min(held, counts.every), backward=sent)
 
 
-def _zero(counts: Counts, spread: Spread) -> Traffic:
+def _zero(counts: Counts, sharding: Sharding) -> Traffic:
     """A bucket is filled, laid flat once more to be exchanged, and each process keeps its part."""
-    zero, size = spread.zero, bytes_of(spread.precision)
+    zero, size = sharding.zero, bytes_of(sharding.precision)
     if zero.stage == 0:
         return Traffic(backward=4 * min(counts.learning, _FLAT))
-    own = counts.learning // spread.world
+    own = counts.learning // sharding.world
     filled = min(counts.learning, max(zero.reduce_bucket, counts.largest))
     buckets = 0
     if zero.contiguous:
         buckets = zero.reduce_bucket * (2 if zero.overlap and zero.stage < 3 else 1)
     sent = buckets + filled
-    if "optimizer" in spread.host:
-        sent += counts.largest + (counts.learning if spread.whole_gradients else 0)
+    if "optimizer" in sharding.host:
+        sent += counts.largest + (counts.learning if sharding.whole_gradients else 0)
         update = 0
     else:
-        if spread.whole_gradients:  # which give way to what is filled
+        if sharding.whole_gradients:  # which give way to what is filled
             sent = buckets + own
-        elif zero.stage == 2 and spread.accum_steps > 1:  # those of the micro-batches before
+        elif zero.stage == 2 and sharding.accum_steps > 1:  # those of the micro-batches before
             sent += own
-        update = min(own, zero.sub_group // spread.world) if zero.stage == 3 else own
+        update = min(own, zero.sub_group // sharding.world) if zero.stage == 3 else own
     return Traffic(
-        gathered=size * _live(counts, spread) if zero.stage == 3 else 0,
+        gathered=size * _live(counts, sharding) if zero.stage == 3 else 0,
         backward=size * sent,
         update=(size + (4 if size < 4 else 0)) * update,
     )
 
 
-def _live(counts: Counts, spread: Spread) -> int:
+def _live(counts: Counts, sharding: Sharding) -> int:
     """Weights that stage 3 holds whole: used again soon, or gathered ahead; what has just come, twice.
 
     In each module it gathers another `prefetch` ahead, until there are `live`.
     """
-    zero = spread.zero
-    if spread.world == 1 and "weights" not in spread.host:
+    zero = sharding.zero
+    if sharding.world == 1 and "weights" not in sharding.host:
         return 0
     held = max(zero.live, zero.reuse // 2) + max(counts.block, counts.largest)
     return min(counts.every, held) + min(zero.prefetch, zero.live, counts.every)

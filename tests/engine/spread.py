@@ -27,7 +27,7 @@ from diffnext.engine.gather import whole_network
 from diffnext.engine.hooks.moved import MovedHook
 from diffnext.engine.memory import estimate
 from diffnext.engine.optim import optimizer_factory
-from diffnext.engine.spread import spread_of
+from diffnext.engine.sharding import sharding_of
 from diffnext.engine.trainer import Trainer
 from tests import children
 from tests.engine.duel import Duel
@@ -189,7 +189,7 @@ def weigh(case: str, folder: Path, env: processes.Env) -> None:
     with torch.device("meta"):
         net = ToyNet(depth=8, width=96)
     net.scale.requires_grad_(False)
-    shape = spread_of(backend, options, world=env.world, precision="bfloat16")
+    shape = sharding_of(backend, options, world=env.world, precision="bfloat16")
     casts = 2 * sum(p.numel() for p in net.parameters()) if shape.casts_weights else 0
     need = estimate(net, make, shape, averages=0, activations=casts)
     (folder / f"weight{env.rank}.json").write_text(json.dumps([live.peak_bytes, need.total]))

@@ -7,7 +7,7 @@ import torch
 from diffnext.engine import memory
 from diffnext.engine.memory import Need, estimate, pinned_bytes, shortage, state_bytes
 from diffnext.engine.optim import optimizer_factory
-from diffnext.engine.spread import Spread, spread_of
+from diffnext.engine.sharding import Sharding, sharding_of
 from tests.engine.runs import toy_run
 from tests.engine.toy import ToyNet
 
@@ -27,7 +27,7 @@ def test_one_process_against_a_real_run(tmp_path):
     with torch.device("meta"):
         net = ToyNet()
     net.scale.requires_grad_(False)
-    need = estimate(net, factory(), Spread("single", 1, "bfloat16"), averages=2, activations=7)
+    need = estimate(net, factory(), Sharding("single", 1, "bfloat16"), averages=2, activations=7)
     params = list(learner.net.parameters())
     averages = [t for part in trainer.hooks[1].ema.parts().values() for t in part.values()]
     assert need.weights == size(params) + size(learner.net.buffers())
@@ -63,10 +63,12 @@ def test_what_a_device_cannot_hold(monkeypatch, gpu, host, processes, mib, short
 def test_a_copy_for_each_process_is_named_as_the_reason(monkeypatch):
     monkeypatch.setattr(memory, "capacity_bytes", lambda: 1)
     need = Need(9, 0, 0, 0, 0, 0)
-    alone, split = (Spread("fsdp", 8, "bfloat16", replicate=n) for n in (8, 4))
-    assert "replicate 8 of 8 processes splits nothing" in shortage(need, processes=8, spread=alone)
-    assert "splits nothing" not in shortage(need, processes=8, spread=split)
-    whole = shortage(need, processes=8, spread=Spread("ddp", 8, "bfloat16"))
+    alone, split = (Sharding("fsdp", 8, "bfloat16", replicate=n) for n in (8, 4))
+    assert "replicate 8 of 8 processes splits nothing" in shortage(
+        need, processes=8, sharding=alone
+    )
+    assert "splits nothing" not in shortage(need, processes=8, sharding=split)
+    whole = shortage(need, processes=8, sharding=Sharding("ddp", 8, "bfloat16"))
     assert "ddp holds the whole run in each process, PARALLEL.BACKEND fsdp splits it" in whole
 
 
@@ -128,8 +130,8 @@ def test_what_is_split_over_four_processes(backend, options, on_device, on_host)
     net = torch.nn.Linear(64, 64, bias=False)
     if backend == "deepspeed":
         options = {"config": {"zero_optimization": SMALL | options}}
-    spread = spread_of(backend, options, world=4, precision="bfloat16")
-    need = estimate(net, factory(), spread, averages=0)
+    sharding = sharding_of(backend, options, world=4, precision="bfloat16")
+    need = estimate(net, factory(), sharding, averages=0)
     assert need.on_device == on_device * 64 * 64
     assert need.on_host == on_host * 64 * 64
 
@@ -137,10 +139,10 @@ def test_what_is_split_over_four_processes(backend, options, on_device, on_host)
 def test_copies_of_gradients_in_the_update_count_beyond_activations():
     zero = {"stage": 2, "reduce_bucket_size": 1, "contiguous_gradients": False}
     options = {"config": {"zero_optimization": zero}}
-    spread = spread_of("deepspeed", options, world=1, precision="bfloat16")
+    sharding = sharding_of("deepspeed", options, world=1, precision="bfloat16")
     net, size = torch.nn.Linear(64, 64, bias=False), 64 * 64
     held = [
-        estimate(net, factory(), spread, averages=0, activations=kept * size).buffers / size
+        estimate(net, factory(), sharding, averages=0, activations=kept * size).buffers / size
         for kept in (0, 1, 9)
     ]
     assert held == [2 + 4, 2 + 4 - 1, 2]
@@ -151,13 +153,13 @@ def test_a_size_that_is_no_number_is_refused(size):
     options = {"config": {"zero_optimization": {"stage": 2, "reduce_bucket_size": size}}}
     told = rf"reduce_bucket_size {size!r}, wanted a number such as 5"
     with pytest.raises(ValueError, match=told):
-        spread_of("deepspeed", options, world=2, precision="bfloat16")
+        sharding_of("deepspeed", options, world=2, precision="bfloat16")
 
 
 @pytest.mark.parametrize(("backend", "carried"), [("ddp", 2**14 / 4), ("fsdp", 2**12)])
 def test_what_carries_weights_to_an_average_on_the_host_is_rounded_up(backend, carried):
-    net, spread = torch.nn.Linear(48, 48, bias=False), Spread(backend, 4, "float32")
-    need = estimate(net, factory(), spread, averages=2, average_on_host=True)
+    net, sharding = torch.nn.Linear(48, 48, bias=False), Sharding(backend, 4, "float32")
+    need = estimate(net, factory(), sharding, averages=2, average_on_host=True)
     assert need.average == 2 * 4 * 48 * 48 / 4 + carried
     assert [pinned_bytes(size) for size in (0, 1, 4096, 4097)] == [0, 1, 4096, 8192]
 
@@ -167,7 +169,7 @@ def test_fsdp_gathers_what_is_outside_blocks_and_two_of_them():
     block, rest = 32 * 32 + 32 + 64, 32 + 32 * 32 + 32
     make = factory()
     for reshard, held in ((True, rest + 2 * block), (False, rest + 6 * block)):
-        need = estimate(net, make, Spread("fsdp", 4, "float32", reshard=reshard))
+        need = estimate(net, make, Sharding("fsdp", 4, "float32", reshard=reshard))
         assert need.gathered == 4 * held
         assert need.buffers == 4 * (2 * block + rest)  # two blocks' gradients are on their way
 
@@ -175,7 +177,7 @@ def test_fsdp_gathers_what_is_outside_blocks_and_two_of_them():
 def test_fsdp_keeps_whole_gradients_between_micro_batches():
     net = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(64, 64, bias=False)]))
     one, two = (
-        estimate(net, factory(), Spread("fsdp", 4, "bfloat16", accum_steps=count))
+        estimate(net, factory(), Sharding("fsdp", 4, "bfloat16", accum_steps=count))
         for count in (1, 2)
     )
     assert two.total - one.total == 4 * 64 * 64

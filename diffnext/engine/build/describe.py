@@ -55,7 +55,7 @@ def _describe_memory(cfg: Config, plan: Plan, *, world: int) -> list[str]:
     """What a process needs while it trains and while it samples, and a warning where that is too much."""
     lines = [f"memory     {plan.need} a process"]
     here = min(world, max(cfg.NUM_GPUS, 1))  # processes on this machine
-    short = memory.shortage(plan.need, processes=here, spread=plan.spread)
+    short = memory.shortage(plan.need, processes=here, sharding=plan.sharding)
     if short:
         lines.append(f"WARNING    {short}")
     elif cfg.SAMPLE.EVERY:

@@ -15,13 +15,13 @@ from diffnext.engine.build.folders import network_folder
 from diffnext.engine.build.network import make_skeleton
 from diffnext.engine.build.options import decays_of, optimizer_of
 from diffnext.engine.component_files import read_config
-from diffnext.engine.spread import Spread, spread_of
+from diffnext.engine.sharding import Sharding, sharding_of
 from diffnext.pipelines.families import PIPELINES
 from diffnext.pipelines.train_base import Expected, TrainPipeline
 from diffnext.utils.logging import logger
 
 _HOST = {"device": "cpu"}
-WAYS = {  # to spread a network: backend and its options
+WAYS = {  # to shard a network: backend and its options
     "ddp": ("ddp", {}),
     "fsdp": ("fsdp", {}),
     "fsdp bfloat16": ("fsdp", {"gather_dtype": "bfloat16"}),
@@ -37,7 +37,7 @@ WAYS = {  # to spread a network: backend and its options
 }
 
 
-def need_of(cfg: Config, net: nn.Module, spread: Spread, kept: int) -> memory.Need:
+def need_of(cfg: Config, net: nn.Module, sharding: Sharding, kept: int) -> memory.Need:
     """The memory of a process.
 
     Args:
@@ -47,16 +47,16 @@ def need_of(cfg: Config, net: nn.Module, spread: Spread, kept: int) -> memory.Ne
     return memory.estimate(
         net,
         optimizer_of(cfg),
-        spread,
+        sharding,
         averages=len(decays_of(cfg)),
         average_on_host=cfg.TRAIN.DEVICE_EMA == "cpu",
         activations=kept,
     )
 
 
-def spread_for(cfg: Config, backend: str, options: Mapping[str, Any], *, world: int) -> Spread:
-    """How a backend with these options spreads the network of a run."""
-    return spread_of(
+def sharding_for(cfg: Config, backend: str, options: Mapping[str, Any], *, world: int) -> Sharding:
+    """How a backend with these options shards the network of a run."""
+    return sharding_of(
         backend,
         options,
         world=world,
@@ -96,7 +96,7 @@ def activations_of(
 def survey(
     cfg: Config, *, world: int, zero: Mapping[str, Any] | None = None
 ) -> dict[str, memory.Need]:
-    """What each way to spread the network of a run over processes needs; no data is looked at.
+    """What each way to shard the network of a run over processes needs; no data is looked at.
 
     Args:
         zero: section of a DeepSpeed json whose sizes take the place of DeepSpeed's own.
@@ -114,6 +114,6 @@ def survey(
     for name, (backend, options) in WAYS.items():
         if backend == "deepspeed":
             options = {"config": {"zero_optimization": sizes | options}}
-        spread = spread_for(cfg, backend, options, world=world)
-        needs[name] = need_of(cfg, pipe.model, spread, kept[spread.casts_weights])
+        sharding = sharding_for(cfg, backend, options, world=world)
+        needs[name] = need_of(cfg, pipe.model, sharding, kept[sharding.casts_weights])
     return needs

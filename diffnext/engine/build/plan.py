@@ -14,7 +14,7 @@ from diffnext.engine.build.config import Config
 from diffnext.engine.build.data import Datasets
 from diffnext.engine.build.first_weights import FirstWeights, first_weights_of
 from diffnext.engine.build.given import Given, compare_given
-from diffnext.engine.build.needs import activations_of, need_of, spread_for
+from diffnext.engine.build.needs import activations_of, need_of, sharding_for
 from diffnext.engine.build.network import make_skeleton, taken_modules
 from diffnext.engine.build.options import (
     backend_of,
@@ -28,7 +28,7 @@ from diffnext.engine.check_data import embedded_text
 from diffnext.engine.component_files import check_weights, has_weights
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
-from diffnext.engine.spread import Spread
+from diffnext.engine.sharding import Sharding
 from diffnext.methods import METHODS
 
 
@@ -46,7 +46,7 @@ class Plan:
     skeleton: nn.Module  # the network on the meta device, with frozen parts marked
     optimizer: OptimizerFactory
     schedule: Schedule
-    spread: Spread
+    sharding: Sharding
     need: memory.Need
 
 
@@ -81,8 +81,8 @@ def make_plan(
     if not settings:
         check_weights(given.folder, pipe.model.state_dict())
     check_names(cfg, pipe.model)
-    spread = spread_for(cfg, backend, options, world=world)
-    copies, shape = spread.casts_weights, given.data.readers[0].shapes()[0][0]
+    sharding = sharding_for(cfg, backend, options, world=world)
+    copies, shape = sharding.casts_weights, given.data.readers[0].shapes()[0][0]
     kept = activations_of(cfg, pipe, given.expected, copies=copies, shape=shape)
     return Plan(
         data=given.data,
@@ -95,8 +95,8 @@ def make_plan(
         skeleton=pipe.model,
         optimizer=optimizer,
         schedule=schedule_of(cfg),
-        spread=spread,
-        need=need_of(cfg, pipe.model, spread, kept),
+        sharding=sharding,
+        need=need_of(cfg, pipe.model, sharding, kept),
     )
 
 

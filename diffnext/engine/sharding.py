@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a backend spreads a network over processes, as far as memory tells."""
+"""How a backend shards a network over processes, as far as memory tells."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Zero:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How a backend spreads a network.
+class Sharding:
+    """How a backend shards a network.
 
     Args:
         zero: of deepspeed.
@@ -84,16 +84,16 @@ class Spread:
         return self.precision != "float32" and not low
 
 
-def spread_of(
+def sharding_of(
     backend: str, options: Mapping[str, Any], *, world: int, precision: str, accum_steps: int = 1
-) -> Spread:
+) -> Sharding:
     """Read the options of a backend.
 
     Raises:
         ValueError: a size in DeepSpeed's json is no number.
     """
     if backend == "fsdp":
-        return Spread(
+        return Sharding(
             backend,
             world,
             precision,
@@ -109,7 +109,7 @@ def spread_of(
         host += ("gradients", "optimizer")
     if _offloaded(section, "offload_param"):
         host += ("weights",)
-    return Spread(
+    return Sharding(
         backend, world, precision, zero=_zero_of(section), host=host, accum_steps=accum_steps
     )
 
