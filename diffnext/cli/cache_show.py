@@ -124,8 +124,10 @@ def verdict(gallery, least: float | None) -> int:
     if least is None:
         return 0
     below = sum(value < least for value in values)
-    if below or not values:
+    if below:
         print(f"cache show: {below} records are below {least:g} dB", file=sys.stderr)
+    elif not values:
+        print("cache show: --min-psnr needs sources, and there are none", file=sys.stderr)
     return 1 if below or not values else 0
 
 

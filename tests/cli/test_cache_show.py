@@ -109,6 +109,7 @@ def test_sources_that_are_gone_or_edited(made, tmp_path, capsys):
     assert "is not there" in shown.err and "was edited since" in shown.err
     (tmp_path / "photos" / "p2.png").unlink()
     assert main(["cache", *map(str, words), "--min-psnr", "1"]) == 1
+    assert "--min-psnr needs sources, and there are none" in capsys.readouterr().err
 
 
 def test_another_autoencoder_is_refused(made, tmp_path, capsys):
