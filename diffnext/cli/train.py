@@ -19,18 +19,17 @@ from diffnext.cli.train_args import (
     read_config,
     rendezvous,
 )
+from diffnext.cli.train_plan import USER_ERRORS, dry_run, fail, finished, look, prepare
 from diffnext.config import CfgNode
 from diffnext.distributed import launched
+from diffnext.utils import logging
 from diffnext.utils.streams import lead_nowhere, open_streams
 
 if TYPE_CHECKING:
-    from diffnext.engine.build import Given, Plan
-    from diffnext.engine.checkpoint import Checkpoint, Start
+    from diffnext.engine.build import Given
     from diffnext.engine.coordinator import Coordinator
     from diffnext.engine.heartbeat import Heartbeat
     from diffnext.engine.trainer import Trainer
-
-USER_ERRORS = (ValueError, OSError)
 
 
 def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
@@ -39,7 +38,8 @@ def launch(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode) -> int:
     from diffnext.engine.launchers.base import Job
 
     given = None
-    if not args.host:  # whose nodes may have other disks
+    if not (args.host or rendezvous(args)):  # a node may have other disks; all hear what it refuses
+        logging.setup()
         try:
             given = look(args, cfg)
         except USER_ERRORS as error:
@@ -75,22 +75,6 @@ def show_gpu(index: int) -> None:
 
         if torch.cuda.is_available():
             os.environ["CUDA_VISIBLE_DEVICES"] = launched.gpu_name(index)
-
-
-def look(args: argparse.Namespace, cfg: CfgNode) -> Given | None:
-    """Compare model and data before anything is started; None for a run that is finished and has lost them.
-
-    Raises:
-        ValueError, OSError: what does not fit.
-    """
-    from diffnext.engine import build, checkpoint
-
-    try:
-        return build.compare_given(cfg)
-    except USER_ERRORS:
-        if finished(checkpoint.find(cfg.TRAIN.RESUME, args.exp_dir), cfg):
-            return None
-        raise
 
 
 def work(
@@ -179,46 +163,6 @@ def train_in(
     return 0
 
 
-def prepare(
-    coordinator: Coordinator, args: argparse.Namespace, cfg: CfgNode, given: Given | None
-) -> tuple[Start | None, Plan | None]:
-    """Where the run begins and what it will be; None if there is nothing left to do. Collective.
-
-    Raises:
-        ValueError, OSError: what does not fit on one of the processes, or on all.
-    """
-    from diffnext.distributed import env as processes
-    from diffnext.engine import build
-
-    env = coordinator.env
-    start = build.find_start(cfg, coordinator.folder)
-    if start is not None and finished(start.checkpoint, cfg):
-        return start, None
-    plan, refusal = None, None
-    try:
-        if env.is_main:  # which alone draws curves
-            check_packages(args)
-        given = given or build.compare_given(cfg)
-        options = {"deepspeed": args.deepspeed, "resumed": start is not None, "given": given}
-        plan = build.make_plan(cfg, world=env.world, **options)
-        if start is not None:
-            build.check_start(cfg, plan, start, env)
-    except USER_ERRORS as error:
-        refusal = error
-    processes.agree(refusal)
-    return start, plan
-
-
-def finished(checkpoint: Checkpoint | None, cfg: CfgNode) -> str:
-    """What to say of a run that has no step left after a checkpoint; "" of one that has."""
-    if checkpoint is None or checkpoint.step < cfg.SOLVER.MAX_STEPS:
-        return ""
-    return (
-        f"already finished: {checkpoint.folder} is of step {checkpoint.step}, and SOLVER.MAX_STEPS is "
-        f"{cfg.SOLVER.MAX_STEPS}; raise it to go on"
-    )
-
-
 def run(trainer: Trainer, cfg: CfgNode, heart: Heartbeat, *, logs: Path) -> None:
     """Train, watched, until all is done or a signal asks for an end."""
     from diffnext.engine.hooks.heartbeat import HeartbeatHook
@@ -259,39 +203,6 @@ def again(args: argparse.Namespace, argv: Sequence[str], cfg: CfgNode, folder: P
     installed = Path(sys.argv[0]).stem == "diffnext"
     program = ["diffnext", "train"] if installed else ["python", sys.argv[0]]
     return shlex.join([*program, *where, *words])
-
-
-def dry_run(args: argparse.Namespace, cfg: CfgNode) -> int:
-    """Check everything that can be checked without training, and print the plan."""
-    import torch
-
-    from diffnext.distributed.env import Env, take_device
-    from diffnext.engine import build
-
-    world = max(cfg.NUM_GPUS, 1)
-    try:
-        if world == 1:  # whose memory the plan is compared with
-            take_device(cfg.GPU_ID)
-        given = build.compare_given(cfg)
-        start = build.find_start(cfg, args.exp_dir)
-        options = {"deepspeed": args.deepspeed, "resumed": start is not None, "given": given}
-        plan = build.make_plan(cfg, world=world, **options)
-        if start is not None:
-            build.check_start(cfg, plan, start, Env(0, world, 0, torch.device("cpu")))
-    except USER_ERRORS as error:
-        return fail(error)
-    print(cfg)
-    print("\n".join(build.describe_plan(cfg, plan, world=world, start=start)))
-    checkpoint = None if start is None else start.checkpoint
-    begin = "step 0" if checkpoint is None else checkpoint.folder
-    print(f"start      {finished(checkpoint, cfg) or begin}")
-    return 0
-
-
-def fail(error: Exception) -> int:
-    """Say what the user can mend."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return 2
 
 
 def fail_together(error: Exception, *, code: int) -> int:
