@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from diffnext.utils.files import replacing
+from diffnext.utils.temporary import is_left
 
 FOLDER = "DIFFNEXT_WATCH"  # environment variable by which a launcher says where beats are written
 HUNG = 124  # exit code of a run that was ended because it did not move, as that of `timeout`
@@ -74,7 +75,8 @@ def read_beats(folder: str | Path) -> list[Beat]:
 class Heartbeat:
     """Writes a process's beats from a thread of its own; a context manager around the work.
 
-    Where no launcher watches, the thread itself does: it ends a process that does not move.
+    Where no launcher watches, the thread itself does: it ends a process that does not move. One whose
+    launcher was killed is asked for an end, as by a signal.
 
     Args:
         rank: of this process.
@@ -95,6 +97,7 @@ class Heartbeat:
         self._waking.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="diffnext-heartbeat", daemon=True)
         self._stacks = None
+        self._is_watched = False  # by a launcher that holds the folder
 
     def train(self, phase: Callable[[], str], *, logs: str | Path) -> None:
         """The loop begins.
@@ -122,6 +125,7 @@ class Heartbeat:
                 self._stacks = open(stacks_path(self.folder, self.beat.rank), "w")
             faulthandler.register(STACKS, file=self._stacks or sys.__stderr__, all_threads=True)
         self._write()
+        self._is_watched = bool(self.folder) and not is_left(self.folder)
         self._thread.start()
         return self
 
@@ -149,6 +153,8 @@ class Heartbeat:
         while not self._end.is_set():
             with contextlib.suppress(TimeoutError):
                 self._waiting.recv(64)
+            if self._is_watched and is_left(self.folder):
+                self._part_with_launcher()
             if self.folder:
                 self._write()
             elif self.beat.overdue_s > 0:
@@ -171,6 +177,17 @@ class Heartbeat:
         # a full disk is no reason to end; the folder may be gone
         with contextlib.suppress(OSError), replacing(path, durable=False) as draft:
             draft.write_text(json.dumps(asdict(beat)))
+
+    def _part_with_launcher(self) -> None:
+        """Ask this process for an end in order, as whoever started it was killed and watches no more."""
+        self.folder, self._is_watched = "", False
+        with contextlib.suppress(OSError):
+            print(
+                f"{self.beat}: the command that started the run is gone",
+                file=sys.stderr,
+                flush=True,
+            )
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _give_up(self) -> None:
         """End this process; whoever reads what it says may have gone, and the disk may be full."""

@@ -30,13 +30,24 @@ def temporary_folder() -> Iterator[str]:
         for left in top.glob(f"{BEGUN}*"):
             _remove_if_left(left)
     draft = tempfile.mkdtemp(prefix=f".{BEGUN}", dir=top)
-    with _locked(draft):
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # of a file system without locks
+            held.enter_context(_locked(draft))
         folder = top / os.path.basename(draft)[1:]  # locked from the moment that others see it
         os.rename(draft, folder)
         try:
             yield str(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_left(folder: str | Path) -> bool:
+    """Whether the process that made such a folder has ended; False where that is not known."""
+    if not os.path.isdir(folder):
+        return True
+    with contextlib.suppress(OSError), _locked(folder):
+        return fcntl is not None
+    return False
 
 
 def _remove_if_left(folder: Path) -> None:

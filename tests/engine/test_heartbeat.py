@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signs of life: what they say, and what a process does that nobody watches."""
 
+import contextlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +15,7 @@ import pytest
 from diffnext.engine.heartbeat import FOLDER, HUNG, Heartbeat, read_beats
 from diffnext.engine.hooks.base import Hook
 from diffnext.engine.hooks.heartbeat import PATIENCE, HeartbeatHook
+from diffnext.utils.temporary import temporary_folder
 from tests.children import LONG_S
 from tests.engine.runs import toy_run
 
@@ -85,6 +89,23 @@ def test_a_stop_is_written_at_once(tmp_path, monkeypatch):
         assert comes(tmp_path, lambda beat: beat.state == "training")
         heart.stopping()
         assert comes(tmp_path, lambda beat: beat.stopping)
+
+
+def test_a_process_whose_launcher_was_killed_is_asked_for_an_end(capfd):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    with contextlib.ExitStack() as launcher:
+        folder = launcher.enter_context(temporary_folder())
+        launcher.callback(signal.signal, signal.SIGTERM, before)
+        with Heartbeat(2, folder=folder) as heart:
+            assert comes(folder, lambda beat: beat.rank == 2) and not heard
+            shutil.rmtree(folder)  # as another launcher does, to which it is left
+            deadline = time.monotonic() + LONG_S
+            while not heard and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert heard == [signal.SIGTERM] and heart.folder == ""
+    told = f"(process {os.getpid()}): the command that started the run is gone"
+    assert told in capfd.readouterr().err
 
 
 def comes(folder, condition) -> bool:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A temporary folder goes with its block, and that of a killed process with the next one."""
 
+import errno
+import fcntl
 import os
 import signal
 import tempfile
 
 import pytest
 
-from diffnext.utils.temporary import temporary_folder
+from diffnext.utils.temporary import is_left, temporary_folder
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +34,23 @@ def test_that_of_a_killed_process_goes_with_the_next_and_one_in_use_stays(top):
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     [left] = set(os.listdir(top)) - {"diffnext-other"}
+    assert is_left(top / left) and is_left(top / "none")
     (top / left / "file").touch()
     with temporary_folder() as first, temporary_folder() as second:
+        assert not is_left(first)
         names = {os.path.basename(folder) for folder in (first, second)}
         assert set(os.listdir(top)) == {"diffnext-other", *names}
     assert os.listdir(top) == ["diffnext-other"]
+
+
+def test_a_file_system_without_locks_will_do(top, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with temporary_folder() as folder:
+        assert not is_left(folder)
+        with temporary_folder():
+            assert os.path.isdir(folder)
+    assert os.listdir(top) == []
+
+
+def refuse(*_):
+    raise OSError(errno.EBADF, "Bad file descriptor")
