@@ -111,6 +111,32 @@ def test_draws_come_in_the_documented_order(net):
     assert torch.equal(generator.get_state(), spent.get_state())
 
 
+def test_the_denoiser_is_told_the_times_of_the_schedule_as_they_are(net, monkeypatch):
+    embed, told = net.image_decoder.time_cond_embed, []
+    plain = embed.embed_timestep
+    monkeypatch.setattr(embed, "embed_timestep", lambda t: told.append(t) or plain(t))
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_shift(3.0)
+    sample(net, frames=1, num_ar_steps=1, scheduler=scheduler)
+    assert [one.unique().item() for one in told] == pytest.approx([1000, 3 / 1.002])
+
+
+def test_guidance_compares_whole_frames_with_the_state_in_place_of_tokens_of_other_sets(
+    net, monkeypatch
+):
+    seen, combine = [], Guidance.combine
+    monkeypatch.setattr(
+        Guidance, "combine", lambda self, x, s: seen.append(x) or combine(self, x, s)
+    )
+    sample(net, frames=1, scheduler=Still())
+    generator = torch.Generator().manual_seed(7)
+    torch.rand(2, 16, 1, generator=generator)
+    for size, first in zip(set_sizes(3, 16), seen[::2], strict=True):  # of two steps
+        state = net.patchify(torch.randn(2, 4, 8, 8, generator=generator))
+        kept = first.isclose(state).all(-1).sum(-1)  # (G, B)
+        assert kept.unique().tolist() == [16 - size]
+
+
 class Still(FlowMatchEulerDiscreteScheduler):
     """A scheduler that leaves the state as it is."""
 
