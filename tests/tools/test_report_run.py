@@ -4,6 +4,7 @@
 import html
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -215,7 +216,8 @@ def test_a_browser_shows_it_all(tmp_path):
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000"]
     command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    home = os.environ | {"HOME": str(tmp_path)}  # where it keeps reports of crashes
+    dom = subprocess.run(command, env=home, capture_output=True, text=True, check=True).stdout
     seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
     assert seen["images"] == [report.WIDTH] * report.TIMES
     assert len(seen["videos"]) == report.TIMES
