@@ -7,6 +7,7 @@ Training joins the two (TRAIN.DATASET2), so that the media need not be encoded a
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ from diffnext.data.prompt_cache import embed, embedded_types, words_of
 from diffnext.data.prompt_encoding import EncodeTexts, copy_held, encode_texts
 from diffnext.data.prompt_store import PromptStore
 from diffnext.data.records import open_reader, open_writer, read_identity, write_identity
-from diffnext.data.records.layout import unfinished_ok
+from diffnext.data.records.layout import JOURNAL, unfinished_ok
 from diffnext.data.records.lock import FolderLock
+from diffnext.utils.files import remove_drafts
 
 FIELDS = ("caption", "captions", "text")
 VERSION = 1
@@ -81,6 +83,7 @@ def embed_cache(
         ValueError: the folder is of another encoder or of other texts, or a text cannot be embedded.
     """
     with FolderLock(output) as lock:
+        remove_drafts(output)
         begun = _begun(texts, output, encoder)
         store = PromptStore(output, encoder)
         rows = texts.rows[begun:]
@@ -95,6 +98,7 @@ def embed_cache(
             count = len(texts.rows)
             of = {"records": count, "texts_sha256": texts.digest(count)}
             write_identity(output, _identity(texts, encoder) | {"of": of})
+        if rows or os.path.exists(os.path.join(output, JOURNAL)):  # that of a killed process
             _write(texts, rows, output, store, lock, progress)
         store.discard()
     return len(rows)

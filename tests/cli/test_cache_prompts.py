@@ -2,6 +2,7 @@
 """Prompts embedded while a cache is built, or after: against the text encoder, and in training."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffnext.data.datasets import identity_of, open_datasets
 from diffnext.data.loader import Loader
 from diffnext.data.prompt_cache import embeddings_in
 from diffnext.data.records import RecordError, open_reader, read_identity
+from diffnext.data.records.layout import JOURNAL as WRITING
 from diffnext.data.tools.quality import caption_of
 from diffnext.engine.check_identity import check_text_encoder
 from diffnext.models.text_encoders.loading import describe_text_encoder
@@ -197,13 +199,23 @@ def test_training_has_the_loss_of_live_encoding(photos, model, tmp_path, capsys)
     assert "by the model's text encoder" in check_text_encoder(reader, model / "text_encoder")
 
 
+def unfinish(folder):
+    """Leave what a process leaves that is killed when all its records are there."""
+    features = json.loads((folder / "METADATA").read_text())["features"]
+    (folder / "METADATA").unlink()
+    (folder / WRITING).write_text(json.dumps({"features": features}))
+
+
 def test_a_folder_of_embeddings_follows_its_cache(photos, model, tmp_path, asked, capsys):
     texts, beside = tmp_path / "texts", tmp_path / "beside"
     build(photos, texts, model)
     embed(texts, beside, model)
     asked.clear()
+    names = sorted(os.listdir(beside))
+    unfinish(beside)
     embed(texts, beside, model)
     assert "0 written, 4 records in all" in capsys.readouterr().out
+    assert sorted(os.listdir(beside)) == names
     add_picture(photos, "e", "A dog. A fox.")
     build(photos, texts, model)
     embed(texts, beside, model)
