@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -20,14 +21,15 @@ def wait(children: Sequence[int], *, limit_s: float) -> list[int]:
     are late are aborted, so that they write their stacks, if they can.
     """
     codes: dict[int, int] = {}
-    deadline = time.monotonic() + limit_s
+    abort_at, kill_at = time.monotonic() + limit_s, math.inf
     while len(codes) < len(children):
-        late = time.monotonic() > deadline
-        left = [child for child in children if child not in codes]
-        if late:
+        left, now = [child for child in children if child not in codes], time.monotonic()
+        if now > abort_at:
             _signal(left, signal.SIGABRT)
-            time.sleep(STACKS_S)
-        if late or min(codes.values(), default=0) < 0:
+            abort_at, kill_at = math.inf, now + STACKS_S
+        elif kill_at == math.inf and min(codes.values(), default=0) < 0:
+            kill_at = now
+        if now >= kill_at:
             _signal(left, signal.SIGKILL)
         for child in left:
             ended, status = os.waitpid(child, os.WNOHANG)

@@ -39,6 +39,9 @@ class Watchdog:
             if item.session.testsfailed > failed:
                 end(started_since(began), signal.SIGKILL)
 
+    def pytest_enter_pdb(self):
+        faulthandler.cancel_dump_traceback_later()
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_timeout_set_timer(self, item, settings):
         if settings.method != "signal" or settings.timeout <= SPARE_S:
@@ -82,15 +85,15 @@ def end(processes: list[psutil.Process], number: int) -> list[str]:
             names.append(f"{process.pid}: {' '.join(process.cmdline())[:300]}")
             process.send_signal(number)
     deadline = time.monotonic() + STACKS_S
-    while any(map(_alive, processes)) and time.monotonic() < deadline:
+    while any(map(alive, processes)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for process in filter(_alive, processes):
+    for process in filter(alive, processes):
         with contextlib.suppress(psutil.Error):
             process.kill()
     return names
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
     """By a look and not by `wait`, which would take the exit code from who has started it."""
     with contextlib.suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
