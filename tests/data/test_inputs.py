@@ -307,6 +307,7 @@ def test_a_list_of_videos_with_several_captions(tmp_path):
         ({"text": ["a", "b"]}, {"caption": "a", "captions": ("a", "b")}),
         ({"captions": ["a"], "text": "t"}, {"caption": "a", "text": "t"}),
         ({"caption": "", "prompt": "p", "text": "t"}, {"caption": "p", "text": "t"}),
+        ({"txt": "p", "cls": 1}, {"caption": "p", "label": 1}),  # of tars that became tables
         ({"captions": [], "class": 3}, {"label": 3}),
         ({"caption": float("nan"), "text": None, "cls": "4"}, {"label": 4}),
         ({"captions": ["a", 5]}, "captions[1] is 5, text is wanted"),

@@ -16,7 +16,7 @@ NAMES = {
         "path", "file", "file_name", "filename", "file_path", "filepath", "image", "video",
         "image_path", "video_path", "img", "media", "url", "image_url", "video_url",
     ),
-    "caption": ("caption", "prompt", "cap", "long_caption", "description"),
+    "caption": ("caption", "prompt", "cap", "long_caption", "description", "txt"),
     "captions": ("captions", "sentences"),
     "text": ("text", "short_caption"),
     "label": ("label", "class", "class_id", "cls"),
