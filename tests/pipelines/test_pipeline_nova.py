@@ -48,7 +48,10 @@ def states(pipe, prompts):
 
 
 def test_embeddings_stand_for_prompts(t2i):
-    prompts = ["a red cat", "two birds"]
+    prompts = [
+        "a red cat",
+        "two birds on a mat in the rain, far from all other birds",
+    ]  # one is cut
     wanted = images(t2i, prompts, 1)
     assert_near(
         t2i(prompt_embeds=states(t2i, prompts), generator=seeded(1), **LATENT).images, wanted
@@ -138,6 +141,24 @@ def test_a_picture_is_the_first_frame(t2v):
     assert t2v("a cat", image=resized, **options).frames.shape == (1, 4, 2, 4, 4)
 
 
+def test_samples_of_a_prompt_have_its_picture(t2v):
+    pictures = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8))
+    options = LATENT | {"max_latent_length": 2, "num_images_per_prompt": 2}
+    found = t2v(["a cat", "a dog"], image=pictures, generator=seeded(1, 1, 1, 1), **options).frames
+    first = found[:, :, 0]
+    assert_near(first[0], first[1])
+    assert_near(first[2], first[3])
+    assert not torch.allclose(first[0], first[2], rtol=1e-2, atol=1e-2)
+
+
+def test_an_autoencoder_of_pictures_decodes_videos_frame_by_frame(t2i):
+    latents = torch.randn(2, 4, 3, 4, 4)
+    found = t2i.decode_latents(latents, 2)
+    assert found.shape == (2, 3, 3, 32, 32)
+    for t in range(3):
+        assert_near(found[:, :, t], t2i.decode_latents(latents[:, :, t : t + 1], 2))
+
+
 def test_motion_is_a_condition_of_videos(t2v):
     wanted = images(t2v, ["a cat", "a cat"], 1, 1, motion_flow=[5.0, 9.0])
     assert_near(images(t2v, "a cat", 1, motion_flow=9.0)[0], wanted[1])
@@ -147,9 +168,9 @@ def test_motion_is_a_condition_of_videos(t2v):
 def test_videos_are_of_12_frames_a_second_and_move_with_and_without_prompt(t2v):
     seen = []
     hook = t2v.transformer.motion_embed.register_forward_pre_hook(lambda _, args: seen.extend(args))
-    images(t2v, ["a cat", "a dog"], 1, motion_flow=[3.0, 8.0])
+    images(t2v, ["a cat", "a dog"], 1, motion_flow=[3.0, 8.0], num_images_per_prompt=2)
     hook.remove()
-    assert [one.tolist() for one in seen] == [[3, 8, 3, 8], [12, 12, 12, 12]]
+    assert [one.tolist() for one in seen] == [[3, 3, 8, 8] * 2, [12] * 8]
 
 
 def test_decoding_in_parts_changes_nothing(t2i):

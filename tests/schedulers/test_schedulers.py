@@ -55,6 +55,7 @@ def test_flow_times_are_places_in_the_descending_schedule(shift):
 def test_sampling_does_not_change_the_training_schedule():
     scheduler = FlowMatchEulerDiscreteScheduler()
     before = scheduler.model_timesteps(TIMES)
+    scheduler.set_shift(3.0)
     scheduler.set_timesteps(4)
     assert torch.equal(scheduler.model_timesteps(TIMES), before)
 
@@ -84,6 +85,15 @@ def test_levels_may_be_given():
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=[1.0, 0.25])
     assert scheduler.sigmas.tolist() == [1.0, 0.25, 0.0]
+
+
+def test_levels_are_those_of_single_precision():
+    """To the last bit: the published model rounds in each operation, and pictures show it."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_shift(3.0)
+    scheduler.set_timesteps(25)
+    sigmas = torch.from_numpy(np.linspace(1000, 1, 25, dtype=np.float32)) / 1000
+    assert torch.equal(scheduler.sigmas[:-1], 3 * sigmas / (1 + 2 * sigmas))
 
 
 def test_levels_of_a_model_that_was_trained_with_a_shift():

@@ -88,6 +88,16 @@ def test_folders_go_both_ways(cls, tmp_path):
         assert all(torch.equal(state[name], value) for name, value in first.state_dict().items())
 
 
+@torch.no_grad()
+def test_latents_of_ltx_are_decoded_at_time_0():
+    torch.manual_seed(0)
+    ours = AutoencoderKLLTXVideo(**CASES[AutoencoderKLLTXVideo]).eval()
+    z = torch.randn(2, 8, 2, 1, 1)
+    for time, agrees in ((0.0, True), (1.0, False)):
+        theirs = own(AutoencoderKLLTXVideo).decode(ours, z, temb=torch.full((2,), time)).sample
+        assert torch.allclose(ours.decode(z).sample, theirs, atol=1e-6) == agrees
+
+
 def test_novas_description_of_ltx_is_that_of_version_095(tmp_path):
     nova = {
         "block_out_channels": [128, 256, 512, 1024, 2048],

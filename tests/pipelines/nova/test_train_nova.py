@@ -290,6 +290,8 @@ def test_classes_that_do_not_exist():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_frozen(name):
     pipe = family(name)
+    pipe.model.eval()
+    pipe.configure()
     frozen = {n for n, p in pipe.model.named_parameters() if not p.requires_grad}
     starts = ("text_embed.norm", "label_embed.norm", "motion_embed")
     if name != "nova_train_t2v":
