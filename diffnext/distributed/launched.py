@@ -29,8 +29,13 @@ def check_count(num_gpus: int) -> None:
     """Compare the number of processes that was asked for with what the launcher has started.
 
     Raises:
-        ValueError: the two differ.
+        ValueError: the two differ, or this is one process too many.
     """
+    if is_worker() and rank() >= int(os.environ["WORLD_SIZE"]):
+        raise ValueError(
+            f"RANK is {rank()} and WORLD_SIZE is {os.environ['WORLD_SIZE']}; ranks count from 0, unset "
+            "both to train without a launcher"
+        )
     variable = "LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in os.environ else "LOCAL_SIZE"
     started = int(os.environ.get(variable, max(num_gpus, 1)))
     if is_worker() and started != max(num_gpus, 1):
@@ -94,8 +99,13 @@ def slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
     world = int(environ.get("SLURM_STEP_NUM_TASKS", 1))
     if world == 1 or "SLURM_PROCID" not in environ:
         return {}
-    nodes = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
-    layout = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ["SLURM_TASKS_PER_NODE"]
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
+    layout = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE")
+    if not nodes or not layout:
+        raise ValueError(
+            f"SLURM_STEP_NUM_TASKS is {world}, and SLURM_STEP_NODELIST or SLURM_STEP_TASKS_PER_NODE is "
+            "not set; start the tasks by srun, or unset the variables of SLURM"
+        )
     node = int(environ.get("SLURM_NODEID", 0))
     return {
         "RANK": environ["SLURM_PROCID"],

@@ -31,6 +31,8 @@ _SET_ELSEWHERE = {  # options of a class that an option of the run, or the start
     },
 }
 RANGES = {  # lowest and highest value of options that are numbers
+    "NUM_GPUS": (0, math.inf),
+    "GPU_ID": (0, math.inf),
     "RNG_SEED": (-(2**63), 2**63 - 1),  # torch takes no others
     "SOLVER.BASE_LR": (0, math.inf),
     "SOLVER.MIN_LR": (0, math.inf),

@@ -57,7 +57,8 @@ def make_schedule(
         warm_up_factor: multiplier that the warm-up starts from.
 
     Raises:
-        ValueError: an unknown policy, or boundaries that are no numbers or do not ascend.
+        ValueError: an unknown policy, a rate that would rise, or boundaries that are no numbers or do
+            not ascend.
     """
     _check_boundaries(decay_steps)
     falling = {  # from 1 to 0 in the steps after the warm-up
@@ -68,6 +69,10 @@ def make_schedule(
     known = sorted(["constant", "steps_with_decay", *falling])
     if policy not in ("", *known):
         raise ValueError(f"SOLVER.LR_POLICY is {policy!r}; there are {known}")
+    if policy in falling and min_lr > base_lr:
+        raise ValueError(
+            f"SOLVER.MIN_LR is {min_lr:g}, above SOLVER.BASE_LR {base_lr:g}; {policy} falls"
+        )
 
     def schedule(step: int) -> float:
         if step < warm_up_steps:

@@ -20,7 +20,7 @@ from diffnext.utils.registry import Registry
 OptimizerFactory = Callable[[nn.Module], torch.optim.Optimizer]
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
-_OPTIMIZERS = Registry("optimizer", package="torch.optim")
+_OPTIMIZERS = Registry("SOLVER.OPTIMIZER", package="torch.optim")
 # one kernel for all weights, on a CPU six times as fast as a loop; elsewhere torch chooses
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 _KERNELS = {"fused", "foreach", "capturable", "differentiable"}  # arguments that choose one
@@ -118,7 +118,10 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
     """
     if ":" in name or "." in name:
         module, _, cls = name.replace(":", ".").rpartition(".")
-        return _OPTIMIZERS.get(f"{module}:{cls}")
+        found = _OPTIMIZERS.get(f"{module}:{cls}")
+        if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
+            raise ValueError(f"SOLVER.OPTIMIZER is {name!r}, which is no torch.optim.Optimizer")
+        return found
     eight_bit = name.lower().endswith("8bit")
     classes = _classes(_load_bitsandbytes() if eight_bit else torch.optim)
     if eight_bit:

@@ -99,7 +99,7 @@ def check_options(cls: type, options: Mapping[str, Any], *, key: str) -> None:
     """Match options with the keyword-only parameters of a class, as `construct` does, without the call.
 
     Raises:
-        ValueError: an option that the class does not take, or lacks.
+        ValueError: an option that the class does not take, or lacks, or of another sort than its default.
     """
     parameters = inspect.signature(cls).parameters.values()
     known = {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -109,3 +109,16 @@ def check_options(cls: type, options: Mapping[str, Any], *, key: str) -> None:
     missing = [n for n, p in known.items() if p.default is p.empty and n not in options]
     if missing:
         raise ValueError(f"{key} lacks {missing}, which {cls.__name__} cannot do without")
+    for name, value in options.items():
+        wanted = _kind(known[name].default)
+        if wanted and _kind(value) != wanted:
+            raise ValueError(f"{key}.{name} is {value!r}; {wanted} is wanted")
+
+
+def _kind(value: object) -> str:
+    """What sort of value this is; "" for those that may be replaced by others."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a text" if isinstance(value, str) else ""

@@ -110,6 +110,19 @@ def test_a_world_that_nobody_has_started_is_refused(monkeypatch):
     launched.check_alone(2)
 
 
+def test_ranks_lie_within_their_world(monkeypatch):
+    for name, value in {"RANK": "5", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="RANK is 5 and WORLD_SIZE is 2; ranks count from 0"):
+        launched.check_count(1)
+
+
+def test_tasks_without_their_nodes_are_refused():
+    environ = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_TASKS_PER_NODE": "4"}
+    with pytest.raises(ValueError, match=r"NUM_TASKS is 4, and SLURM_STEP_NODELIST or .* not set"):
+        launched.slurm_variables(environ)
+
+
 def test_the_launcher_s_side_needs_no_torch():
     code = (
         "import sys; from diffnext.engine.launchers import group, torchrun, deepspeed, agent;"

@@ -78,6 +78,8 @@ def test_boundaries_may_be_powers_of_ten():
 
 
 def test_errors_name_key_and_choices():
+    with pytest.raises(ValueError, match=r"MIN_LR is 0\.1, above SOLVER\.BASE_LR 0\.01; cosine"):
+        make_schedule("cosine_decay", base_lr=0.01, max_steps=5, min_lr=0.1)
     with pytest.raises(
         ValueError, match=r"LR_POLICY is 'cos'; there are \['constant', 'cosine_decay'"
     ):

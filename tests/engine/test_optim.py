@@ -165,6 +165,10 @@ def test_optimizers_by_name_and_by_path():
     assert optimizer_class("torch.optim.adam.Adam") is torch.optim.Adam
     with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'adamx'; there are .*'AdamW'"):
         optimizer_class("adamx")
+    with pytest.raises(ValueError, match=r"'collections\.OrderedDict', which is no torch"):
+        optimizer_class("collections.OrderedDict")
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER 'a:B' cannot be imported"):
+        optimizer_class("a.B")
 
 
 def test_a_network_that_is_all_frozen_is_refused():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from diffnext.engine import memory
 from diffnext.engine.build.config import Config
 from diffnext.engine.build.folders import component_folder
+from diffnext.engine.build.idle import idle_options
 from diffnext.engine.build.options import decays_of
 from diffnext.engine.build.plan import Plan
 from diffnext.engine.build.samples import bytes_while_drawing, prompts_of
@@ -31,6 +32,7 @@ def describe_plan(cfg: Config, plan: Plan, *, world: int, start: Start | None = 
         f"{cfg.SOLVER.MAX_STEPS} steps, seed {cfg.RNG_SEED}",
         *_describe_memory(cfg, plan, world=world),
         _describe_checkpoints(cfg, plan, start),
+        *idle_options(cfg),
     ]
 
 

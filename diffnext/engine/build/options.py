@@ -73,6 +73,8 @@ def backend_of(cfg: Config, *, world: int, deepspeed: str) -> tuple[str, dict[st
             max_norm=cfg.SOLVER.CLIP_GRAD,
         )
     check_options(BACKENDS.get(name), options, key="PARALLEL.CONFIG")
+    gathered = options.get("gather_dtype", "float32")
+    check.check_choice("PARALLEL.CONFIG.gather_dtype", gathered, PRECISIONS)
     stage = zero_stage(options.get("config", {}))
     if stage > 0 and cfg.MODEL.PRECISION == "float16":
         check_float16()
