@@ -209,7 +209,8 @@ class NOVATrainPipeline(TrainPipeline):
             "loss", the mean; "loss_t<timestep>", "loss_m<percent masked>" and
             "loss_t<timestep>_m<percent masked>" of the grid; (B,) each.
         """
-        inputs = self._inputs(batch, draws, torch.zeros(len(batch), device=draws.device) > 0)
+        dropped = torch.zeros(len(batch), dtype=torch.bool, device=draws.device)
+        inputs = self._inputs(batch, draws, dropped)
         table = [self._at(net, inputs, ratio, grid.timesteps) for ratio in grid.mask_ratios]
         return name_grid(torch.stack(table, dim=1), grid)
 
