@@ -32,6 +32,7 @@ def run_group(
     command: Sequence[str],
     *,
     grace_s: float = 20.0,
+    echo_s: float = 0.0,
     received: list[Received] | None = None,
     report: Callable[[Fault], None] = lambda fault: None,
 ) -> int:
@@ -45,6 +46,7 @@ def run_group(
     Args:
         command: program and arguments; no shell reads them.
         grace_s: how long processes that do not train have to end after a signal.
+        echo_s: for how long a signal may come again and mean the same.
         received: where other threads put signals that mean this command.
         report: is told the fault that ends the run.
 
@@ -54,12 +56,17 @@ def run_group(
     """
     with temporary_folder() as folder:
         child = start(command, folder)
-        return Group(child, folder, grace_s=grace_s, received=received, report=report).wait()
+        options = {"grace_s": grace_s, "echo_s": echo_s, "received": received, "report": report}
+        return Group(child, folder, **options).wait()
 
 
-def start(command: Sequence[str], folder: str) -> subprocess.Popen:
-    """Start a command whose processes leave their signs of life in a folder."""
-    with _ignoring(QUIET):  # programs in between do not know these signals and would die
+def start(command: Sequence[str], folder: str, *, ignored: Sequence[int] = ()) -> subprocess.Popen:
+    """Start a command whose processes leave their signs of life in a folder.
+
+    Args:
+        ignored: signals that it does not get, until it says otherwise.
+    """
+    with _ignoring([*QUIET, *ignored]):  # programs in between do not know these and would die
         return subprocess.Popen(
             list(command), start_new_session=True, env=os.environ | {FOLDER: folder}
         )
@@ -71,7 +78,7 @@ class Group:
     Args:
         child: the command, leader of its own process group.
         folder: where its processes leave their signs of life.
-        grace_s, received, report: as in `run_group`.
+        grace_s, echo_s, received, report: as in `run_group`.
     """
 
     def __init__(
@@ -80,12 +87,14 @@ class Group:
         folder: str,
         *,
         grace_s: float,
+        echo_s: float = 0.0,
         received: list[Received] | None = None,
         report: Callable[[Fault], None] = lambda fault: None,
     ) -> None:
         self.child = child
         self.folder = folder
         self.grace_s = grace_s
+        self.echo_s = echo_s
         self.report = report
         self.received: list[Received] = [] if received is None else received
         self.asked = False  # whether the first one was handed on, or need not be
@@ -97,7 +106,7 @@ class Group:
 
     def wait(self) -> int:
         """Watch until the command and all that it started have ended; return the exit code."""
-        with _handling(lambda number: self.received.append((number, time.monotonic()))):
+        with _handling(self._receive):
             try:
                 while self.child.poll() is None:
                     self._look()
@@ -118,6 +127,12 @@ class Group:
 
     # --------------------------------------------------------------------------------- signals
 
+    def _receive(self, number: int) -> None:
+        now = time.monotonic()
+        echoes = self.received and self.received[0][0] == number
+        if not (echoes and now < self.received[0][1] + self.echo_s):
+            self.received.append((number, now))
+
     def _obey(self, beats: Sequence[Beat]) -> None:
         if len(self.received) > 1:
             self._signal_all(signal.SIGKILL)
@@ -131,6 +146,8 @@ class Group:
     def _ask(self, number: int, beats: Sequence[Beat]) -> None:
         """Hand on the first signal, unless the processes got it themselves."""
         training = [beat for beat in beats if beat.state == "training"]
+        if beats and all(beat.state == "ended" for beat in beats):
+            return  # those who started them will not be long
         if not training:
             self.deadline = time.monotonic() + self.grace_s
             self._signal_all(number)

@@ -41,7 +41,8 @@ def run_hosts(reach: Sequence[str], job: Job, hosts: Sequence[str], devices: str
     hub = Hub()
     word = hub.word(job.command, job.num_processes, devices)
     with temporary_folder() as folder:
-        child = start([*reach, NODE, str(word)], folder)
+        command = [*reach, NODE, str(word)]
+        child = start(command, folder, ignored=[signal.SIGTERM])  # we hand it on to the watchers
         try:
             return Hosts(child, folder, hub, hosts).wait()
         finally:
@@ -153,13 +154,13 @@ class Hosts(Group):
     def _code(self) -> int:
         if self.found:
             return self._code_of_first()
-        codes = [max(self.child.returncode, 0), *self.codes.values()]
+        codes = list(self.codes.values())
+        if len(codes) < len(self.hosts):
+            codes.append(max(self.child.returncode, 0) or 1)
         if self.received and (any(codes) or self.ended):
             return 128 + self.received[-1][0]
         if self.ended:
             return self.before or 1
-        if len(self.codes) < len(self.hosts):
-            return codes[0] or 1
         return max(codes)
 
     def _code_of_first(self) -> int:

@@ -19,6 +19,7 @@ from diffnext.engine.launchers.faults import Fault, say, to_message
 from diffnext.engine.launchers.group import run_group
 from diffnext.engine.launchers.link import Link, Word
 from diffnext.engine.launchers.torchrun import command_of
+from diffnext.engine.signals import ECHO_S
 
 # what DeepSpeed's launcher sets, of a run that has a single process on each node
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -35,7 +36,8 @@ def run(word: Word) -> int:
     received: list[tuple[int, float]] = []
 
     def hear(message: dict[str, Any]) -> None:
-        received.extend([(message["signal"], time.monotonic())] * message["times"])
+        if message["times"] > 1 or not received:  # the first one may have come here as well
+            received.extend([(message["signal"], time.monotonic())] * message["times"])
 
     def lost() -> None:
         if not received:
@@ -53,7 +55,8 @@ def run(word: Word) -> int:
         num_processes=word.num_processes,
         rendezvous=rendezvous(where),
     )
-    code = run_group(command_of(job), received=received, report=report)
+    # DeepSpeed's launcher hands on a SIGTERM that a scheduler has sent to all processes
+    code = run_group(command_of(job), echo_s=ECHO_S, received=received, report=report)
     link.tell(code=code)
     link.close()
     return code

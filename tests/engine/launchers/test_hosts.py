@@ -54,13 +54,25 @@ def start(folder: Path, kind: str, *, nodes: int = 2) -> subprocess.Popen:
 
 
 FAULTS = ("kill", "freeze", "refuse")
-ENDS = {"signal": "save", "second signal": "save_on", "no command": "save"}  # of runs that save
+ENDS = {  # of runs that save
+    "signal": "save",
+    "everybody": "save",
+    "second signal": "save_on",
+    "no command": "save",
+}
 
 
-def ask(kind: str, running: subprocess.Popen, folder: Path) -> None:
+def ask(kind: str, running: subprocess.Popen, folder: Path, children: list[int]) -> None:
     """What happens to a run that trains, after which it saves or does not."""
     if kind == "no command":
         running.kill()
+        return
+    if kind == "everybody":  # as a scheduler does, and DeepSpeed's launcher once more
+        running.terminate()
+        for process in map(psutil.Process, children):
+            watcher = process.parents()[1]
+            for reached in (process, watcher, watcher):
+                reached.terminate()
         return
     running.send_signal(signal.SIGINT)
     if kind == "second signal":
@@ -77,7 +89,7 @@ def outcomes(tmp_path_factory):
     running["late"] = start(folders["late"], "save", nodes=1)
     children = {kind: pids(folders[kind], running[kind]) for kind in (*FAULTS, *ENDS)}
     for kind in ENDS:
-        ask(kind, running[kind], folders[kind])
+        ask(kind, running[kind], folders[kind], children[kind])
     outputs = {kind: process.communicate()[0] for kind, process in running.items()}
     return {
         kind: Outcome(folders[kind], children.get(kind, []), process.returncode, outputs[kind])
@@ -111,8 +123,9 @@ def test_processes_that_refuse_together_have_said_why(outcomes):
     assert (outcomes["refuse"].code, outcomes["refuse"].output) == (2, "")
 
 
-def test_a_signal_ends_all_nodes_in_order_however_long_it_takes(outcomes):
-    outcome = outcomes["signal"]
+@pytest.mark.parametrize("kind", ["signal", "everybody"])
+def test_a_signal_ends_all_nodes_in_order_however_long_it_takes(outcomes, kind):
+    outcome = outcomes[kind]
     assert (outcome.code, saved(outcome)) == (0, [True, True]), outcome.output
     assert all(map(gone, outcome.children))
 
@@ -227,7 +240,7 @@ def test_a_watcher_whose_reader_is_gone_asks_for_an_end_all_the_same():
     code = (
         "import sys, time; from diffnext.engine.launchers import node; "
         "from diffnext.engine.launchers.link import Word\n"
-        "def ended(command, *, received, report):\n"
+        "def ended(command, *, echo_s, received, report):\n"
         "    while not received: time.sleep(0.01)\n"
         "    time.sleep(0.2)\n"
         "    return 7\n"
