@@ -60,6 +60,8 @@ def _opened(where: Location | str) -> Iterator[PIL.Image.Image]:
     try:
         with PIL.Image.open(handle) as image:
             yield image
+    except PIL.UnidentifiedImageError as error:  # it names the object that it was given
+        raise PIL.UnidentifiedImageError(f"cannot identify image file {str(where)!r}") from error
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:

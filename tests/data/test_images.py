@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from diffnext.data import images
-from diffnext.data.location import kind_of
+from diffnext.data.location import Cell, Fetched, kind_of
 
 RED = (255, 0, 0)
 
@@ -118,6 +118,13 @@ def test_exif_orientation(tmp_path, orientation, name):
     path = saved(tmp_path, PIL.Image.fromarray(np.ascontiguousarray(stored)), name, exif=exif)
     assert images.size(path) == (40, 60)
     np.testing.assert_array_equal(np.asarray(images.load(path)), upright)
+
+
+def test_what_is_no_picture_is_named_wherever_it_lies():
+    """Like failures are counted as one, and the ledger says the same twice."""
+    place = Cell("a.parquet", "image", 3, "image")
+    with pytest.raises(OSError, match=r"^cannot identify image file 'a\.parquet/image\[3\]'$"):
+        images.size(Fetched(place, b"no picture"))
 
 
 def test_damaged_files_raise(tmp_path):
