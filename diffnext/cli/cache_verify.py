@@ -55,13 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.repair:
+        return look_and_mend(args)
+    return 1 if look(args).problems else 0
+
+
+def look_and_mend(args: argparse.Namespace) -> int:
+    """Check a cache and repair it, while nobody else writes to it."""
     from diffnext.data.prune import recover
     from diffnext.data.records.lock import FolderLock
     from diffnext.data.tools import repair
     from diffnext.data.urls import is_url
 
-    if not args.repair:
-        return 1 if look(args).problems else 0
     if is_url(args.cache):
         raise ValueError(
             f"{args.cache} is behind a URL: --repair works on a folder; copy it, repair the copy, and "

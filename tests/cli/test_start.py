@@ -23,20 +23,25 @@ STARTS = ("diffnext.engine.launchers.group", "diffnext.engine.coordinator")  # o
 RUN = f"""
 import json, sys
 from diffnext.cli import main
-codes = [main(words) for words in json.load(sys.stdin)]
+codes = [[main(words), "torch" in sys.modules] for words in json.load(sys.stdin)]
 print(json.dumps([codes, [name for name in {HEAVY + STARTS} if name in sys.modules]]))
 """
+LIGHT, TORCH, REFUSED = (
+    [0, False],
+    [0, True],
+    [2, True],
+)  # exit code, whether torch is imported by then
 
 
 def run(commands):
-    """Exit codes of commands in one new process, modules that it has imported, and what it says."""
+    """What becomes of commands in one new process, modules that it has imported, and what it says."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     given = json.dumps([[str(word) for word in words] for words in commands])
     process = [sys.executable, "-c", RUN]
     done = subprocess.run(process, input=given, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    codes, modules = json.loads(done.stdout.splitlines()[-1])
-    return codes, modules, done
+    outcomes, modules = json.loads(done.stdout.splitlines()[-1])
+    return outcomes, modules, done
 
 
 def test_a_cache_of_another_autoencoder_is_refused_at_once(tmp_path):
@@ -52,8 +57,8 @@ def test_a_cache_of_another_autoencoder_is_refused_at_once(tmp_path):
     after = describe_vae(str(model))["weights_sha256"]
     train = ["train", "--cfg", make_config(tmp_path / "run.yml", "t2i")]
     more = ["--dry-run"], ["NUM_GPUS", "2"], ["--exp-dir", tmp_path / "run"], []
-    codes, modules, done = run([*train, *options] for options in more)
-    assert codes == [2] * len(more) and modules == []
+    outcomes, modules, done = run([*train, *options] for options in more)
+    assert outcomes == [REFUSED] * len(more) and modules == []
     said = f"vae.weights_sha256: the cache has '{before}', the model '{after}'"
     assert done.stderr.count(said) == len(more)
     assert done.stderr.count(f"--vae {model}/vae --resolution 8x8\n") == len(more)
@@ -74,20 +79,20 @@ def build(tmp_path):
 
 def test_commands_that_encode_nothing_start_at_once(build, tmp_path):
     cache = tmp_path / "cache"
-    codes, modules, done = run(
+    outcomes, modules, done = run(
         [
-            build,
-            [*build, "--dry-run"],
             ["cache", "info", cache],
             ["cache", "verify", cache],
-            ["cache", "verify", cache, "--repair", "--vae", VAE],
             ["cache", "diff", cache, cache],
             ["cache", "merge", cache, cache, "--output", tmp_path / "both"],
+            build,
+            [*build, "--dry-run"],
+            ["cache", "verify", cache, "--repair", "--vae", VAE],
             [*build, "--dtype", "bf16"],
             ["cache", "show", cache, "--vae", ROOT / "assets" / "nova_shapes_video"],
         ]
     )
-    assert codes == [0] * 7 + [2] * 2 and modules == [], done.stderr
+    assert outcomes == [LIGHT] * 4 + [TORCH] * 3 + [REFUSED] * 2 and modules == [], done.stderr
     assert "0 written, 1 records in all" in done.stdout
     assert "the cache has 'float32', this build 'bfloat16'" in done.stderr
     assert "vae.class: the cache has 'AutoencoderKL', --vae 'AutoencoderKLOpenSora'" in done.stderr
