@@ -264,6 +264,15 @@ def test_a_shift_that_leaves_no_schedule_is_refused(t2v, shift):
         t2v("a cat", **FEW, flow_shift=shift)
 
 
+def test_a_shift_is_that_of_one_call(t2v):
+    shifts = (None, 3.0, None)
+    plain, shifted, again = (
+        images(t2v, "a cat", 1, num_diffusion_steps=3, flow_shift=shift) for shift in shifts
+    )
+    assert not torch.allclose(shifted, plain, rtol=1e-2, atol=1e-2)
+    assert_near(again, plain)
+
+
 def test_classes_that_do_not_exist_are_refused(c2i):
     with pytest.raises(ValueError, match=r"\[1000\]; 0 to 999"):
         c2i([3, 1000], **FEW)
