@@ -35,6 +35,7 @@ def run_tool(path: str, words: list[str]) -> int:
 def test_the_commands_run_in_order(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "assets", tmp_path / "assets")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "tools")  # as python does for a script
     Path("photos").mkdir()
     rng = np.random.default_rng(0)
     for i in range(3):
