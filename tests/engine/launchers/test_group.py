@@ -161,11 +161,6 @@ def test_under_deepspeed_a_killed_process_is_named(tmp_path):
     assert "it began on" not in outcome.output  # there is one node only
 
 
-@pytest.mark.slow
-def test_under_deepspeed_a_stopped_process_is_found(tmp_path):
-    check_hang(finish(tmp_path, start(tmp_path, "freeze", "deepspeed")))
-
-
 @pytest.mark.parametrize("everybody", [False, True], ids=["launcher", "everybody"])
 def test_a_signal_ends_the_run_in_order_however_long_it_takes(tmp_path, everybody):
     running = start(tmp_path, "save")
