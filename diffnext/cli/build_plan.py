@@ -176,4 +176,4 @@ def estimate_time(count: int, plan, tools) -> None:
         decode_timeout_s=tools.decode_timeout_s,
     )
     num_bytes = sum(task.num_bytes for task in plan.tasks)
-    print(expected(rates.decode, rates.encode, num_bytes, len(plan.items)))
+    print(expected(rates.decode, rates.encode, num_bytes, plan.samples))

@@ -124,7 +124,7 @@ def embed_plan(args: argparse.Namespace, plan, *, many: bool):
             plan.prompts = LivePrompts(load_encoder(args), args.text_batch_size)
         return None
     store = PromptStore(plan.output, plan.identity["text_encoder"])
-    wanted = {text for item in plan.items for text in words_of(item.source.fields())}
+    wanted = {text for task in plan.tasks for text in words_of(task.source.fields())}
     if wanted and plan.journal.entries:
         held = held_words(plan.journal.entries, plan.sources)
         copy_held(store, plan.output, held, wanted)

@@ -106,7 +106,7 @@ def build(
                 meter = make_meter(plan.tasks, workers)
                 orders = ((task, make_order(task, plan)) for task in plan.tasks)
                 decoded = decode_ahead(orders, workers=workers, limit_s=decode_timeout_s)
-                batcher = Batcher(batch_size, {item.view.num_bytes for item in plan.items})
+                batcher = Batcher(batch_size, {view.num_bytes for view in plan.views()})
                 with (
                     RecordSink(
                         plan.output, plan.fields, plan.journal, lock=held, stage=meter.write
@@ -166,9 +166,9 @@ class Line:
         if isinstance(outcome, WorkError):
             for item in task.items:
                 self._report.fail(item, _decode_failure(item, outcome))
-            self._meter.advance(len(task.items), task.num_bytes)
+            self._meter.advance(len(task.views), task.num_bytes)
             return
-        self._meter.decode.add(len(task.items), outcome.seconds)
+        self._meter.decode.add(len(task.views), outcome.seconds)
         content = task.content or outcome.content
         for item, frames, flow in zip(task.items, outcome.clips, outcome.flows, strict=True):
             yield Sample(item, frames, item.entry(content), flow)
@@ -206,14 +206,15 @@ class Line:
 
 def make_order(task: Task, recipe: Recipe) -> Order:
     """What a worker has to do for a task."""
-    views = tuple(item.view for item in task.items)
     scored = "flow" in recipe.fields and task.source.flow is None
-    return Order(task.source.location, views, task.stamp, hashed=not task.content, scored=scored)
+    return Order(
+        task.source.location, task.views, task.stamp, hashed=not task.content, scored=scored
+    )
 
 
 def make_meter(tasks: Sequence[Task], workers: int) -> Meter:
     """A meter for what is to be built."""
-    samples = sum(len(task.items) for task in tasks)
+    samples = sum(len(task.views) for task in tasks)
     return Meter(samples, sum(task.num_bytes for task in tasks), workers)
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from diffnext.data.batching import Batcher
 from diffnext.data.cache import Line, Report, Sample, make_order
@@ -157,9 +157,11 @@ class _Desk(Report):
             if not self._open[unit].left:
                 self._finish(unit)
             for task in tasks:
-                items = tuple(item for item in task.items if item.ticket not in there)
-                if items:
-                    yield Task(task.source, items, task.stamp, task.content)
+                pairs = zip(task.views, task.tickets, strict=True)
+                left = [(view, ticket) for view, ticket in pairs if ticket not in there]
+                if left:
+                    views, tickets = zip(*left, strict=True)
+                    yield replace(task, views=views, tickets=tickets)
 
     def _recorded(self, unit: int) -> set[int]:
         """What those wrote who had a unit before; of each it is read once, as they are dead."""

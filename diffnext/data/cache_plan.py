@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import lru_cache
+from itertools import groupby, repeat
 from typing import Any
 
 from diffnext.data.cache_compare import Held, half
@@ -38,8 +41,8 @@ class Item:
 
     source: Source
     view: View
-    stamp: tuple[int, int]  # size in bytes and time of change of the medium when it was planned
-    ticket: int = -1  # its number, where several processes share the plan; see worklist.py
+    stamp: tuple[int, int]  # of its task, as the number is
+    ticket: int = -1
 
     def entry(self, content: str) -> Entry:
         """The line of the journal, now that the sha256 of the medium is known."""
@@ -62,18 +65,28 @@ class Task:
     What its probe found is not kept: the frame times of many videos would fill the memory.
 
     Args:
+        views: one object for all tasks that have the same.
+        stamp: size in bytes and time of change of the medium when it was planned.
         content: sha256 of its bytes; "" where the plan did not need it, and the build finds it out.
+        tickets: numbers of its samples, where several processes share the plan; see worklist.py.
     """
 
     source: Source
-    items: tuple[Item, ...]
+    views: tuple[View, ...]
     stamp: tuple[int, int]
     content: str = ""
+    tickets: tuple[int, ...] = ()
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Its samples, made anew: there may be millions of them."""
+        pairs = zip(self.views, self.tickets or repeat(-1), strict=False)
+        return tuple(Item(self.source, view, self.stamp, ticket) for view, ticket in pairs)
 
     @property
     def num_bytes(self) -> int:
         """Size of the frames that are decoded for it."""
-        return sum(item.view.num_bytes for item in self.items)
+        return sum(view.num_bytes for view in self.views)
 
 
 @dataclass
@@ -104,10 +117,19 @@ class Plan:
         """The samples to encode."""
         return [item for task in self.tasks for item in task.items]
 
+    def views(self) -> Iterator[View]:
+        """Those of the samples to encode."""
+        return (view for task in self.tasks for view in task.views)
+
+    @property
+    def samples(self) -> int:
+        """How many there are to encode."""
+        return sum(len(task.views) for task in self.tasks)
+
     @property
     def total(self) -> int:
         """All samples, whatever becomes of them."""
-        return self.present + len(self.items) + len(self.failures) + len(self.dropped)
+        return self.present + self.samples + len(self.failures) + len(self.dropped)
 
     @property
     def is_due(self) -> bool:
@@ -123,13 +145,11 @@ class Plan:
         Embeddings of prompts count twice, as they are kept aside until the build is done.
         """
         total, encoder = 0, self.identity.get("text_encoder")
-        for item in self.items:
-            size = 2
-            for length in self.latents.shape(item.view):
-                size *= length
-            total += size + 700
-            if encoder is not None:
-                total += 2 * expected_bytes(item.source.fields(), encoder)
+        for view, count in Counter(self.views()).items():
+            total += count * (2 * math.prod(self.latents.shape(view)) + 700)
+        if encoder is not None:
+            for task in self.tasks:
+                total += 2 * len(task.views) * expected_bytes(task.source.fields(), encoder)
         return total
 
     @property
@@ -231,7 +251,7 @@ def _place(
     chosen, path = look.chosen, source.path
     plan.dropped += [Failure(path, "dropped", reason) for reason in chosen.dropped]
     plan.failures += [Failure(path, "probe", reason) for reason in chosen.failed]
-    items = []
+    views = []
     for view in chosen.views:
         item = Item(source, view, look.stamp)
         if look.content and held.take(item.entry(look.content)):
@@ -240,27 +260,28 @@ def _place(
             plan.failures.append(before)
             plan.failed_before += 1
         else:
-            items.append(item)
+            views.append(view)
             plan.enlarged += is_enlarged(chosen.height, chosen.width, view)
-    plan.unused += chosen.unused if items else 0
-    plan.tasks += [Task(source, group, look.stamp, look.content) for group in _groups(items)]
+    plan.unused += chosen.unused if views else 0
+    groups = _groups(tuple(views), TASK_BYTES)
+    plan.tasks += [Task(source, group, look.stamp, look.content) for group in groups]
 
 
-def _groups(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
+@lru_cache(maxsize=4096)  # most media have the views of many others
+def _groups(views: tuple[View, ...], most_bytes: int) -> list[tuple[View, ...]]:
     """The views of one medium in as few groups as memory allows; those of the same frames together."""
-    group: list[Item] = []
+    groups: list[list[View]] = []
     size = 0
-    for _, same in groupby(sorted(items, key=_frames), key=_frames):
+    for _, same in groupby(sorted(views, key=_frames), key=_frames):
         batch = list(same)
-        more = sum(item.view.num_bytes for item in batch)
-        if group and size + more > TASK_BYTES:
-            yield tuple(group)
-            group, size = [], 0
-        group += batch
+        more = sum(view.num_bytes for view in batch)
+        if not groups or size + more > most_bytes:
+            groups.append([])
+            size = 0
+        groups[-1] += batch
         size += more
-    if group:
-        yield tuple(group)
+    return list(map(tuple, groups))
 
 
-def _frames(item: Item) -> tuple[int, ...]:
-    return item.view.frame_ids
+def _frames(view: View) -> tuple[int, ...]:
+    return view.frame_ids

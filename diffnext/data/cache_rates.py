@@ -62,7 +62,7 @@ def probe_rates(
     num_bytes = sum(clip.nbytes for outcome in good for clip in outcome.clips)
     decode = num_bytes * max(1, workers) / busy_s if busy_s else 0.0
     clips = [clip for outcome in good for clip in outcome.clips]
-    views = Counter(item.view for item in plan.items)
+    views = Counter(plan.views())
     batcher: Batcher[np.ndarray] = Batcher(batch_size, [view.num_bytes for view in views])
     batches = [batch for clip in clips for batch in batcher.add(clip.shape, clip)]
     held: Counter[tuple[int, ...]] = Counter()

@@ -31,7 +31,7 @@ def table(plan: Plan, *, prune: bool = False) -> str:
 def summary(plan: Plan, seconds: float) -> str:
     """The plan in one line, with the time that it took."""
     return (
-        f"cache: {plan.present} hit, {len(plan.items)} to build, {len(plan.stale)} stale, "
+        f"cache: {plan.present} hit, {plan.samples} to build, {len(plan.stale)} stale, "
         f"{seconds:.1f} s"
     )
 
@@ -53,7 +53,7 @@ def expected(decode: float, encode: float, num_bytes: int, samples: int) -> str:
 
 def _buckets(plan: Plan) -> list[str]:
     """A line for each size and length: samples to encode, and records in the cache."""
-    new = Counter(item.view.bucket for item in plan.items)
+    new = Counter(view.bucket for view in plan.views())
     held = Counter(view.bucket for view in plan.journal.entries.views())
     lines = [f"{'view':<30}{'moments':<18}{'to encode':>10}{'in cache':>10}"]
     for bucket in sorted(new.keys() | held.keys()):

@@ -23,7 +23,7 @@ import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from diffnext.data.latents import Latents
@@ -52,7 +52,7 @@ UNITS = 128  # that even a small plan is divided into, so that many processes ha
 
 # What may come out of tasks.bin: a pickle could call anything else that can be imported.
 KNOWN = {
-    "diffnext.data.cache_plan": ("Item", "Task"),
+    "diffnext.data.cache_plan": ("Task",),
     "diffnext.data.latents": ("Latents",),
     "diffnext.data.location": ("Cell", "File", "TarMember", "Url"),
     "diffnext.data.shelf": ("Kept",),
@@ -156,7 +156,7 @@ def create(
             ticket += units[-1].samples
         stream.flush()
         os.fsync(stream.fileno())
-    smallest = min(item.view.num_bytes for item in plan.items)
+    smallest = min(view.num_bytes for view in plan.views())
     known = {"asked": dict(asked), "leader": leader, "fields": plan.fields, "smallest": smallest}
     write_head(folder, [astuple(unit) for unit in units], lease_s, **known)
     return Worklist(folder)
@@ -198,8 +198,7 @@ def _write_unit(stream: io.BufferedWriter, first: int, tasks: list[Task]) -> Uni
     """Add a unit to the file, its samples numbered from `first` on."""
     offset, tickets, numbered = stream.tell(), count(first), []
     for task in tasks:
-        items = tuple(replace(item, ticket=next(tickets)) for item in task.items)
-        numbered.append(replace(task, items=items))
+        numbered.append(replace(task, tickets=tuple(islice(tickets, len(task.views)))))
     pickle.dump(numbered, stream, protocol=5)
     return Unit(offset, first, next(tickets) - first, sum(task.num_bytes for task in tasks))
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from diffnext.data import worklist
-from diffnext.data.cache_plan import Item, Task
+from diffnext.data.cache_plan import Task
 from diffnext.data.location import Cell, File, TarMember, Url
 from diffnext.data.sources import Source
 from diffnext.data.views import View
@@ -29,9 +29,8 @@ def plan(tmp_path):
     plan.tasks = []
     for number in range(300):
         source = Source(PLACES[number % 4], caption=f"Number {number}.", captions=("One.", "Two."))
-        views = [View(32, 48, flip=flip) for flip in range(1 + number % 3)]
-        items = tuple(Item(source, view, (number, 5)) for view in views)
-        plan.tasks.append(Task(source, items, (number, 5), content="ab" * (number % 2)))
+        views = tuple(View(32, 48, flip=flip) for flip in range(1 + number % 3))
+        plan.tasks.append(Task(source, views, (number, 5), content="ab" * (number % 2)))
     return plan
 
 
