@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TEXT_POSITIONS = 512  # rows of the buffer that stands for absent text
+NUM_CLASSES = 1000  # ImageNet
 
 
 def frequencies(count: int, *, device: torch.device | None = None) -> Tensor:

@@ -11,12 +11,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from diffnext.models.diffusion_mlp import DiffusionMLP
-from diffnext.models.embeddings import LabelEmbed, TextEmbed
+from diffnext.models.embeddings import NUM_CLASSES, LabelEmbed, TextEmbed
 from diffnext.models.normalization import AdaptiveNorm
 from diffnext.models.transformers.transformer_3d import Transformer3D
 from diffnext.models.vision_transformer import VisionTransformer
-
-NUM_CLASSES = 1000  # ImageNet
 
 
 def parse_arch(name: str, kind: str) -> tuple[int, int]:

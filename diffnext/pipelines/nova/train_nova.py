@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diffnext.data.schema import Batch
 from diffnext.models.autoencoders.latent_scale import LatentConfig, sample_moments
+from diffnext.models.embeddings import NUM_CLASSES
 from diffnext.models.transformers.transformer_3d import select
 from diffnext.pipelines.nova.prompts import encode_prompts
 from diffnext.pipelines.train_base import Expected, Grid, Inputs, StepOutput, TrainPipeline
@@ -24,7 +25,7 @@ from diffnext.utils.moments import latent_channels
 from diffnext.utils.seeding import Draws
 
 if TYPE_CHECKING:  # data are compared with a family before diffusers is imported
-    from diffnext.models.transformers.transformer_nova import NUM_CLASSES, NOVATransformer3DModel
+    from diffnext.models.transformers.transformer_nova import NOVATransformer3DModel
     from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
     from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 

@@ -13,7 +13,7 @@ from diffnext.pipelines.nova.train_nova import mask_ratio
 from diffnext.schedulers.scheduling_cfm import FlowMatchEulerDiscreteScheduler
 from diffnext.schedulers.scheduling_ddpm import DDPMScheduler
 from diffnext.utils.seeding import Draws
-from tests.models.tiny import TEXT_DIM, class_net, text_net, video_net
+from tests.models.tiny import TEXT_DIM, TEXT_LEN, class_net, text_net, video_net
 from tests.models.transfers import NOWHERE, Transfers
 
 FAMILIES = {
@@ -278,6 +278,15 @@ def test_records_that_lack_the_condition(name, field, message):
     pipe, batch = family(name), replace(batch_of(name), **{field: None})
     with pytest.raises(ValueError, match=message):
         pipe.prepare(batch, draws=Draws(3, 4, batch.keys()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_data_that_fit_the_network(name):
+    text = name != "nova_train_c2i"
+    found = PIPELINES.get(name).expects(FAMILIES[name][0]().config)
+    assert (found.channels, found.size, found.classes) == (4, (8, 8), None if text else 1000)
+    assert (found.text_width, found.text_length) == ((TEXT_DIM, TEXT_LEN) if text else (None, None))
+    assert found.frames == (3 if name == "nova_train_t2v" else 1)
 
 
 def test_classes_that_do_not_exist():
