@@ -14,6 +14,8 @@ from pathlib import Path
 
 from shapes_text import TEXT_WIDTH, probe, train_text_encoder, write_json, write_tokenizer
 
+from diffnext.models.autoencoders.kinds import KINDS
+
 TEXT_LENGTH = 20  # tokens; the longest caption has 16
 LATENT_CHANNELS = 4
 TRANSFORMER = {
@@ -66,10 +68,6 @@ SCHEDULER = {
     "num_train_timesteps": 1000,
     "shift": 1.0,
     "use_dynamic_shifting": False,
-}
-ADDRESSES = {
-    "AutoencoderKL": "diffnext.models.autoencoders.autoencoder_kl",
-    "AutoencoderKLOpenSora": "diffnext.models.autoencoders.autoencoder_kl_opensora",
 }
 
 
@@ -130,7 +128,7 @@ def model_index(vae: str) -> dict:
         "text_encoder": ["diffnext.models.text_encoders.phi", "PhiEncoderModel"],
         "tokenizer": ["transformers", "CodeGenTokenizerFast"],
         "transformer": ["diffnext.models.transformers.transformer_nova", "NOVATransformer3DModel"],
-        "vae": [ADDRESSES[vae], vae],
+        "vae": [KINDS[vae].module, vae],
     }
 
 

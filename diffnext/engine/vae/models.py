@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-CLASSES = {
-    "AutoencoderKL": "diffnext.models.autoencoders.autoencoder_kl",
-    "AutoencoderKLOpenSora": "diffnext.models.autoencoders.autoencoder_kl_opensora",
-}
+from diffnext.models.autoencoders.kinds import import_class
+
+CLASSES = ("AutoencoderKL", "AutoencoderKLOpenSora")
 VIDEO = ("AutoencoderKLOpenSora",)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -38,8 +36,7 @@ def read_config(path: str) -> dict:
 
 def build(config: Mapping) -> nn.Module:
     """A fresh autoencoder, drawn with torch's global generator."""
-    module = importlib.import_module(CLASSES[config["_class_name"]])
-    return getattr(module, config["_class_name"]).from_config(dict(config))
+    return import_class(config["_class_name"]).from_config(dict(config))
 
 
 def load_initial(vae: nn.Module, folder: str) -> list[str]:

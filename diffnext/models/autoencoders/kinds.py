@@ -21,7 +21,7 @@ Config = Mapping[str, Any]
 class Kind:
     """A class of autoencoders."""
 
-    module: str
+    module: str  # that has it
     strides: Callable[[Config], tuple[int, int]]  # (time, space) by its configuration
 
 
@@ -43,21 +43,21 @@ def _ltx(config: Config) -> tuple[int, int]:
     return time or config["patch_size_t"] * halvings, space or config["patch_size"] * halvings
 
 
+PACKAGE = "diffnext.models.autoencoders"
 KINDS = {
-    "AutoencoderKL": Kind("autoencoder_kl", lambda config: (1, _halvings(config))),
+    "AutoencoderKL": Kind(f"{PACKAGE}.autoencoder_kl", lambda config: (1, _halvings(config))),
     "AutoencoderKLCogVideoX": Kind(
-        "autoencoder_kl_cogvideox",
+        f"{PACKAGE}.autoencoder_kl_cogvideox",
         lambda config: (int(config["temporal_compression_ratio"]), _halvings(config)),
     ),
-    "AutoencoderKLLTXVideo": Kind("autoencoder_kl_ltx", _ltx),
-    "AutoencoderKLOpenSora": Kind("autoencoder_kl_opensora", _opensora),
+    "AutoencoderKLLTXVideo": Kind(f"{PACKAGE}.autoencoder_kl_ltx", _ltx),
+    "AutoencoderKLOpenSora": Kind(f"{PACKAGE}.autoencoder_kl_opensora", _opensora),
 }
 
 
 def import_class(name: str) -> type:
     """The class of a kind, with all that it needs."""
-    module = importlib.import_module(f"diffnext.models.autoencoders.{KINDS[name].module}")
-    return getattr(module, name)
+    return getattr(importlib.import_module(KINDS[name].module), name)
 
 
 def class_defaults(name: str) -> dict[str, Any]:
