@@ -176,6 +176,14 @@ def test_guidance_that_is_always_truncated_is_none(net):
     )
 
 
+def test_sets_of_no_tokens_count_in_the_course_of_guidance(net, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Guidance, "scale_at", lambda self, *at: asked.append(at) or 3.0)
+    sample(net, frames=1, num_ar_steps=20)
+    assert asked == [(step, 20) for step, size in enumerate(set_sizes(20, 16)) if size > 0]
+    assert asked[0][0] > 0
+
+
 def test_progress_counts_sets(net):
     counts = []
     sample(net, frames=3, latents=[torch.zeros(2, 4, 8, 8)], progress=counts.append)
