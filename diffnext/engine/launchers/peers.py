@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from diffnext.engine.launchers.faults import Fault, say
 from diffnext.engine.launchers.group import DIE_AFTER_S, Group, start
 from diffnext.engine.launchers.link import Hub, Link, Word
 from diffnext.utils.files import replacing
+from diffnext.utils.temporary import temporary_folder
 
 NEWS_S = 5.0  # after a fault here, for news of one that it follows from
 OWN, FIRST = "own_word.txt", "first_word.txt"  # of this node's launcher, and of the first process's
@@ -45,7 +45,7 @@ def run_peers(command: Sequence[str]) -> int:
     """As `run_group`, on one of several nodes: a fault on another one is named, and ends this one too."""
     hub = Hub()
     threading.Thread(target=relay, args=(hub,), name="diffnext-relay", daemon=True).start()
-    with tempfile.TemporaryDirectory(prefix="diffnext-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         Path(folder, OWN).write_text(str(hub.word([], 0, "")))
         child = start(command, folder)
         try:
