@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from diffnext.cli import main
+from diffnext.cli.train_args import parse_args, read_config
+from diffnext.cli.train_plan import look
 from diffnext.data.records import write_identity
 from diffnext.models.autoencoders.loading import describe_vae
 from tests.data.packed import png
@@ -23,6 +25,8 @@ STARTS = ("diffnext.engine.launchers.group", "diffnext.engine.coordinator")  # o
 RUN = f"""
 import json, sys
 from diffnext.cli import main
+from diffnext.cli.train_args import parse_args, read_config
+from diffnext.cli.train_plan import look
 codes = [[main(words), "torch" in sys.modules] for words in json.load(sys.stdin)]
 print(json.dumps([codes, [name for name in {HEAVY + STARTS} if name in sys.modules]]))
 """
@@ -63,6 +67,19 @@ def test_a_cache_of_another_autoencoder_is_refused_at_once(tmp_path):
     assert done.stderr.count(said) == len(more)
     assert done.stderr.count(f"--vae {model}/vae --resolution 8x8\n") == len(more)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_may_have_lost_its_model_and_data(tmp_path):
+    folder = tmp_path / "run" / "checkpoints" / "tiny_iter_6"
+    folder.mkdir(parents=True)
+    (folder / "complete.json").write_text('{"files": {}}')
+    (folder / "run.json").write_text("{}")
+    words = ["--cfg", make_config(tmp_path / "run.yml", "t2i"), "--exp-dir", tmp_path / "run"]
+    args = parse_args([*map(str, words), "SOLVER.MAX_STEPS", "6"])
+    assert look(args, read_config(args)) is None
+    args.opts[-1] = "7"
+    with pytest.raises(ValueError, match=r"MODEL.WEIGHTS is .*, and there is no such folder"):
+        look(args, read_config(args))
 
 
 @pytest.fixture
