@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffnext.engine.backends.deepspeed import DeepSpeedBackend
 from diffnext.engine.scaler import LossScaler, ZeroScale
 
 ROOT = Path(__file__).parents[2]
@@ -71,3 +72,26 @@ def test_a_loss_scale_goes_to_other_backends_and_back():
     theirs.cur_iter += 1  # a good step
     ours.load_state_dict(ZeroScale(theirs).state_dict())
     assert (ours.scale.item(), ours.good_steps.item()) == (512, 8)
+
+
+def test_state_is_gathered_in_one_order_by_all_processes():
+    """Each field is a sum over all, which must not meet that of another field."""
+    flat, asked = torch.zeros(4), []
+
+    def state_of(param, *, key):
+        asked.append(key)
+        return param
+
+    for keys in (["exp_avg", "exp_avg_sq"], ["exp_avg_sq", "exp_avg"]):
+        learner = SimpleNamespace(
+            link=lambda: None,
+            flat=lambda: [flat],
+            optimizer=SimpleNamespace(state={flat: {key: torch.zeros(4) for key in keys}}),
+            named_learning=lambda: {"a": torch.ones(2)},
+            state_of=state_of,
+        )
+        backend = object.__new__(DeepSpeedBackend)
+        backend.stage, backend.learners = 2, {"student": learner}
+        backend.env = SimpleNamespace(world=1, rank=0)
+        assert set(backend.optimizer_state("student")) == {"a.exp_avg", "a.exp_avg_sq"}
+    assert asked == ["exp_avg", "exp_avg_sq"] * 2

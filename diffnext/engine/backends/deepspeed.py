@@ -216,7 +216,9 @@ class DeepSpeedBackend(Backend):
         learner.link()
         state: dict[str, Tensor] = {}
         flat = learner.flat()[0]
-        for key, value in learner.optimizer.state.get(flat, {}).items():
+        # sorted: in a dict that was filled from a set, each process has an order of its own, and sums of
+        # different fields would be mixed
+        for key, value in sorted(learner.optimizer.state.get(flat, {}).items()):
             if value.shape == flat.shape:
                 full = self._gather(learner, partial(learner.state_of, key=key))
             else:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,14 +120,14 @@ class Engine(Learner):
                 place = state_device(self.optimizer, key, beside=beside)
                 common[key] = torch.zeros(shape, device=place)
                 reader.read({name: common[key]})
-        self._begin_state({name.rpartition(".")[2] for name in whole}, common)
+        self._begin_state(sorted({name.rpartition(".")[2] for name in whole}), common)
         for name in sorted(whole):
             weight, _, key = name.rpartition(".")
             value = torch.empty(shapes[name], device=device)
             reader.read({name: value})
             load_deepspeed().utils.safe_set_full_optimizer_state(learning[weight], value, key)
 
-    def _begin_state(self, keys: set[str], common: dict[str, Tensor]) -> None:
+    def _begin_state(self, keys: Sequence[str], common: dict[str, Tensor]) -> None:
         """Give each piece a state: zeros of its shape, and copies of what is the same for all."""
         for flat in self.flat():
             state = self.optimizer.state[flat]
