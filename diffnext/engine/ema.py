@@ -77,8 +77,8 @@ class EMA:
         return dict(self._tensors[0 if decay is None else self.decays.index(decay)])
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """All averages by what they are called in a checkpoint: "ema", and "ema_<decay>" for further ones."""
-        names = ["ema", *(f"ema_{decay}" for decay in self.decays[1:])]
+        """All averages by what they are called in a checkpoint."""
+        names = part_names(self.decays)
         return {name: self.tensors(decay) for name, decay in zip(names, self.decays, strict=True)}
 
     @contextmanager
@@ -123,6 +123,11 @@ class Staging:
             then(self._buffers)
 
         return self._thread.submit(work)
+
+
+def part_names(decays: Sequence[float]) -> list[str]:
+    """What averages are called in a checkpoint: "ema", and "ema_<decay>" for further ones."""
+    return ["ema", *(f"ema_{decay}" for decay in decays[1:])] if decays else []
 
 
 def check_decays(decays: Sequence[float]) -> None:

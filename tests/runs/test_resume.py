@@ -139,7 +139,11 @@ def test_what_begins_anew_is_done_once_and_kept(train, whole, tmp_path):
     assert (
         "'AdamW' in the checkpoint, 'SGD' now; restore it, or" in (tmp_path / "run.log").read_text()
     )
-    anew = ["--reset-optimizer", "--reset-ema", "--reset-lr"]
+    anew = ["--reset-optimizer", "--reset-lr"]
+    train("run", *begin, *other, *anew, code=2)
+    said = (tmp_path / "run.log").read_text()
+    assert "holds the averages ['ema', 'ema_0.5']" in said and "['ema', 'ema_0.7']" in said
+    anew.append("--reset-ema")
     train("run", *begin, *other, *anew, code=2)
     said = (tmp_path / "run.log").read_text()
     assert "global_batch: 4 in the checkpoint, 2 now" in said and "--reset-data" in said

@@ -254,7 +254,11 @@ class Backend:
             learner.optimizer, [p for n, p in learner.named_learning().items() if n in names]
         )
         fields = self._fields(role)
-        check_names(f"{role} ({type(learner.optimizer).__name__})", fields, saved)
+        try:
+            check_names(f"{role} ({type(learner.optimizer).__name__})", fields, saved)
+        except ValueError as error:
+            remedy = "restore SOLVER.OPTIMIZER_CONFIG, or begin anew by --reset-optimizer"
+            raise ValueError(f"{error}; {remedy}") from None
         filled = {key: as_tensor(value) for key, (value, _) in fields.items()}
         reader.read(filled)
         for key, (value, state) in fields.items():

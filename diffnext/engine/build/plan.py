@@ -20,12 +20,14 @@ from diffnext.engine.build.options import (
     backend_of,
     check_names,
     check_single,
+    decays_of,
     optimizer_of,
     schedule_of,
 )
 from diffnext.engine.build.samples import check_samples
 from diffnext.engine.check_data import embedded_text
 from diffnext.engine.component_files import check_weights, has_weights
+from diffnext.engine.ema import part_names
 from diffnext.engine.lr_scheduler import Schedule
 from diffnext.engine.optim import OptimizerFactory
 from diffnext.engine.sharding import Sharding
@@ -46,6 +48,7 @@ class Plan:
     skeleton: nn.Module  # the network on the meta device, with frozen parts marked
     optimizer: OptimizerFactory
     schedule: Schedule
+    averages: list[str]  # of the weights, by their names in a checkpoint
     sharding: Sharding
     need: memory.Need
 
@@ -95,6 +98,7 @@ def make_plan(
         skeleton=pipe.model,
         optimizer=optimizer,
         schedule=schedule_of(cfg),
+        averages=part_names(decays_of(cfg)),
         sharding=sharding,
         need=need_of(cfg, pipe.model, sharding, kept),
     )

@@ -14,6 +14,7 @@ from diffnext.engine import checkpoint
 from diffnext.engine.build.config import Config
 from diffnext.engine.build.data import make_loader
 from diffnext.engine.checkpoint import Start
+from diffnext.engine.tensors import SavedTensors
 
 if TYPE_CHECKING:
     from diffnext.engine.build.plan import Plan
@@ -41,12 +42,15 @@ def find_start(cfg: Config, folder: str | Path) -> Start | None:
 
 
 def check_start(cfg: Config, plan: Plan, start: Start, env: Env) -> None:
-    """Compare network and data with those of the checkpoint, before anything is loaded.
+    """Compare network, averages and data with those of the checkpoint, before anything is loaded.
 
     Raises:
         ValueError: what differs, with both values and the remedy.
     """
     checkpoint.check_network(start, cfg.MODEL.TYPE, plan.skeleton.config)
+    if "ema" not in start.resets:
+        saved = SavedTensors(start.checkpoint.folder / "state")
+        checkpoint.check_averages(saved, plan.averages, module=cfg.MODEL.TYPE)
     loader = make_loader(cfg, plan.data, env)
     checkpoint.check_data(start, loader.state_dict(), data_identity(plan), data_records(plan))
 

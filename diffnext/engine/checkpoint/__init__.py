@@ -12,6 +12,7 @@ __getattr__ = on_demand(
         "Content": "diffnext.engine.checkpoint.content",
         "Score": "diffnext.engine.checkpoint.pointers",
         "Start": "diffnext.engine.checkpoint.start",
+        "check_averages": "diffnext.engine.checkpoint.content",
         "check_data": "diffnext.engine.checkpoint.start",
         "check_network": "diffnext.engine.checkpoint.start",
         "find": "diffnext.engine.checkpoint.folders",

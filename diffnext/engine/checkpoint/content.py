@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -114,14 +114,8 @@ class Content:
     def _load_averages(self, saved: SavedTensors, trainer: Trainer) -> int:
         """Fill the averages; return the number of their tensors."""
         role, count = trainer.method.learning[0], 0
-        held = {name.split(f".{role}.")[0] for name in saved.shapes() if name.startswith("ema")}
         wanted = self.averages()
-        if held != set(wanted):
-            raise ValueError(
-                f"{saved.folder} holds the averages {sorted(held)}, and TRAIN.MODEL_EMA and "
-                f"TRAIN.EXTRA_EMA ask for {sorted(wanted)}; restore these options, or begin the "
-                "averages anew at the loaded weights by --reset-ema"
-            )
+        check_averages(saved, wanted, module=self.module)
         for name, average in wanted.items():
             part = saved.below(f"{name}.{role}.{self.module}.")
             whole = trainer.backend.learners[role].named_learning()
@@ -136,6 +130,22 @@ class Content:
         for average in self.averages().values():
             for name, value in average.items():
                 local(value).copy_(local(weights[name]))
+
+
+def check_averages(saved: SavedTensors, wanted: Iterable[str], *, module: str) -> None:
+    """Compare the averages in a checkpoint with those that a run keeps.
+
+    Raises:
+        ValueError: they are not the same.
+    """
+    parts = {name.split(f".{module}.")[0] for name in saved.shapes() if name.startswith("ema")}
+    held = sorted(part.rpartition(".")[0] for part in parts)  # without the role
+    if held != sorted(wanted):
+        raise ValueError(
+            f"{saved.folder} holds the averages {held}, and TRAIN.MODEL_EMA and TRAIN.EXTRA_EMA ask for "
+            f"{sorted(wanted)}; restore these options, or begin the averages anew at the loaded weights "
+            "by --reset-ema"
+        )
 
 
 class Nothing:
