@@ -29,9 +29,6 @@ class Watchdog:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item):
         began, failed = time.time(), item.session.testsfailed
-        limit = float(item.config.getini("timeout") or 0)
-        if limit:
-            faulthandler.dump_traceback_later(limit + LAST_S, exit=True, file=self.stderr)
         try:
             return (yield)
         finally:
@@ -46,6 +43,7 @@ class Watchdog:
     def pytest_timeout_set_timer(self, item, settings):
         if settings.method != "signal" or settings.timeout <= SPARE_S:
             return None
+        faulthandler.dump_traceback_later(settings.timeout + LAST_S, exit=True, file=self.stderr)
         began = time.time()
 
         def hear(number, frame):

@@ -90,6 +90,8 @@ def test_a_failing_stage_stops_the_run_and_is_tried_again(tmp_path):
     assert (tmp_path / "log").read_text() == "a"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # a dozen commands
 def test_the_whole_chain_on_a_tiny_world(tmp_path):
     """Media, caches, two trainings, samples, scores and the report, by the demo's own commands."""
     short = ["SOLVER.MAX_STEPS", "2", "TRAIN.BATCH_SIZE", "2"]
