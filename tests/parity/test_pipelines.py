@@ -161,8 +161,8 @@ def test_half_precision(name, dtype):
     pipe = cls.from_pretrained(recorded.folder(name), torch_dtype=dtype, trust_remote_code=True)
     assert pipe.transformer.dtype == pipe.vae.dtype == dtype
     pipe.set_progress_bar_config(disable=True)
-    image = sample(pipe, PROMPTS[name], output_type="np")
-    assert image.shape == (2, 64, 64, 3)
+    image = sample(pipe, PROMPTS[name][:1], output_type="np")  # CPUs are slow at it
+    assert image.shape == (1, 64, 64, 3)
     assert image.std() > 1  # not one grey
 
 
