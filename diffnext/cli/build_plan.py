@@ -79,15 +79,15 @@ def may_score(args: argparse.Namespace) -> bool:
 
 def is_scored(args: argparse.Namespace, listing) -> bool:
     """Whether motion scores are computed: as is asked; or else as in the cache that is added to; in a
-    new one where a video has none."""
+    new one of videos always, as some may come later that have none."""
     from diffnext.data.records import holds_records, read_identity
 
     if args.motion is not None:
         return args.motion
     if holds_records(args.output):
         return "flow" in (read_identity(args.output) or {}).get("rules", {})
-    videos = (source for source in listing.sources if source.location.kind == "video")
-    if max(args.num_frames) == 1 or all(source.flow is not None for source in videos):
+    kinds = (source.location.kind for source in listing.sources)
+    if max(args.num_frames) == 1 or "video" not in kinds:
         return False
     if not may_score(args):
         print("no motion scores: they need OpenCV, pip install diffnext[motion]; or --no-motion")
