@@ -67,13 +67,13 @@ def write_images(folder: Path, *, count: int, size: int, seed: int) -> None:
 
 
 def write_videos(folder: Path, *, count: int, size: int, frames: int, seed: int) -> None:
-    """Draw `count` training videos. Their "flow" is the way of the shape in pixels a frame."""
+    """Draw `count` training videos. Their "flow" is the speed of the shape, see `Scene.flow`."""
     folder.mkdir(parents=True)
     for index in trange(count, desc="videos", unit="video", disable=None):
         scene = random_scene(np.random.default_rng([seed, VIDEO, index]), video=True)
         path = folder / f"{index:06d}.mp4"
         files.write_video(path, draw_video(scene, size, frames))
-        beside = files.sidecar(scene) | {"flow": round(scene.flow(size, frames), 4)}
+        beside = files.sidecar(scene) | {"flow": round(scene.flow(frames, files.FPS), 4)}
         files.write_json(path.with_suffix(".json"), beside)
 
 

@@ -69,7 +69,12 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--steps", type=int, default=64, help="autoregressive steps of a frame (64)")
     add("--diffusion-steps", type=int, default=25, help="denoising steps of each of these (25)")
-    add("--motion-flow", type=float, default=5.0, help="motion of videos, in pixels a frame (5)")
+    add(
+        "--motion-flow",
+        type=float,
+        default=5.0,
+        help="motion of videos, as its scores in training (5)",
+    )
     add("--flow-shift", type=float, help="shift of the flow schedule (as in the model)")
     add("--batch-size", type=int, default=8, help="samples at a time (8)")
 

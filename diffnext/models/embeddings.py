@@ -231,7 +231,7 @@ class MotionEmbed(nn.Module):
         self.fps_proj = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, flow: Tensor, fps: Tensor) -> Tensor:
-        """(B,) pixels a frame and (B,) frames a second to (B, 2, D)."""
+        """(B,) motion scores and (B,) frames a second to (B, 2, D)."""
         dtype = self.flow_proj[0].weight.dtype
         flow_token = self.flow_proj(sin_cos(flow).to(dtype))
         fps_token = self.fps_proj(sin_cos(fps).to(dtype))

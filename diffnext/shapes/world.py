@@ -114,9 +114,11 @@ class Scene:
         dx, dy = DIRECTIONS[self.direction] if self.direction else (0, 0)
         return self.x + dx * self.travel * moment, self.y + dy * self.travel * moment
 
-    def flow(self, size: int, frames: int) -> float:
-        """Pixels a frame that the shape moves in a video of `frames` frames, `size` pixels wide."""
-        return self.travel * size / max(frames - 1, 1)
+    def flow(self, frames: int, fps: float) -> float:
+        """Speed of the shape in a video of `frames` frames, in the unit of a motion score: pixels of a
+        picture of 480 lines per 1/12 s."""
+        travel_a_second = self.travel * fps / max(frames - 1, 1)
+        return travel_a_second * 480 / 12
 
 
 def is_heldout(names: Mapping[str, str]) -> bool:

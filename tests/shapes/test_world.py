@@ -122,7 +122,8 @@ def test_a_video_moves_as_its_scene_says() -> None:
             ends.append(np.array([columns.mean(), rows.mean()]))
         dx, dy = world.DIRECTIONS[scene.direction]
         step = (ends[1] - ends[0]) / 16
-        assert step @ [dx, dy] == pytest.approx(scene.flow(64, 17), abs=0.05)
+        pixels = scene.flow(17, 8) * 12 / 8 * 64 / 480  # a frame, of 1/12 s and 480 lines
+        assert step @ [dx, dy] == pytest.approx(pixels, abs=0.05)
         assert abs(step @ [dy, dx]) < 0.05
 
 

@@ -102,7 +102,8 @@ class NOVAPipeline(PipelineMixin):
             max_latent_length: latent frames T; 1 makes a picture. With the autoencoder of Open-Sora
                 Plan T latent frames are 4 T - 3 frames.
             guidance_scale: strength of guidance by the prompt; 1 turns it off.
-            motion_flow: how much moves, in pixels a frame; one number, or one a prompt.
+            motion_flow: how much moves, in the unit of the scores `flow` that were trained on; one
+                number, or one a prompt.
             negative_prompt: what to stay away from; one, or one a prompt. None for no prompt.
             image: the first frame of each video; one, or one a prompt.
             num_images_per_prompt: samples of each prompt, which are neighbours in the result.
