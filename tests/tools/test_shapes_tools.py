@@ -63,7 +63,7 @@ def test_videos_keep_frames_and_colours(world: Path) -> None:
         error = np.abs(read.astype(float) - drawn).mean((1, 2, 3))
         assert error.max() < 4  # of 255; chroma of half resolution costs most of it, at the edges
         beside = json.loads(path.with_suffix(".json").read_text())
-        way = scene.travel * 480 / 2  # pixels of 480 lines in the 2 s from the first frame to the last
+        way = scene.travel * 480  # pixels of 480 lines; 2 s from the first frame to the last
         assert beside["flow"] == pytest.approx(way / 24, abs=1e-4)
         assert beside["scene"] == scene.names() == parse_prompt(beside["caption"])
 
