@@ -101,9 +101,9 @@ def lead(args: argparse.Namespace, lock, latents, dtype, tools, asked=None) -> i
         plan = plan_whole(args, lock, latents, dtype, shelf)
         store = embed_plan(args, plan, many=asked is not None) if args.encode_prompts else None
         report = encode(plan, lock, tools, asked)
-    (
-        store or PromptStore(args.output)
-    ).discard()  # that of a build that embedded them and was killed
+    if store is None:
+        store = PromptStore(args.output)  # of a build that embedded prompts and was killed
+    store.discard()
     if args.prune:
         plan.drop_stale()
     return summarise(plan, report, args)
