@@ -54,7 +54,7 @@ def add_content(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="compute the field flow of videos that have none: mean length of the optical flow, in "
         "pixels of a picture of 480 lines per 1/12 s; if neither is given, as the cache has it, in a "
-        "new one where OpenCV is installed",
+        "new one where OpenCV can be imported",
     )
 
 

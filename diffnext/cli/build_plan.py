@@ -89,9 +89,13 @@ def is_scored(args: argparse.Namespace, listing) -> bool:
     kinds = (source.location.kind for source in listing.sources)
     if max(args.num_frames) == 1 or "video" not in kinds:
         return False
-    if not may_score(args):
-        print("no motion scores: they need OpenCV, pip install diffnext[motion]; or --no-motion")
-    return may_score(args)
+    can = may_score(args)
+    if not can:
+        print(
+            "no motion scores: OpenCV cannot be imported; pip install diffnext[motion], or "
+            "--no-motion"
+        )
+    return can
 
 
 def compare(args: argparse.Namespace, listing, latents, dtype, scored: bool):

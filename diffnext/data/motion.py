@@ -10,7 +10,6 @@ from one frame to the next; what moves faster is measured too low.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -62,21 +61,26 @@ def frame_pairs(times_s: Sequence[float]) -> list[tuple[int, int]]:
 
 
 def has_opencv() -> bool:
-    """Whether scores can be computed here."""
-    return importlib.util.find_spec("cv2") is not None
+    """Whether scores can be computed here: OpenCV may be there and lack a library of the system."""
+    try:
+        load_opencv()
+    except ValueError:
+        return False
+    return True
 
 
 def load_opencv() -> Any:
     """OpenCV on one thread: the decode workers are what runs side by side.
 
     Raises:
-        ValueError: it is not installed; the message says what to install.
+        ValueError: it cannot be imported; the message says why, and what to install.
     """
     try:
         import cv2
     except ImportError as error:
         raise ValueError(
-            "a motion score needs OpenCV: pip install diffnext[motion], or opencv-python-headless"
+            f"a motion score needs OpenCV ({error}): pip install diffnext[motion], or "
+            "opencv-python-headless"
         ) from error
     cv2.setNumThreads(1)
     return cv2

@@ -34,7 +34,7 @@ def test_videos_without_a_score_get_one(scored, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(motion, "has_opencv", lambda: False)
     assert not scored() and scored("--motion")
-    assert "pip install diffnext[motion]; or --no-motion" in capsys.readouterr().out
+    assert "pip install diffnext[motion], or --no-motion" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rules", [{}, {"flow": "a rule"}])

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from diffnext.data.motion import PAIRS, frame_pairs, motion_score
+from diffnext.data.motion import PAIRS, frame_pairs, has_opencv, motion_score
 from tests.data.clips import package_file
 
 pytest.importorskip("cv2")
@@ -76,13 +76,15 @@ def test_pairs_are_a_twelfth_of_a_second_apart_and_spread():
 
 
 def test_without_opencv_the_message_says_what_to_install(monkeypatch):
+    """Be it installed or not: as often as not it is there, and a library of the system is not."""
     real = builtins.__import__
 
     def without(name, *args):
         if name == "cv2":
-            raise ImportError
+            raise ImportError("libGL.so.1: cannot open shared object file")
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"pip install diffnext\[motion\]"):
+    assert not has_opencv()
+    with pytest.raises(ValueError, match=r"\(libGL.*\): pip install diffnext\[motion\]"):
         motion_score(np.zeros((2, 8, 8, 3), np.uint8), [0, 1])
