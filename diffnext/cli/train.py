@@ -139,6 +139,7 @@ def train_in(
 ) -> int:
     """Prepare the run, train until its end or a request, say how to go on."""
     from diffnext.engine import build
+    from diffnext.engine.checkpoint.manager import LastSaveError
     from diffnext.engine.hooks.guard import NonFiniteError
 
     env = coordinator.env
@@ -155,7 +156,7 @@ def train_in(
     trainer = build.build_trainer(cfg, plan, coordinator, **options)
     try:
         run(trainer, cfg, heart, logs=coordinator.logs)
-    except NonFiniteError as error:
+    except (NonFiniteError, LastSaveError) as error:
         return fail_together(error, code=1)
     if env.is_main and trainer.step < trainer.max_steps:
         tell(f"ended at step {trainer.step} of {trainer.max_steps}: {trainer.stop.agreed}")

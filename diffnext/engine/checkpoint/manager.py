@@ -55,6 +55,10 @@ _PASSING = {
 }
 
 
+class LastSaveError(OSError):
+    """The last checkpoint of a run could not be written; those before it stay."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A checkpoint to write; nothing in it moves with the run."""
@@ -162,11 +166,13 @@ class CheckpointManager:
         """Wait for the last checkpoint of the run.
 
         Raises:
-            OSError: it could not be written.
+            LastSaveError: it could not be written.
         """
         self.wait()
         if self._failed is not None:
-            raise self._failed
+            remedy = "the last checkpoint is missing; make room and run the same command again"
+            number, reason = self._failed.errno, self._failed.strerror
+            raise LastSaveError(number, f"{reason}: {remedy}", self._failed.filename)
 
     def close(self) -> None:
         """Let a checkpoint that is being written come to its end, also after an error."""
