@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from diffnext.utils.files import replacing
-from diffnext.utils.temporary import is_left
+from diffnext.utils.temporary import BEGUN, is_left
 
 FOLDER = "DIFFNEXT_WATCH"  # environment variable by which a launcher says where beats are written
 HUNG = 124  # exit code of a run that was ended because it did not move, as that of `timeout`
@@ -97,7 +97,7 @@ class Heartbeat:
         self._waking.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="diffnext-heartbeat", daemon=True)
         self._stacks = None
-        self._is_watched = False  # by a launcher that holds the folder
+        self._is_watched = Path(self.folder).name.startswith(BEGUN)  # by who holds the folder
 
     def train(self, phase: Callable[[], str], *, logs: str | Path) -> None:
         """The loop begins.
@@ -125,7 +125,6 @@ class Heartbeat:
                 self._stacks = open(stacks_path(self.folder, self.beat.rank), "w")
             faulthandler.register(STACKS, file=self._stacks or sys.__stderr__, all_threads=True)
         self._write()
-        self._is_watched = bool(self.folder) and not is_left(self.folder)
         self._thread.start()
         return self
 
@@ -187,7 +186,8 @@ class Heartbeat:
                 file=sys.stderr,
                 flush=True,
             )
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not self._stopping:  # a second signal would cut its checkpoint off
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _give_up(self) -> None:
         """End this process; whoever reads what it says may have gone, and the disk may be full."""

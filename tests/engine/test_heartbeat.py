@@ -3,10 +3,10 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from diffnext.engine.heartbeat import FOLDER, HUNG, Heartbeat, read_beats
 from diffnext.engine.hooks.base import Hook
 from diffnext.engine.hooks.heartbeat import PATIENCE, HeartbeatHook
-from diffnext.utils.temporary import temporary_folder
+from diffnext.utils.temporary import BEGUN, temporary_folder
 from tests.children import LONG_S
 from tests.engine.runs import toy_run
 
@@ -91,21 +91,37 @@ def test_a_stop_is_written_at_once(tmp_path, monkeypatch):
         assert comes(tmp_path, lambda beat: beat.stopping)
 
 
-def test_a_process_whose_launcher_was_killed_is_asked_for_an_end(capfd):
+@pytest.mark.parametrize("kind", ["at work", "at the start", "stopping"])
+def test_a_process_whose_launcher_was_killed_is_asked_for_an_end(
+    tmp_path, monkeypatch, capfd, kind
+):
+    """Once: of one that was asked before, a second signal would cut the checkpoint off."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     with contextlib.ExitStack() as launcher:
-        folder = launcher.enter_context(temporary_folder())
         launcher.callback(signal.signal, signal.SIGTERM, before)
-        with Heartbeat(2, folder=folder) as heart:
-            assert comes(folder, lambda beat: beat.rank == 2) and not heard
-            shutil.rmtree(folder)  # as another launcher does, to which it is left
-            deadline = time.monotonic() + LONG_S
-            while not heard and time.monotonic() < deadline:
-                time.sleep(0.01)
-        assert heard == [signal.SIGTERM] and heart.folder == ""
+        folder = launcher.enter_context(temporary_folder())
+        if kind == "at the start":
+            (folder := tmp_path / f"{BEGUN}of_nobody").mkdir()
+        with Heartbeat(2, folder=str(folder)) as heart:
+            if kind != "at the start":
+                assert comes(folder, lambda beat: beat.rank == 2) and not heard
+                if kind == "stopping":
+                    heart.stopping()
+                os.rename(folder, tmp_path / "gone")
+            wait_until(lambda: heart.folder == "")
+        wait_until(lambda: heard or kind == "stopping")
+        assert heard == ([] if kind == "stopping" else [signal.SIGTERM])
     told = f"(process {os.getpid()}): the command that started the run is gone"
     assert told in capfd.readouterr().err
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def comes(folder, condition) -> bool:
