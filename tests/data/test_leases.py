@@ -61,8 +61,10 @@ def test_of_this_machine_a_dead_process_is_known_at_once(members):
     """Before its parent has read how it ended, too, and when another one has got its number."""
     child = os.fork()
     if not child:
-        members.enter()
-        os._exit(0)
+        try:
+            members.enter()
+        finally:
+            os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     [name] = os.listdir(members.folder)
     assert members.living() == []

@@ -30,8 +30,11 @@ def test_that_of_a_killed_process_goes_with_the_next_and_one_in_use_stays(top):
     (top / "diffnext-other").mkdir()
     child = os.fork()
     if not child:
-        with temporary_folder():
-            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            with temporary_folder():
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
     os.waitpid(child, 0)
     [left] = set(os.listdir(top)) - {"diffnext-other"}
     assert is_left(top / left) and is_left(top / "none")
