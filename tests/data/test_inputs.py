@@ -175,10 +175,10 @@ def test_a_saved_data_set(tmp_path):
 
 
 def test_splits_by_the_names_of_shards(tmp_path):
-    (tmp_path / "data").mkdir()
+    (tmp_path / "[a?]").mkdir()
     for number, name in enumerate(("train-00000", "train-00001", "test-00000")):
-        write_parquet(tmp_path / "data" / f"{name}-of-00002.parquet", media_table([png(number)]))
-    train = f"{tmp_path}/data/train-*.parquet"
+        write_parquet(tmp_path / "[a?]" / f"{name}-of-00002.parquet", media_table([png(number)]))
+    train = f"{tmp_path}/[a?]/train-*.parquet"
     with pytest.raises(
         ValueError, match=r"several splits; give one of .*/test-\*\.parquet"
     ) as told:

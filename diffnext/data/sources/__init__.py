@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
@@ -58,9 +59,10 @@ def _matching(pattern: str) -> list[str]:
     """The files that a pattern with `*` stands for; itself where there are none, or no `*`."""
     if "*" not in pattern or os.path.exists(pattern):
         return [pattern]
+    escaped = re.sub(r"[?[]", r"[\g<0>]", pattern)  # which names may have, and patterns elsewhere
     if not urls.is_url(pattern):
-        return sorted(glob.glob(pattern)) or [pattern]
-    folder, name = os.path.split(pattern)
+        return sorted(glob.glob(escaped)) or [pattern]
+    folder, name = os.path.dirname(pattern), os.path.basename(escaped)
     found = [path for path in urls.find(folder) if os.path.dirname(path) == folder]
     return sorted(path for path in found if fnmatchcase(os.path.basename(path), name)) or [pattern]
 
