@@ -16,12 +16,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a component.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is damaged.
     """
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"{file} does not exist; a component's folder holds its config.json")
-    return json.loads(file.read_text())
+    try:
+        return dict(json.loads(file.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no JSON object: {error}; copy or save it again") from error
 
 
 def has_weights(folder: Path) -> bool:

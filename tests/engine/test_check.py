@@ -27,6 +27,14 @@ def test_weights_that_were_cut_off_are_named(tmp_path):
         component_files.saved_shapes(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", '{"a": ', "[1]", "3"])
+def test_a_damaged_configuration_is_named(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"^{path} is no JSON object: .* save it again$"):
+        component_files.read_config(tmp_path)
+
+
 class Evil:
     """Makes a folder where it is unpickled."""
 
