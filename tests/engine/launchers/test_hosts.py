@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run on two nodes is one command's: its signals, the faults of each node, and nobody is left behind."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -67,10 +68,12 @@ def ask(kind: str, running: subprocess.Popen, folder: Path, children: list[int])
         running.kill()
         return
     if kind == "everybody":  # as a scheduler does, and DeepSpeed's launcher once more
+        processes = [psutil.Process(child) for child in children]
+        watchers = [process.parents()[1] for process in processes]
         running.terminate()
-        for process in map(psutil.Process, children):
-            watcher = process.parents()[1]
-            for reached in (process, watcher, watcher):
+        for reached in (*processes, *watchers, *watchers):
+            # who has nothing to save may have ended
+            with contextlib.suppress(psutil.NoSuchProcess):
                 reached.terminate()
         return
     running.send_signal(signal.SIGINT)
