@@ -101,18 +101,14 @@ def _held(net: nn.Module, sharding: Sharding, state: float) -> tuple[float, floa
     if sharding.backend == "fsdp":
         parts = sharding.shards
         return 4 * every / parts + buffers, 4 * learning / parts, state * learning / parts
-    if (
-        sharding.backend == "deepspeed"
-    ):  # where what does not learn is kept in its own precision too
+    if sharding.backend == "deepspeed":  # what does not learn is kept in its own precision too
         buffers += 4 * (every - learning) + buffers
     if sharding.stage == 0:
         return 4 * every + buffers, 4 * learning, state * learning
     size, parts = bytes_of(sharding.precision), sharding.shards
     weights = size * every / (parts if sharding.stage == 3 else 1) + buffers
     gradients = size * learning / (1 if sharding.whole_gradients else parts)
-    if (
-        "optimizer" in sharding.host
-    ):  # where gradients become float32, and weights lie to be sent back
+    if "optimizer" in sharding.host:  # gradients become float32, and weights lie to be sent back
         gradients = (size + 4) * learning / parts
     return weights, gradients, (4 + state) * learning / parts
 

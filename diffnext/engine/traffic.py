@@ -51,9 +51,7 @@ def traffic_of(net: nn.Module, sharding: Sharding) -> Traffic:
         net: may be on the meta device.
     """
     counts = Counts.of(net)
-    if (
-        sharding.backend == "ddp"
-    ):  # whose buckets are the gradients themselves, but for the last one
+    if sharding.backend == "ddp":  # buckets are the gradients themselves, but for the last one
         return Traffic(backward=4 * counts.largest)
     if sharding.backend == "fsdp":
         return _fsdp(counts, sharding)
