@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from diffnext.shapes.report import Step, Task, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +36,7 @@ class Stage:
     command: tuple[str, ...]
     minutes: float  # about how long it takes on two CPU cores
     output: str = ""  # folder that is emptied if another command or other inputs filled it
+    trains: bool = False  # into that folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,7 +100,14 @@ def train_stage(task: str, media: str, out: str, opts: list[str], minutes: float
     command = ("scripts/train.py", "--cfg", config, "--exp-dir", f"{out}/{task}")
     dataset = ("TRAIN.DATASET", f"{out}/cache/{media}")
     command = (*command, *dataset, *opts)
-    return Stage(f"train_{task}", f"train on the {media}", command, minutes, output=f"{out}/{task}")
+    return Stage(
+        f"train_{task}",
+        f"train on the {media}",
+        command,
+        minutes,
+        output=f"{out}/{task}",
+        trains=True,
+    )
 
 
 def sample_stages(
@@ -165,7 +175,16 @@ def timed(stage: Stage) -> float:
         raise
     if code != 0:
         raise subprocess.CalledProcessError(code, process.args)
+    if stage.trains and not is_trained(ROOT / stage.output):
+        raise KeyboardInterrupt
     return time.monotonic() - started
+
+
+def is_trained(run: Path) -> bool:
+    """Whether a training has made all its steps; one that a signal has ended in order has not."""
+    latest = json.loads((run / "latest.json").read_text())
+    options = yaml.safe_load((run / "config.yaml").read_text())
+    return latest["step"] >= options["SOLVER"]["MAX_STEPS"]
 
 
 def tasks(out: Path) -> list[Task]:

@@ -50,6 +50,19 @@ def test_an_interrupted_stage_is_waited_for(tmp_path):
     assert not list(tmp_path.glob("stages/*.json"))  # not done
 
 
+def test_a_training_that_a_signal_ended_in_order_is_not_done(tmp_path):
+    latest = tmp_path / "latest.json"
+    (tmp_path / "config.yaml").write_text("SOLVER:\n  MAX_STEPS: 8\n")
+    code = f"import json, pathlib; path = pathlib.Path({str(latest)!r}); "
+    code += "path.write_text(json.dumps({'step': 8 if path.exists() else 3}))"
+    plan = [demo.Stage("t", "train", ("-c", code), 0.1, output=str(tmp_path), trains=True)]
+    with pytest.raises(KeyboardInterrupt):
+        demo.run([*plan, writing(tmp_path / "log", "z")], tmp_path)
+    assert not (tmp_path / "log").exists()
+    demo.run([*plan, writing(tmp_path / "log", "z")], tmp_path)
+    assert (tmp_path / "log").read_text() == "z"
+
+
 def test_a_stage_with_another_command_is_run_again(tmp_path):
     demo.run([demo.Stage("one", "first", ("-c", "pass"), 0.1)], tmp_path)
     code = f"open({str(tmp_path / 'log')!r}, 'a').write('new')"
