@@ -206,6 +206,7 @@ def test_two_processes_go_on_as_one_and_as_two(train, whole, tmp_path, backend):
     assert newest(tmp_path / "run").step >= 4
     train("run", *two, world=2)
     assert_same(tmp_path / "run", whole, rtol=1e-3, atol=1e-4)
+    assert "UserWarning: FSDP" not in (tmp_path / "run.log").read_text()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,6 +73,8 @@ class FSDPBackend(Backend):
         )
         self.reshard = reshard
         self.offload = offload
+        # of any network that ends in a linear layer; methods write into no prediction
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
     def _wrap(self, net: nn.Module, optimizer: OptimizerFactory | None) -> Learner:
         net = net.to("cpu" if self.offload else self.env.device)
