@@ -20,7 +20,7 @@ import secrets
 import socket
 import threading
 
-from diffnext.utils.files import write_bytes
+from diffnext.utils.files import replacing, write_bytes
 
 LEASE_S = 60.0  # without a sign of life, from which on a process counts as dead
 SIGNS = 6  # of life that a process gives in this time
@@ -92,14 +92,11 @@ class Member:
         host = re.sub(r"[^\w-]", "_", socket.gethostname())
         self.name = f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._path = os.path.join(members.folder, self.name)
-        try:
-            with open(self._path, "x", encoding="utf-8") as stream:
-                pid = os.getpid()
-                json.dump({"machine": _machine(), "pid": pid, "began": _began(pid)}, stream)
-        except OSError:  # of a full disk: others must not wait for this one
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-            raise
+        pid = os.getpid()
+        known = {"machine": _machine(), "pid": pid, "began": _began(pid)}
+        # whole from the first moment: others would wait for one that is killed before it says who it is
+        with replacing(self._path, durable=False) as aside:
+            aside.write_text(json.dumps(known), encoding="utf-8")
         self._pause_s = members.lease_s / SIGNS
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="signs-of-life", daemon=True)
@@ -283,5 +280,5 @@ def _has_ended(holder: str) -> bool:
         return known["began"] != _began(known["pid"])
     except ProcessLookupError:
         return True
-    except (KeyError, ValueError, PermissionError):  # not yet written; somebody else's
+    except (KeyError, ValueError, PermissionError):  # of another version; somebody else's
         return False

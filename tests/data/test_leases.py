@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import threading
 import time
 
@@ -76,6 +77,18 @@ def test_of_this_machine_a_dead_process_is_known_at_once(members):
     with open(file, "w") as stream:
         json.dump(known | {"pid": os.getpid()}, stream)
     assert members.living() == []
+
+
+def test_one_that_is_killed_while_it_enters_is_waited_for_by_nobody(members):
+    child = os.fork()
+    if not child:
+        try:
+            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            members.enter()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert os.listdir(members.folder) and members.living() == []
 
 
 def test_time_is_that_of_the_file_system(members, monkeypatch):
