@@ -234,8 +234,8 @@ class Leases:
         with open(self._claim(unit, turn), encoding="utf-8") as stream:
             age = now - os.fstat(stream.fileno()).st_mtime
             holder = stream.read()
-        if not holder:  # its holder died before the name was written, or is about to write it
-            return age <= self._members.lease_s
+        if not holder:  # its holder died before the name was written, or writes it this moment
+            return age <= self._members.lease_s / SIGNS
         return self._members.lives(holder, now)
 
     def _claim(self, unit: int, turn: int) -> str:
