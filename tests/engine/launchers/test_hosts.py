@@ -220,7 +220,11 @@ def test_a_line_goes_over_ipv6_too():
     if not socket.has_dualstack_ipv6():
         pytest.skip("there is no IPv6 here")
     hub = Hub()
-    Link(replace(hub.word(["x"], 1, "0"), addresses=["::1"]), 0)  # raises where nobody answers
+    line = Link(replace(hub.word(["x"], 1, "0"), addresses=["::1"]), 0)
+    while not hub.news():
+        time.sleep(0.01)
+    assert hub.nodes() == [0]
+    line.close()
     hub.close()
 
 
